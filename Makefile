@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all one needs; the rest is for those who work on Tidemark.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where cargo puts its output; the same rule as cargo's own.
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Install what the system lacks (Debian/Ubuntu), or say what that is
+	@scripts/setup.sh
+
+.PHONY: build
+build: setup ## Build the server, dev profile
+	cargo build
+
+.PHONY: demo
+demo: build ## Build, start a server with the flights demo, ready for psql
+	@scripts/demo.sh "$(TARGET_DIR)/debug/tidemark"
+
+.PHONY: test
+test: check ## Everything that must pass: formatting, clippy, unit tests, SQL suites, whole-process tests, docs examples
+	time cargo test --workspace
+
+.PHONY: check
+check: setup ## Formatting and clippy, warnings denied
+	cargo fmt --all --check
+	time cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: bench
+bench: setup ## Nexmark from the built-in generator into views and into nothing (release build)
+	cargo bench --bench nexmark
+
+.PHONY: bench-pg
+bench-pg: setup ## Point SELECTs by key over the wire, beside PostgreSQL on this machine (release build)
+	cargo build --release
+	scripts/bench-pg.sh "$(TARGET_DIR)/release/tidemark"
+
+.PHONY: slt-postgres
+slt-postgres: setup ## Run the SQL suites that are plain Postgres against PostgreSQL itself
+	scripts/slt-postgres.sh
+
+.PHONY: clean
+clean: ## Remove build output and the demo's data
+	cargo clean
+	rm -rf tidemark-data

@@ -1,0 +1,297 @@
+//! Catalog objects as they are stored: what a CREATE statement said, after names were resolved.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Oid, Result};
+
+/// Format of a stored object, its first byte.
+const FORMAT: u8 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    pub oid: Oid,
+    /// 0 for a schema itself.
+    pub schema: Oid,
+    pub name: String,
+    pub owner: Oid,
+    #[serde(default)]
+    pub comment: Option<String>,
+    /// Everything that must exist for this to work. DROP of one of those needs CASCADE.
+    #[serde(default)]
+    pub depends_on: BTreeSet<Oid>,
+    /// The session whose end drops it; temporary objects are not there after a restart.
+    #[serde(default)]
+    pub temporary: bool,
+    pub kind: ObjectKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ObjectKind {
+    Schema,
+    Table(Table),
+    View(View),
+    MaterializedView(MaterializedView),
+    Source(Source),
+    Sink(Sink),
+    Sequence(Sequence),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub sql_type: SqlType,
+    pub nullable: bool,
+    /// SQL text of the DEFAULT expression.
+    #[serde(default)]
+    pub default: Option<String>,
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    #[serde(default)]
+    pub comment: Option<String>,
+    /// The 1-based number a column keeps for life, as `pg_attribute.attnum`.
+    pub attnum: i16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    Always,
+    ByDefault,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub columns: Vec<Column>,
+    #[serde(default)]
+    pub primary_key: Option<Key>,
+    #[serde(default)]
+    pub unique: Vec<Key>,
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// Distinguishes the stored contents from those before a rewriting ALTER TABLE.
+    #[serde(default)]
+    pub generation: u32,
+}
+
+/// A PRIMARY KEY or UNIQUE constraint over columns by position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    pub oid: Oid,
+    pub name: String,
+    pub columns: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub oid: Oid,
+    pub name: String,
+    /// SQL text of the condition.
+    pub expr: String,
+}
+
+/// A plain view: its query takes its place wherever it is named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    pub columns: Vec<Column>,
+    pub query: String,
+    /// Names in `query` were resolved along this path.
+    pub search_path: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MaterializedView {
+    pub columns: Vec<Column>,
+    pub query: String,
+    pub search_path: Vec<String>,
+    pub emit_on_window_close: bool,
+    #[serde(default)]
+    pub options: Vec<(String, String)>,
+    /// How the contents are keyed, by position; `None`: not known.
+    #[serde(default)]
+    pub key: Option<Vec<usize>>,
+    /// Rows are only ever added.
+    pub append_only: bool,
+    /// The dataflow's EXPLAIN text: state on disk fits only the plan it was made by.
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Declared columns, then INCLUDE columns.
+    pub columns: Vec<Column>,
+    /// How many of `columns` are declared.
+    pub declared: usize,
+    /// (what, column name)
+    #[serde(default)]
+    pub include: Vec<(String, String)>,
+    #[serde(default)]
+    pub watermark: Option<Watermark>,
+    pub options: Vec<(String, String)>,
+    #[serde(default)]
+    pub format: Option<Format>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Format {
+    pub format: String,
+    pub encode: String,
+    pub options: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// Position of the event-time column.
+    pub column: usize,
+    /// SQL text of the expression over the source's columns.
+    pub expr: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sink {
+    /// What is sent: a query over relations (`FROM v` is stored as `SELECT * FROM v`).
+    pub query: String,
+    pub search_path: Vec<String>,
+    pub emit_on_window_close: bool,
+    pub columns: Vec<Column>,
+    pub append_only: bool,
+    pub options: Vec<(String, String)>,
+    #[serde(default)]
+    pub format: Option<Format>,
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub sql_type: SqlType,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cycle: bool,
+    /// Table and column (attnum) that it is dropped with.
+    #[serde(default)]
+    pub owned_by: Option<(Oid, i16)>,
+}
+
+impl Object {
+    /// Bytes for the store: a format byte, then JSON, so that an object can gain fields.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![FORMAT];
+        serde_json::to_writer(&mut bytes, self)
+            .map_err(|e| Error::internal(format!("cannot encode \"{}\": {e}", self.name)))?;
+        Ok(bytes)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Object> {
+        let corrupted = |why: String| Error::new(tidemark_common::SqlState::DataCorrupted, format!("catalog: {why}"));
+        match bytes.split_first() {
+            Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(|e| corrupted(e.to_string())),
+            Some((other, _)) => Err(corrupted(format!("object format {other} is not known"))),
+            None => Err(corrupted("an object is empty".into())),
+        }
+    }
+
+    /// Columns of a relation; empty for what has none.
+    pub fn columns(&self) -> &[Column] {
+        match &self.kind {
+            ObjectKind::Table(t) => &t.columns,
+            ObjectKind::View(v) => &v.columns,
+            ObjectKind::MaterializedView(v) => &v.columns,
+            ObjectKind::Source(s) => &s.columns,
+            ObjectKind::Sink(s) => &s.columns,
+            ObjectKind::Schema | ObjectKind::Sequence(_) => &[],
+        }
+    }
+
+    pub fn columns_mut(&mut self) -> &mut [Column] {
+        match &mut self.kind {
+            ObjectKind::Table(t) => &mut t.columns,
+            ObjectKind::View(v) => &mut v.columns,
+            ObjectKind::MaterializedView(v) => &mut v.columns,
+            ObjectKind::Source(s) => &mut s.columns,
+            ObjectKind::Sink(s) => &mut s.columns,
+            ObjectKind::Schema | ObjectKind::Sequence(_) => &mut [],
+        }
+    }
+
+    pub fn arrow_schema(&self) -> SchemaRef {
+        columns_schema(self.columns())
+    }
+
+    /// The word of CREATE and DROP, lower-case.
+    pub fn kind_name(&self) -> &'static str {
+        self.kind.name()
+    }
+}
+
+/// Arrow schema of catalog columns.
+pub fn columns_schema(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect::<Vec<_>>()))
+}
+
+/// Catalog columns of a query's result.
+pub fn columns_of(schema: &Schema) -> Vec<Column> {
+    schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, f)| Column {
+            name: f.name().clone(),
+            sql_type: SqlType::from_field(f),
+            nullable: f.is_nullable(),
+            default: None,
+            identity: None,
+            comment: None,
+            attnum: i as i16 + 1,
+        })
+        .collect()
+}
+
+impl ObjectKind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            ObjectKind::Schema => "schema",
+            ObjectKind::Table(_) => "table",
+            ObjectKind::View(_) => "view",
+            ObjectKind::MaterializedView(_) => "materialized view",
+            ObjectKind::Source(_) => "source",
+            ObjectKind::Sink(_) => "sink",
+            ObjectKind::Sequence(_) => "sequence",
+        }
+    }
+
+    /// Things one can name in FROM.
+    pub fn is_relation(&self) -> bool {
+        matches!(
+            self,
+            ObjectKind::Table(_) | ObjectKind::View(_) | ObjectKind::MaterializedView(_) | ObjectKind::Source(_)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_survives_its_encoding_and_a_newer_one_is_refused() {
+        let object = Object {
+            oid: 16390,
+            schema: 2200,
+            name: "t".into(),
+            owner: 10,
+            comment: Some("c".into()),
+            depends_on: [3].into(),
+            temporary: false,
+            kind: ObjectKind::Schema,
+        };
+        let mut bytes = object.encode().unwrap();
+        assert_eq!(Object::decode(&bytes).unwrap(), object);
+        bytes[0] = 9;
+        assert_eq!(Object::decode(&bytes).unwrap_err().code(), "XX001");
+        assert_eq!(Object::decode(&[]).unwrap_err().code(), "XX001");
+    }
+}

@@ -1,0 +1,143 @@
+//! DataFusion's and Arrow's errors as a Postgres user knows them.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+
+use crate::error::{Error, SqlState};
+
+/// Finds our own error inside, or else the SQLSTATE that fits best.
+pub(crate) fn translate(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => match other.downcast::<DataFusionError>() {
+                Ok(nested) => translate(*nested),
+                Err(other) => Error::new(SqlState::Internal, other.to_string()),
+            },
+        },
+        DataFusionError::Context(context, inner) => {
+            let inner = translate(*inner);
+            if inner.state() == SqlState::Internal { inner.context(context) } else { inner }
+        }
+        DataFusionError::Diagnostic(_, inner) => translate(*inner),
+        DataFusionError::Collection(errors) => match errors.into_iter().next() {
+            Some(first) => translate(first),
+            None => Error::internal("an empty collection of errors"),
+        },
+        DataFusionError::Shared(inner) => translate_shared(&inner),
+        DataFusionError::ArrowError(inner, _) => translate_arrow(*inner),
+        DataFusionError::SchemaError(inner, _) => translate_schema(&inner),
+        DataFusionError::SQL(inner, _) => Error::syntax(inner.to_string()),
+        DataFusionError::NotImplemented(message) => Error::unsupported(message),
+        DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), message),
+        DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), message),
+        DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, message)
+            .with_hint("Raise query_memory_limit, or ask for less at once."),
+        other => Error::internal(other.strip_backtrace()),
+    }
+}
+
+/// A shared error cannot be taken apart, so its text decides.
+fn translate_shared(error: &DataFusionError) -> Error {
+    match error.find_root() {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(ours) => ours.clone(),
+            None => Error::internal(inner.to_string()),
+        },
+        root => {
+            let message = root.strip_backtrace();
+            Error::new(state_of_value_error(&message), message)
+        }
+    }
+}
+
+fn translate_arrow(error: ArrowError) -> Error {
+    match error {
+        ArrowError::DivideByZero => Error::new(SqlState::DivisionByZero, "division by zero"),
+        ArrowError::ArithmeticOverflow(message) => {
+            Error::new(SqlState::NumericValueOutOfRange, "value out of range").with_detail(message)
+        }
+        ArrowError::ExternalError(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => match other.downcast::<DataFusionError>() {
+                Ok(nested) => translate(*nested),
+                Err(other) => Error::internal(other.to_string()),
+            },
+        },
+        ArrowError::IoError(message, inner) => Error::from(inner).context(message),
+        ArrowError::CastError(message)
+        | ArrowError::ParseError(message)
+        | ArrowError::ComputeError(message)
+        | ArrowError::InvalidArgumentError(message)
+        | ArrowError::CsvError(message)
+        | ArrowError::JsonError(message)
+        | ArrowError::ParquetError(message) => Error::new(state_of_value_error(&message), message),
+        other => Error::internal(other.to_string()),
+    }
+}
+
+fn translate_schema(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::AmbiguousReference { field } => {
+            Error::new(SqlState::AmbiguousColumn, format!("column reference \"{}\" is ambiguous", field.name))
+        }
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let name = match &field.relation {
+                Some(relation) => format!("{}.{}", relation.table(), field.name),
+                None => format!("\"{}\"", field.name),
+            };
+            let error = Error::new(SqlState::UndefinedColumn, format!("column {name} does not exist"));
+            match nearest(&field.name, valid_fields.iter().map(|f| f.name.as_str())) {
+                Some(near) => error.with_hint(format!("Perhaps you meant to reference the column \"{near}\".")),
+                None => error,
+            }
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once"))
+        }
+    }
+}
+
+/// The candidate closest to `name`, if it is close enough to be a typing error.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = datafusion::common::utils::datafusion_strsim::levenshtein;
+    candidates
+        .map(|c| (distance(&c.to_lowercase(), &name.to_lowercase()), c))
+        .filter(|(d, _)| *d <= 1 + name.len() / 4)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, c)| c)
+}
+
+fn state_of_plan_error(message: &str) -> SqlState {
+    let lower = message.to_lowercase();
+    if lower.contains("function") && (lower.contains("invalid") || lower.contains("no function") || lower.contains("coerc"))
+    {
+        SqlState::UndefinedFunction
+    } else if lower.contains("must appear in the group by") || lower.contains("must be in group by") {
+        SqlState::GroupingError
+    } else if lower.contains("cannot coerce") || lower.contains("cannot infer common") || lower.contains("type") {
+        SqlState::DatatypeMismatch
+    } else {
+        SqlState::SyntaxError
+    }
+}
+
+fn state_of_value_error(message: &str) -> SqlState {
+    let lower = message.to_lowercase();
+    if lower.contains("divide by zero") || lower.contains("division by zero") {
+        SqlState::DivisionByZero
+    } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("can't cast value")
+        || lower.contains("too large to store")
+    {
+        SqlState::NumericValueOutOfRange
+    } else if lower.contains("date") || lower.contains("timestamp") || lower.contains("time zone") {
+        SqlState::InvalidDatetimeFormat
+    } else if lower.contains("cast") || lower.contains("parse") || lower.contains("invalid") {
+        SqlState::InvalidTextRepresentation
+    } else if lower.contains("more than one row") {
+        SqlState::CardinalityViolation
+    } else {
+        SqlState::DataException
+    }
+}

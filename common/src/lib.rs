@@ -1,0 +1,30 @@
+//! Words that every layer shares: errors, SQL types, changes, dataflow plans, clocks.
+//!
+//! ```text
+//!   SQL text ──sql──▶ plan::Dataflow ──engine──▶ Delta, Delta, ... ──storage──▶ rows
+//!                         │                        │
+//!                         └── defined here ────────┘
+//! ```
+//!
+//! Architecture invariant: nothing here does I/O, holds state or knows any other crate of ours.
+
+pub mod clock;
+pub mod delta;
+pub mod error;
+mod error_datafusion;
+pub mod plan;
+pub mod types;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use delta::Delta;
+pub use error_datafusion::nearest;
+pub use error::{Error, Result, SqlState};
+
+/// Identifies a catalog object for as long as the data directory lives; also its Postgres OID.
+pub type Oid = u32;
+
+/// The number of a tick of the database clock. Epoch 0 is the empty database.
+pub type Epoch = u64;
+
+/// First OID given to a user's object, as in Postgres; those below are the system's own.
+pub const FIRST_USER_OID: Oid = 16384;

@@ -1,0 +1,250 @@
+//! A dataflow: what keeps a view up to date, as a plan. `sql` makes it, `engine` runs it.
+//!
+//! ```text
+//!   Input(bids) ─▶ Filter ─▶ Project ─▶ Exchange(auction) ─▶ Aggregate ─▶ Project ─▶ the view's contents
+//!     node 0        node 1     node 2        node 3            node 4       node 5
+//! ```
+//!
+//! Nodes are numbered in the order in which they run, inputs before users. A node's number is part of the name of its state on
+//! disk, so the same query must always give the same numbers; [`Dataflow::fingerprint`] notices when it does not.
+//!
+//! Expressions are DataFusion's, over whole batches; columns are named by position.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+
+use crate::Oid;
+
+pub type NodeId = u32;
+
+#[derive(Debug, Clone)]
+pub struct Dataflow {
+    /// In the order in which they run; `nodes[i].id == i`.
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub id: NodeId,
+    pub op: Op,
+    pub inputs: Vec<NodeId>,
+    /// Of the node's output.
+    pub schema: SchemaRef,
+    pub properties: Properties,
+}
+
+/// What is known of a stream of changes, whatever the data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// All weights are positive for ever.
+    pub append_only: bool,
+    /// Columns that tell the rows of the collection apart.
+    pub key: Option<Vec<usize>>,
+    /// Columns with a watermark: no later row has a smaller value in them.
+    pub watermarks: BTreeSet<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Changes of a table, source or materialized view; `projection` picks from its columns.
+    Input { collection: Oid, name: String, projection: Vec<usize> },
+    /// Rows that are there from the start and never change: VALUES, SELECT without FROM.
+    Constant { batch: RecordBatch },
+    Filter { predicate: Arc<dyn PhysicalExpr> },
+    Project { exprs: Vec<Arc<dyn PhysicalExpr>> },
+    /// UNION ALL; the inputs have the same types.
+    Union,
+    /// Each row once for each element of its list columns, side by side, shorter ones filled with NULL. A struct column becomes its fields.
+    Unnest { columns: Vec<UnnestColumn>, preserve_nulls: bool },
+    /// Sends each row to the shard that its key columns hash to. No columns: all rows to one shard.
+    Exchange { keys: Vec<usize> },
+    Aggregate(Aggregate),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnnestColumn {
+    /// Goes through as it is.
+    Keep(usize),
+    /// One element of the list a row; nested lists are opened `depth` times.
+    List { column: usize, depth: usize },
+    /// The field of a struct column.
+    Field { column: usize, field: usize },
+}
+
+/// GROUP BY. The input's first `group` columns are the key; the output is the key, then one column for each call.
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    pub group: usize,
+    pub calls: Vec<AggregateCall>,
+    pub strategy: AggregateStrategy,
+    /// The key column whose watermark closes groups: a group whose value is below the watermark is final, its state is let go.
+    pub close: Option<usize>,
+    /// Sends a group once, when it closes. Needs `close`.
+    pub emit_on_close: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct AggregateCall {
+    /// Its arguments, and the orderings of ORDER BY inside it, refer to the node's input.
+    pub function: Arc<AggregateFunctionExpr>,
+    /// FILTER (WHERE ..): a boolean column of the input.
+    pub filter: Option<usize>,
+}
+
+/// How the groups' state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AggregateStrategy {
+    /// Accumulator states, merged with what each epoch adds. Append-only input.
+    Merge,
+    /// Counts and exact sums, which can be taken back. Any input; count and integer or decimal sums only.
+    Linear,
+    /// All rows of each group; touched groups are computed anew. Any input, any function.
+    Recompute,
+}
+
+impl Dataflow {
+    /// The last node, whose output is the view.
+    pub fn output(&self) -> &Node {
+        self.nodes.last().expect("a dataflow has at least its input")
+    }
+
+    /// The collections that it reads, each once.
+    pub fn inputs(&self) -> BTreeSet<Oid> {
+        self.nodes
+            .iter()
+            .filter_map(|n| match n.op {
+                Op::Input { collection, .. } => Some(collection),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Text that changes whenever state kept for another plan would not fit this one.
+    pub fn fingerprint(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// One line a node, the last node first and inputs indented below it, as EXPLAIN shows it.
+impl fmt::Display for Dataflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write_node(&mut text, self.output(), 0)?;
+        f.write_str(text.trim_end())
+    }
+}
+
+impl Dataflow {
+    fn write_node(&self, out: &mut String, node: &Node, depth: usize) -> fmt::Result {
+        let arrow = if depth == 0 { "" } else { "->  " };
+        writeln!(out, "{:indent$}{arrow}{}{}", "", node.describe(self), node.properties_text(), indent = depth * 4)?;
+        for input in &node.inputs {
+            self.write_node(out, &self.nodes[*input as usize], depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn describe(&self, dataflow: &Dataflow) -> String {
+        let input_names = |columns: &[usize]| -> String {
+            let schema = &dataflow.nodes[self.inputs[0] as usize].schema;
+            columns.iter().map(|c| schema.field(*c).name().as_str()).collect::<Vec<_>>().join(", ")
+        };
+        match &self.op {
+            Op::Input { name, .. } => {
+                let columns: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+                format!("Input {name} ({})", columns.join(", "))
+            }
+            Op::Constant { batch } => format!("Constant ({} rows)", batch.num_rows()),
+            Op::Filter { predicate } => format!("Filter {predicate}"),
+            Op::Project { exprs } => {
+                let columns: Vec<_> = exprs
+                    .iter()
+                    .zip(self.schema.fields())
+                    .map(|(e, f)| {
+                        let expr = e.to_string();
+                        match expr.rsplit_once('@') {
+                            Some((name, _)) if name == f.name() => name.to_string(),
+                            _ => format!("{expr} AS {}", f.name()),
+                        }
+                    })
+                    .collect();
+                format!("Project {}", columns.join(", "))
+            }
+            Op::Union => "Union".into(),
+            Op::Unnest { columns, .. } => {
+                let lists: Vec<usize> = columns
+                    .iter()
+                    .filter_map(|c| match c {
+                        UnnestColumn::Keep(_) => None,
+                        UnnestColumn::List { column, .. } | UnnestColumn::Field { column, .. } => Some(*column),
+                    })
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
+                format!("Unnest {}", input_names(&lists))
+            }
+            Op::Exchange { keys } if keys.is_empty() => "Exchange to one shard".into(),
+            Op::Exchange { keys } => format!("Exchange by {}", input_names(keys)),
+            Op::Aggregate(aggregate) => aggregate.describe(&input_names),
+        }
+    }
+
+    fn properties_text(&self) -> String {
+        let p = &self.properties;
+        let names = |columns: &mut dyn Iterator<Item = usize>| -> String {
+            columns.map(|c| self.schema.field(c).name().to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let mut text = String::from(if p.append_only { "  [append-only" } else { "  [updating" });
+        if let Some(key) = &p.key {
+            let _ = write!(text, ", key: {}", if key.is_empty() { "one row".into() } else { names(&mut key.iter().copied()) });
+        }
+        if !p.watermarks.is_empty() {
+            let _ = write!(text, ", watermark: {}", names(&mut p.watermarks.iter().copied()));
+        }
+        text.push(']');
+        text
+    }
+}
+
+impl Aggregate {
+    fn describe(&self, input_names: &dyn Fn(&[usize]) -> String) -> String {
+        let keys: Vec<usize> = (0..self.group).collect();
+        let calls: Vec<String> = self
+            .calls
+            .iter()
+            .map(|c| match c.filter {
+                Some(filter) => format!("{} FILTER {}", c.function.name(), input_names(&[filter])),
+                None => c.function.name().to_string(),
+            })
+            .collect();
+        let mut text = match (self.group, calls.is_empty()) {
+            (_, true) => format!("Distinct {}", input_names(&keys)),
+            (0, false) => format!("Aggregate {}", calls.join(", ")),
+            (_, false) => format!("Aggregate {} by {}", calls.join(", "), input_names(&keys)),
+        };
+        let _ = write!(
+            text,
+            "; keeps {}",
+            match self.strategy {
+                AggregateStrategy::Merge => "one state a group",
+                AggregateStrategy::Linear => "counts and sums a group",
+                AggregateStrategy::Recompute => "the rows of each group",
+            }
+        );
+        if let Some(close) = self.close {
+            let _ = write!(text, " until {} is below the watermark", input_names(&[close]));
+        }
+        if self.emit_on_close {
+            text.push_str("; sends a group when it closes");
+        }
+        text
+    }
+}

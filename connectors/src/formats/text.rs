@@ -1,0 +1,328 @@
+//! Text to values, by SQL type, as Postgres reads them.
+//!
+//! A whole column at a time: Arrow's cast where it knows the type, ours where it does not. A value that cannot be read becomes
+//! NULL and is reported with its row, so that the caller can name the line or leave the row out.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, StringArray, StringBuilder, StructArray};
+use datafusion::arrow::compute::{self, CastOptions};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
+use serde::de::IgnoredAny;
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result, SqlState};
+
+/// A column of values and the rows that could not be read (NULL in `array`).
+#[derive(Debug)]
+pub struct Parsed {
+    pub array: ArrayRef,
+    pub failures: Vec<(usize, Error)>,
+}
+
+/// Reads one value.
+pub fn parse_one(value: &str, sql_type: &SqlType) -> Result<ArrayRef> {
+    let parsed = parse(&StringArray::from(vec![value]), &sql_type.to_field("value", true))?;
+    match parsed.failures.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(parsed.array),
+    }
+}
+
+/// Reads a column of values of the type that `field` says. NULL stays NULL.
+pub fn parse(values: &StringArray, field: &Field) -> Result<Parsed> {
+    let sql_type = SqlType::from_field(field);
+    match &sql_type {
+        SqlType::Text | SqlType::Name | SqlType::Varchar(None) => {
+            Ok(Parsed { array: Arc::new(values.clone()), failures: Vec::new() })
+        }
+        SqlType::Varchar(Some(n)) => texts(values, |text| fit(text, *n, false)),
+        SqlType::Char(n) => texts(values, |text| fit(text, *n, true)),
+        SqlType::Uuid => texts(values, |text| canonical_uuid(text).map(Cow::Owned).ok_or_else(|| syntax(&sql_type, text))),
+        SqlType::Json | SqlType::Jsonb => texts(values, |text| match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Ok(Cow::Borrowed(text)),
+            Err(error) => Err(syntax(&sql_type, text).with_detail(error.to_string())),
+        }),
+        SqlType::Bytea => bytes(values, &sql_type),
+        SqlType::Array(_) | SqlType::Struct(_) | SqlType::Map(..) => nested(values, field),
+        _ => by_cast(values, field, &sql_type),
+    }
+}
+
+/// Columns already read as the held type, brought to the form in which values of the SQL type are kept: a uuid canonical,
+/// a varchar within its length, a char padded.
+pub fn conform(array: ArrayRef, field: &Field) -> Result<Parsed> {
+    match (SqlType::from_field(field), array.data_type()) {
+        (SqlType::Uuid | SqlType::Varchar(Some(_)) | SqlType::Char(_) | SqlType::Json | SqlType::Jsonb, DataType::Utf8) => {
+            parse(array.as_string::<i32>(), field)
+        }
+        _ => Ok(Parsed { array, failures: Vec::new() }),
+    }
+}
+
+/// Casts a column, reporting the rows that do not fit instead of failing.
+pub fn cast(array: &ArrayRef, field: &Field) -> Result<Parsed> {
+    if array.data_type() == field.data_type() {
+        return conform(array.clone(), field);
+    }
+    if array.data_type() == &DataType::FixedSizeBinary(16) && SqlType::from_field(field) == SqlType::Uuid {
+        let binary = array.as_fixed_size_binary();
+        let texts = binary.iter().map(|bytes| bytes.map(|b| hyphenated(&hex(b)))).collect::<StringArray>();
+        return Ok(Parsed { array: Arc::new(texts), failures: Vec::new() });
+    }
+    if !compute::can_cast_types(array.data_type(), field.data_type()) {
+        return Err(Error::new(
+            SqlState::DatatypeMismatch,
+            format!(
+                "column \"{}\" is of type {} but the data has {}",
+                field.name(),
+                SqlType::from_field(field),
+                SqlType::from_data_type(array.data_type())
+            ),
+        ));
+    }
+    if matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        let texts = compute::cast(array, &DataType::Utf8)?;
+        return parse(texts.as_string::<i32>(), field);
+    }
+    let safe = CastOptions { safe: true, ..Default::default() };
+    let result = compute::cast_with_options(array, field.data_type(), &safe)?;
+    let failed = new_nulls(array, &result);
+    let sql_type = SqlType::from_field(field);
+    let failures = failed.into_iter().map(|row| {
+        let shown = datafusion::arrow::util::display::array_value_to_string(array, row).unwrap_or_default();
+        (row, in_column(Error::new(SqlState::NumericValueOutOfRange, format!("{shown} is out of range for type {sql_type}")), field))
+    });
+    let mut failures: Vec<_> = failures.collect();
+    let conformed = conform(result, field)?;
+    failures.extend(conformed.failures);
+    Ok(Parsed { array: conformed.array, failures })
+}
+
+/// Says in which column it was.
+pub fn in_column(error: Error, field: &Field) -> Error {
+    error.context(format!("column \"{}\"", field.name()))
+}
+
+fn by_cast(values: &StringArray, field: &Field, sql_type: &SqlType) -> Result<Parsed> {
+    let safe = CastOptions { safe: true, ..Default::default() };
+    if !compute::can_cast_types(&DataType::Utf8, field.data_type()) {
+        return Err(Error::unsupported(format!("values of type {sql_type} cannot be read from text")));
+    }
+    let mut array = compute::cast_with_options(values, field.data_type(), &safe)?;
+    let mut failed = new_nulls(values, &array);
+    if failed.iter().any(|&row| values.value(row).trim() != values.value(row)) {
+        // Postgres allows blanks around anything but text.
+        let trimmed: StringArray = values.iter().map(|v| v.map(str::trim)).collect();
+        array = compute::cast_with_options(&trimmed, field.data_type(), &safe)?;
+        failed = new_nulls(values, &array);
+    }
+    let failures = failed.into_iter().map(|row| (row, in_column(syntax(sql_type, values.value(row)), field))).collect();
+    Ok(Parsed { array, failures })
+}
+
+fn new_nulls(before: &dyn Array, after: &dyn Array) -> Vec<usize> {
+    if after.null_count() == before.null_count() {
+        return Vec::new();
+    }
+    (0..before.len()).filter(|&row| after.is_null(row) && !before.is_null(row)).collect()
+}
+
+fn syntax(sql_type: &SqlType, value: &str) -> Error {
+    let shown: String = value.chars().take(60).collect();
+    let state = match sql_type {
+        SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Interval => {
+            SqlState::InvalidDatetimeFormat
+        }
+        _ => SqlState::InvalidTextRepresentation,
+    };
+    Error::new(state, format!("invalid input syntax for type {sql_type}: \"{shown}\""))
+}
+
+fn texts<'a>(values: &'a StringArray, read: impl Fn(&'a str) -> Result<Cow<'a, str>>) -> Result<Parsed> {
+    let mut builder = StringBuilder::with_capacity(values.len(), values.value_data().len());
+    let mut failures = Vec::new();
+    for (row, value) in values.iter().enumerate() {
+        match value.map(&read) {
+            None => builder.append_null(),
+            Some(Ok(text)) => builder.append_value(text),
+            Some(Err(error)) => {
+                builder.append_null();
+                failures.push((row, error));
+            }
+        }
+    }
+    Ok(Parsed { array: Arc::new(builder.finish()), failures })
+}
+
+/// A text of at most `n` characters; blanks beyond are cut as Postgres does, and with `pad` there are exactly `n`.
+fn fit(text: &str, n: u32, pad: bool) -> Result<Cow<'_, str>> {
+    let n = n as usize;
+    if text.len() <= n && !pad {
+        return Ok(Cow::Borrowed(text));
+    }
+    let length = text.chars().count();
+    if length > n {
+        let cut = text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+        if !text[cut..].trim_matches(' ').is_empty() {
+            let kind = if pad { "character" } else { "character varying" };
+            return Err(Error::new(SqlState::StringDataRightTruncation, format!("value too long for type {kind}({n})")));
+        }
+        return Ok(Cow::Borrowed(&text[..cut]));
+    }
+    Ok(if pad && length < n { Cow::Owned(format!("{text}{}", " ".repeat(n - length))) } else { Cow::Borrowed(text) })
+}
+
+/// Lower-case with dashes; reads what Postgres reads: upper case, braces, dashes after any group of four digits.
+pub fn canonical_uuid(text: &str) -> Option<String> {
+    let text = text.trim();
+    let inner = match text.strip_prefix('{') {
+        Some(rest) => rest.strip_suffix('}')?,
+        None => text,
+    };
+    let mut digits = String::with_capacity(36);
+    let mut after_dash = true;
+    for c in inner.chars() {
+        match c {
+            '-' if !after_dash && digits.len() % 4 == 0 => after_dash = true,
+            c if c.is_ascii_hexdigit() => {
+                digits.push(c.to_ascii_lowercase());
+                after_dash = false;
+            }
+            _ => return None,
+        }
+    }
+    (digits.len() == 32 && !after_dash).then(|| hyphenated(&digits))
+}
+
+fn hyphenated(digits: &str) -> String {
+    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
+}
+
+/// `\x` and hex digits, or else the text's own bytes.
+fn bytes(values: &StringArray, sql_type: &SqlType) -> Result<Parsed> {
+    let mut builder = BinaryBuilder::new();
+    let mut failures = Vec::new();
+    for (row, value) in values.iter().enumerate() {
+        let Some(text) = value else {
+            builder.append_null();
+            continue;
+        };
+        match text.strip_prefix("\\x").map(unhex) {
+            None => builder.append_value(text.as_bytes()),
+            Some(Some(bytes)) => builder.append_value(bytes),
+            Some(None) => {
+                builder.append_null();
+                failures.push((row, syntax(sql_type, text)));
+            }
+        }
+    }
+    Ok(Parsed { array: Arc::new(builder.finish()), failures })
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digits = digits.as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// Arrays, structs and maps are read as JSON; a one-dimensional array also as Postgres writes it.
+fn nested(values: &StringArray, field: &Field) -> Result<Parsed> {
+    let schema = Arc::new(Schema::new(Fields::from(vec![field.clone().with_nullable(true)])));
+    let decoder = super::json::JsonRecords::new(&schema, &super::json::JsonOptions::default())?;
+    let name = serde_json::to_string(field.name()).map_err(|e| Error::internal(e.to_string()))?;
+    let lines: Vec<String> = values
+        .iter()
+        .map(|value| match value {
+            None => "{}".to_string(),
+            Some(text) => match array_literal(text) {
+                Some(json) if matches!(field.data_type(), DataType::List(_)) => format!("{{{name}:{json}}}"),
+                _ => format!("{{{name}:{}}}", text.replace('\n', " ")),
+            },
+        })
+        .collect();
+    let records: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
+    let (columns, failures) = decoder.columns(&records)?;
+    let array = columns.into_iter().next().ok_or_else(|| Error::internal("no column came back"))?;
+    debug_assert!(array.as_any().downcast_ref::<StructArray>().is_none() || array.len() == values.len());
+    Ok(Parsed { array, failures })
+}
+
+/// `{a,"b c",NULL}` as a JSON array, or `None` if the text is not such a literal.
+fn array_literal(text: &str) -> Option<String> {
+    let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    let mut items = Vec::new();
+    let mut chars = inner.chars().peekable();
+    while chars.peek().is_some() {
+        let mut item = String::new();
+        let quoted = chars.next_if_eq(&'"').is_some();
+        loop {
+            match chars.next() {
+                Some('\\') => item.push(chars.next()?),
+                Some('"') if quoted => break,
+                Some(',') if !quoted => {
+                    items.push(array_item(item.trim(), false)?);
+                    item = String::new();
+                    if chars.peek().is_none() {
+                        return None;
+                    }
+                    if chars.next_if_eq(&'"').is_some() {
+                        items.push(quoted_item(&mut chars)?);
+                        break;
+                    }
+                }
+                Some(c) => item.push(c),
+                None if quoted => return None,
+                None => {
+                    items.push(array_item(item.trim(), false)?);
+                    return Some(format!("[{}]", items.join(",")));
+                }
+            }
+        }
+        if quoted {
+            items.push(array_item(&item, true)?);
+        }
+        match chars.next() {
+            None => break,
+            Some(',') if chars.peek().is_some() => {}
+            _ => return None,
+        }
+    }
+    Some(format!("[{}]", items.join(",")))
+}
+
+fn quoted_item(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
+    let mut item = String::new();
+    loop {
+        match chars.next()? {
+            '\\' => item.push(chars.next()?),
+            '"' => return array_item(&item, true),
+            c => item.push(c),
+        }
+    }
+}
+
+fn array_item(text: &str, quoted: bool) -> Option<String> {
+    if !quoted && text.eq_ignore_ascii_case("null") {
+        return Some("null".to_string());
+    }
+    if !quoted && (text.is_empty() || text.contains(['{', '}', '"'])) {
+        return None;
+    }
+    if !quoted && serde_json::from_str::<serde_json::Number>(text).is_ok() {
+        return Some(text.to_string());
+    }
+    match text {
+        "t" | "true" if !quoted => Some("true".to_string()),
+        "f" | "false" if !quoted => Some("false".to_string()),
+        _ => serde_json::to_string(text).ok(),
+    }
+}

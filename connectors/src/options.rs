@@ -1,0 +1,75 @@
+//! The WITH clause as a connector reads it: each key is taken once, and what nobody took is an error.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use tidemark_common::{Error, Result, nearest};
+
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    values: BTreeMap<String, String>,
+    /// Every key that was asked for, for the hint of [`Options::finish`].
+    known: Vec<&'static str>,
+}
+
+impl Options {
+    /// Refuses a key given twice.
+    pub fn new(pairs: &[(String, String)]) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        for (key, value) in pairs {
+            if values.insert(key.clone(), value.clone()).is_some() {
+                return Err(Error::invalid(format!("option \"{key}\" is given more than once")));
+            }
+        }
+        Ok(Self { values, known: Vec::new() })
+    }
+
+    pub fn take(&mut self, key: &'static str) -> Option<String> {
+        self.known.push(key);
+        self.values.remove(key)
+    }
+
+    pub fn require(&mut self, key: &'static str) -> Result<String> {
+        self.take(key).ok_or_else(|| {
+            Error::invalid(format!("option \"{key}\" is missing")).with_hint(format!("Add {key} = '..' to WITH (..)."))
+        })
+    }
+
+    /// Parses the value, `what` naming what it should have been, e.g. "a whole number".
+    pub fn parse<T: FromStr>(&mut self, key: &'static str, what: &str) -> Result<Option<T>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(text) => match text.trim().parse() {
+                Ok(value) => Ok(Some(value)),
+                Err(_) => Err(Error::invalid(format!("option \"{key}\" must be {what}, not \"{text}\""))),
+            },
+        }
+    }
+
+    pub fn bool(&mut self, key: &'static str) -> Result<Option<bool>> {
+        match self.take(key).map(|v| v.to_lowercase()).as_deref() {
+            None => Ok(None),
+            Some("true" | "on" | "yes" | "1") => Ok(Some(true)),
+            Some("false" | "off" | "no" | "0") => Ok(Some(false)),
+            Some(other) => Err(Error::invalid(format!("option \"{key}\" must be true or false, not \"{other}\""))),
+        }
+    }
+
+    /// All options whose key starts with `prefix`, the prefix cut off.
+    pub fn take_prefix(&mut self, prefix: &str) -> BTreeMap<String, String> {
+        let keys: Vec<String> = self.values.keys().filter(|k| k.starts_with(prefix)).cloned().collect();
+        keys.into_iter()
+            .filter_map(|k| self.values.remove(&k).map(|v| (k[prefix.len()..].to_string(), v)))
+            .collect()
+    }
+
+    /// Refuses what nobody took.
+    pub fn finish(self) -> Result<()> {
+        let Some(key) = self.values.keys().next() else { return Ok(()) };
+        let error = Error::invalid(format!("unrecognized option \"{key}\""));
+        Err(match nearest(key, self.known.iter().copied()) {
+            Some(near) => error.with_hint(format!("Perhaps you meant \"{near}\".")),
+            None => error.with_hint(format!("Options known here: {}.", self.known.join(", "))),
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! What the server hands over from CREATE SOURCE and CREATE SINK, and the choice of the connector.
+//!
+//! ```text
+//!   CREATE SOURCE ──▶ SourceSpec ──open_source──▶ dyn Source     (by `connector`; each option taken once, the rest refused)
+//!   CREATE SINK   ──▶ SinkSpec   ──open_sink────▶ dyn Sink
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Clock, Error, Result, SqlState, nearest};
+
+use crate::options::Options;
+use crate::{Sink, Source, blackhole, datagen, file, nexmark};
+
+/// A CREATE SOURCE, its types resolved.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    pub name: String,
+    /// The declared columns.
+    pub columns: SchemaRef,
+    /// INCLUDE what AS column: `what` lower-case, and the column's name.
+    pub include: Vec<(String, String)>,
+    pub options: Vec<(String, String)>,
+    pub format: Option<FormatSpec>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// `FORMAT format ENCODE encode (options)`, both words upper-case.
+#[derive(Debug, Clone)]
+pub struct FormatSpec {
+    pub format: String,
+    pub encode: String,
+    pub options: Vec<(String, String)>,
+}
+
+/// A CREATE SINK with the columns of what it reads from.
+#[derive(Debug, Clone)]
+pub struct SinkSpec {
+    pub name: String,
+    pub schema: SchemaRef,
+    /// False if rows of the input are ever updated or deleted.
+    pub append_only: bool,
+    pub options: Vec<(String, String)>,
+    pub format: Option<FormatSpec>,
+}
+
+const SOURCES: [&str; 3] = ["datagen", "file", "nexmark"];
+const SINKS: [&str; 2] = ["blackhole", "file"];
+
+/// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
+pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
+    let mut options = Options::new(&spec.options)?;
+    match connector(&mut options, "source", &SOURCES)?.as_str() {
+        "datagen" => datagen::open(spec, options),
+        "nexmark" => nexmark::open(spec, options),
+        _ => file::open_source(spec, options),
+    }
+}
+
+/// Builds the sink that `connector` names.
+pub fn open_sink(spec: SinkSpec) -> Result<Arc<dyn Sink>> {
+    let mut options = Options::new(&spec.options)?;
+    match connector(&mut options, "sink", &SINKS)?.as_str() {
+        "blackhole" => blackhole::open(spec, options),
+        _ => file::open_sink(spec, options),
+    }
+}
+
+/// The columns of a source declared with `(*)` or none, where the data or the connector tells them.
+pub async fn infer_columns(options: &[(String, String)], format: Option<&FormatSpec>) -> Result<SchemaRef> {
+    let mut parsed = Options::new(options)?;
+    match connector(&mut parsed, "source", &SOURCES)?.as_str() {
+        "datagen" => Err(Error::new(SqlState::InvalidTableDefinition, "a datagen source must declare its columns")
+            .with_hint("CREATE SOURCE name (id BIGINT, ..) WITH (connector = 'datagen', ..)")),
+        "nexmark" => nexmark::infer(&mut parsed),
+        _ => file::infer(parsed, format).await,
+    }
+}
+
+fn connector(options: &mut Options, kind: &str, known: &[&str]) -> Result<String> {
+    let Some(name) = options.take("connector") else {
+        return Err(Error::invalid(format!("a {kind} needs the option \"connector\""))
+            .with_hint(format!("Add connector = '..' to WITH (..); known: {}.", known.join(", "))));
+    };
+    let name = name.to_lowercase();
+    if known.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    let error = Error::invalid(format!("unknown {kind} connector \"{name}\""))
+        .with_detail(format!("Known: {}.", known.join(", ")));
+    Err(match nearest(&name, known.iter().copied()) {
+        Some(near) => error.with_hint(format!("Perhaps you meant \"{near}\".")),
+        None => error.with_hint(format!("Connectors known here: {}.", known.join(", "))),
+    })
+}
+
+/// FORMAT .. ENCODE .. means nothing to a generator or a blackhole.
+pub(crate) fn refuse_format(format: Option<&FormatSpec>, connector: &str) -> Result<()> {
+    match format {
+        Some(spec) if spec.encode != "NATIVE" => {
+            Err(Error::invalid(format!("connector \"{connector}\" takes no FORMAT {} ENCODE {}", spec.format, spec.encode))
+                .with_hint("Leave the FORMAT clause out."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The declared columns, then one column for each INCLUDE. `known`: what the connector can tell and its type.
+pub(crate) fn with_include(spec: &SourceSpec, known: &[(&str, SqlType)]) -> Result<SchemaRef> {
+    let mut fields: Vec<FieldRef> = spec.columns.fields().iter().cloned().collect();
+    for (what, name) in &spec.include {
+        let Some((_, sql_type)) = known.iter().find(|(word, _)| word == what) else {
+            let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
+            return Err(Error::new(SqlState::SyntaxError, format!("this connector cannot INCLUDE {what}"))
+                .with_hint(format!("It knows: {}.", words.join(", "))));
+        };
+        if fields.iter().any(|f| f.name() == name) {
+            return Err(Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once"))
+                .with_hint(format!("INCLUDE {what} AS another_name")));
+        }
+        fields.push(Arc::new(Field::from(sql_type.to_field(name, true))));
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The columns of `schema` at `projection`, or all.
+pub(crate) fn projected(schema: &SchemaRef, projection: Option<&[usize]>) -> Result<(SchemaRef, Vec<usize>)> {
+    let indices: Vec<usize> = match projection {
+        Some(indices) => indices.to_vec(),
+        None => (0..schema.fields().len()).collect(),
+    };
+    Ok((Arc::new(schema.project(&indices)?), indices))
+}

@@ -1,0 +1,60 @@
+//! Operators: plain functions from changes to changes, with state that a commit makes durable.
+//!
+//! ```text
+//!   chunks of changes ──step──▶ chunks of changes      (state changes in memory)
+//!                       flush ──▶ this epoch's commit   (the dirty part of it goes to disk)
+//! ```
+//!
+//! One operator, one file. Each node of a dataflow has one instance a shard; an instance sees only the rows of its shard
+//! and shares nothing. No async, no locks, no clocks in here: the same input in the same epochs gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use datafusion::scalar::ScalarValue;
+use tidemark_common::{Delta, Result};
+use tidemark_storage::{EpochCommit, Snapshot};
+
+/// Changes of one epoch on one shard, in pieces, in order. No empty pieces.
+pub type Chunks = Vec<Delta>;
+
+/// Watermarks by column position: from now on no row has a smaller value there.
+pub type Watermarks = BTreeMap<usize, ScalarValue>;
+
+/// What an operator may know of the epoch it works in.
+pub struct StepContext<'a> {
+    /// All state as of the last committed epoch.
+    pub snapshot: &'a Snapshot,
+    /// The dataflow has never stepped before: what is there without input (constants, the row of an aggregate without
+    /// GROUP BY) is sent now. True on one shard only, shard 0.
+    pub first: bool,
+    /// The input's watermarks before this epoch: what lies below them was final already.
+    pub watermarks_before: &'a Watermarks,
+    /// The input's watermarks after this epoch's rows: what lies below them becomes final now.
+    pub watermarks: &'a Watermarks,
+}
+
+pub trait Operator: Send {
+    /// Takes one shard's changes of one epoch, one element for each input; gives the changes of its output.
+    fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks>;
+
+    /// Adds the state that changed since the last flush to the commit. Stateless operators have nothing to add.
+    fn flush(&mut self, _commit: &mut EpochCommit) -> Result<()> {
+        Ok(())
+    }
+
+    /// Live state entries and their bytes in memory, for EXPLAIN ANALYZE and metrics.
+    fn state_size(&self) -> StateSize {
+        StateSize::default()
+    }
+
+    /// Rows dropped since the last call because their group had closed before they came.
+    fn take_late_rows(&mut self) -> u64 {
+        0
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StateSize {
+    pub entries: u64,
+    pub cached_bytes: u64,
+}

@@ -1,0 +1,217 @@
+//! A parsed statement: Postgres' own as `sqlparser` has them, ours beside them.
+
+use datafusion::sql::sqlparser::ast;
+
+/// One statement of a script.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    pub statement: Statement,
+    /// The statement's own text, without the semicolon and without surrounding blanks and comments.
+    pub text: String,
+    /// Characters of the script before `text`: error positions are counted from the script's start.
+    pub offset: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Statement {
+    /// What `sqlparser` parses and Postgres knows: queries, DML, DDL on tables, views, schemas, transactions, SET, COPY, ...
+    Sql(Box<ast::Statement>),
+    CreateSource(CreateSource),
+    CreateMaterializedView(CreateMaterializedView),
+    CreateSink(CreateSink),
+    /// `SUBSCRIBE [TO] name | (query) [WITH (snapshot = false)]`
+    Subscribe(Subscribe),
+    /// `DROP SOURCE | SINK | MATERIALIZED VIEW [IF EXISTS] a, b [CASCADE | RESTRICT]`
+    Drop(Drop),
+    /// `ALTER SOURCE | SINK | MATERIALIZED VIEW name ...`
+    Alter(Alter),
+    /// `SHOW TABLES | VIEWS | SOURCES | ... [FROM schema] [LIKE 'pattern']`
+    ShowObjects(ShowObjects),
+    /// `SHOW CREATE TABLE | VIEW | MATERIALIZED VIEW | SOURCE | SINK name`; the kind may be left out.
+    ShowCreate(ShowCreate),
+    /// `SHOW COLUMNS FROM name`, `DESCRIBE name`
+    ShowColumns(ast::ObjectName),
+    /// `EXPLAIN [(options) | ANALYZE | VERBOSE] ...` of a query, of a CREATE .. AS, or of a view by name.
+    Explain(Explain),
+    /// `COMMENT ON kind name IS 'text' | NULL`, for kinds that sqlparser has not.
+    Comment(Comment),
+    /// `CANCEL JOB id | name`
+    CancelJob(String),
+    /// Nothing between two semicolons.
+    Empty,
+}
+
+/// `WITH (key = value, ..)`: keys lower-case and without quotes, values as text.
+pub type WithOptions = Vec<(String, String)>;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateSource {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub columns: Vec<ast::ColumnDef>,
+    /// `(*)`: columns taken from the data.
+    pub columns_from_data: bool,
+    pub constraints: Vec<ast::TableConstraint>,
+    pub watermark: Option<Watermark>,
+    pub include: Vec<Include>,
+    pub options: WithOptions,
+    pub format: Option<Format>,
+}
+
+/// `WATERMARK FOR column AS expr`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watermark {
+    pub column: ast::Ident,
+    pub expr: ast::Expr,
+}
+
+/// `INCLUDE what [AS alias]`: `what` is lower-case: offset, partition, timestamp, key, headers, file
+#[derive(Debug, Clone, PartialEq)]
+pub struct Include {
+    pub what: String,
+    pub alias: Option<ast::Ident>,
+}
+
+/// `FORMAT format ENCODE encode [(key = value, ..)]`, both words upper-case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Format {
+    pub format: String,
+    pub encode: String,
+    pub options: WithOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Emit {
+    #[default]
+    Changes,
+    OnWindowClose,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateMaterializedView {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub columns: Vec<ast::Ident>,
+    pub options: WithOptions,
+    pub query: Box<ast::Query>,
+    /// The query's own text, as typed.
+    pub query_text: String,
+    pub emit: Emit,
+    /// `WITH NO DATA`
+    pub with_no_data: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateSink {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub from: SinkFrom,
+    pub options: WithOptions,
+    pub format: Option<Format>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SinkFrom {
+    Relation(ast::ObjectName),
+    Query { query: Box<ast::Query>, text: String, emit: Emit },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscribe {
+    pub from: SubscribeFrom,
+    pub options: WithOptions,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SubscribeFrom {
+    Relation(ast::ObjectName),
+    Query { query: Box<ast::Query>, text: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectType {
+    Table,
+    View,
+    MaterializedView,
+    Source,
+    Sink,
+    Schema,
+    Index,
+    Sequence,
+    Role,
+    Database,
+    Function,
+    Type,
+    Job,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drop {
+    pub object_type: ObjectType,
+    pub if_exists: bool,
+    pub names: Vec<ast::ObjectName>,
+    pub cascade: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alter {
+    pub object_type: ObjectType,
+    pub if_exists: bool,
+    pub name: ast::ObjectName,
+    pub action: AlterAction,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum AlterAction {
+    Rename(ast::Ident),
+    SetSchema(ast::Ident),
+    OwnerTo(String),
+    Set(WithOptions),
+    Pause,
+    Resume,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShowObjects {
+    pub object_type: ObjectType,
+    pub schema: Option<ast::Ident>,
+    pub like: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShowCreate {
+    pub object_type: Option<ObjectType>,
+    pub name: ast::ObjectName,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explain {
+    pub analyze: bool,
+    pub verbose: bool,
+    pub target: ExplainTarget,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExplainTarget {
+    /// A query, DML, or CREATE MATERIALIZED VIEW / CREATE SINK.
+    Statement(Box<Statement>),
+    /// `EXPLAIN MATERIALIZED VIEW name`, `EXPLAIN VIEW name`, `EXPLAIN SINK name`
+    Object(ObjectType, ast::ObjectName),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comment {
+    pub object_type: CommentObject,
+    pub name: ast::ObjectName,
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommentObject {
+    Object(ObjectType),
+    /// `name` ends in the column.
+    Column,
+}

@@ -1,0 +1,398 @@
+//! Windows of time: which ones a moment falls into.
+//!
+//! ```text
+//!   tumble, size 10            hop, slide 5, size 10
+//!   |----A----|----B----|      |----A----|
+//!        ^ A                        |----B----|
+//!                                     ^ A, B
+//! ```
+//!
+//! Windows are half-open, [start, start + size), and aligned to the Unix epoch plus an offset: by division for sizes of fixed
+//! length (a day is 24 hours), by the calendar (UTC) for sizes in months. The streaming planner knows the functions by name.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, PrimitiveArray, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
+use datafusion::arrow::datatypes::{
+    DataType, Field, FieldRef, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
+    TimestampMicrosecondType,
+};
+use datafusion::common::ScalarValue;
+use datafusion::error::Result as DfResult;
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use tidemark_common::{Error, Result};
+
+use super::calendar::{self, Civil, DAY};
+use super::declare::no_such_function;
+
+/// `tidemark_tumble_start(ts, size [, offset])`: start of the window that holds ts.
+pub const TUMBLE_START: &str = "tidemark_tumble_start";
+/// `tidemark_tumble_end(ts, size [, offset])`: end of the window that holds ts.
+pub const TUMBLE_END: &str = "tidemark_tumble_end";
+/// `tidemark_hop_starts(ts, slide, size [, offset])`: starts of the windows that hold ts, ascending.
+pub const HOP_STARTS: &str = "tidemark_hop_starts";
+/// `tidemark_window_end(start, size)`: end of the window that begins at start.
+pub const WINDOW_END: &str = "tidemark_window_end";
+
+/// The most windows one row may fall into: size divided by slide.
+pub const MAX_WINDOWS_PER_ROW: i64 = 10_000;
+
+pub(super) fn functions() -> Vec<ScalarUDF> {
+    [Which::TumbleStart, Which::TumbleEnd, Which::HopStarts, Which::WindowEnd]
+        .into_iter()
+        .map(|which| ScalarUDF::new_from_impl(WindowFunction::new(which)))
+        .collect()
+}
+
+/// A length of time: of fixed length, or of whole months.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    Micros(i64),
+    Months(i64),
+}
+
+impl Span {
+    /// `what` names the argument in errors.
+    pub fn new(interval: IntervalMonthDayNano, what: &str) -> Result<Self> {
+        let fixed = i64::from(interval.days).checked_mul(DAY).and_then(|d| d.checked_add(interval.nanoseconds / 1000));
+        match (i64::from(interval.months), fixed) {
+            (0, Some(micros)) => Ok(Span::Micros(micros)),
+            (months, Some(0)) => Ok(Span::Months(months)),
+            (0, None) => Err(Error::invalid(format!("window {what} is too long"))),
+            _ => Err(Error::invalid(format!("window {what} mixes months with days or hours"))
+                .with_hint("Use whole months (or years), or a fixed length such as '30 days'.")),
+        }
+    }
+
+    /// A size or a slide.
+    pub fn positive(interval: IntervalMonthDayNano, what: &str) -> Result<Self> {
+        match Self::new(interval, what)? {
+            Span::Micros(n) | Span::Months(n) if n <= 0 => {
+                Err(Error::invalid(format!("window {what} must be greater than zero")))
+            }
+            span => Ok(span),
+        }
+    }
+
+    /// `start` moved by the span.
+    pub fn after(self, start: i64) -> Result<i64> {
+        match self {
+            Span::Micros(n) => start.checked_add(n).ok_or_else(calendar::out_of_range),
+            Span::Months(n) => calendar::add_months(start, n),
+        }
+    }
+}
+
+/// Where windows begin: every `step`, moved by `shift` microseconds and `shift_months`.
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    step: Span,
+    shift: i64,
+    shift_months: i64,
+}
+
+impl Grid {
+    fn new(step: Span, offset: Option<IntervalMonthDayNano>) -> Result<Self> {
+        let offset = offset.map_or(Ok(Span::Micros(0)), |o| Span::new(o, "offset"))?;
+        Ok(match (step, offset) {
+            (Span::Micros(n), Span::Micros(o)) => Self { step, shift: o.rem_euclid(n), shift_months: 0 },
+            (Span::Months(_), Span::Micros(o)) => Self { step, shift: o, shift_months: 0 },
+            (Span::Months(n), Span::Months(o)) => Self { step, shift: 0, shift_months: o.rem_euclid(n) },
+            (Span::Micros(_), Span::Months(_)) => {
+                return Err(Error::invalid("window offset is in months but the windows are not")
+                    .with_hint("Give the offset as a fixed length, such as '1 day'."));
+            }
+        })
+    }
+
+    /// The last start at or before `ts`.
+    #[inline]
+    fn start(&self, ts: i64) -> Result<i64> {
+        match self.step {
+            Span::Micros(n) => {
+                let into = ts.rem_euclid(n) - self.shift;
+                ts.checked_sub(if into < 0 { into + n } else { into }).ok_or_else(calendar::out_of_range)
+            }
+            Span::Months(n) => self.at_month(self.aligned_month(ts, n)?),
+        }
+    }
+
+    /// The last aligned month at or before `ts`, counted from 1970-01.
+    fn aligned_month(&self, ts: i64, n: i64) -> Result<i64> {
+        let month = Civil::from_micros(ts.checked_sub(self.shift).ok_or_else(calendar::out_of_range)?).months();
+        Ok(month - (month - self.shift_months).rem_euclid(n))
+    }
+
+    fn at_month(&self, month: i64) -> Result<i64> {
+        calendar::month_start(month)?.checked_add(self.shift).ok_or_else(calendar::out_of_range)
+    }
+
+    /// Calls `each` with the start of every window of `size` that holds `ts`, ascending.
+    fn starts(&self, ts: i64, size: Span, mut each: impl FnMut(i64)) -> Result<()> {
+        match (self.step, size) {
+            (Span::Micros(slide), Span::Micros(size)) => {
+                let last = self.start(ts)?;
+                // The window k slides before the last holds ts when last - k * slide + size > ts.
+                let behind = size.saturating_sub(ts - last).saturating_sub(1);
+                let k = behind.div_euclid(slide);
+                if k >= 0 {
+                    last.checked_sub(k * slide).ok_or_else(calendar::out_of_range)?;
+                }
+                (0..=k).rev().for_each(|k| each(last - k * slide));
+            }
+            (Span::Months(slide), Span::Months(size)) => {
+                let month = Civil::from_micros(ts.checked_sub(self.shift).ok_or_else(calendar::out_of_range)?).months();
+                let last = self.aligned_month(ts, slide)?;
+                let k = (size - (month - last) - 1).div_euclid(slide);
+                for k in (0..=k).rev() {
+                    each(self.at_month(last - k * slide)?);
+                }
+            }
+            _ => return Err(mixed_slide_and_size()),
+        }
+        Ok(())
+    }
+}
+
+fn mixed_slide_and_size() -> Error {
+    Error::invalid("window slide and size must both be in months, or both of fixed length")
+}
+
+fn check_windows_per_row(slide: Span, size: Span) -> Result<()> {
+    let count = match (slide, size) {
+        (Span::Micros(slide), Span::Micros(size)) | (Span::Months(slide), Span::Months(size)) => size / slide,
+        _ => return Err(mixed_slide_and_size()),
+    };
+    if count > MAX_WINDOWS_PER_ROW {
+        return Err(Error::invalid(format!("each row would fall into {count} windows"))
+            .with_hint(format!("Make the slide longer: at most {MAX_WINDOWS_PER_ROW} windows may overlap.")));
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Which {
+    TumbleStart,
+    TumbleEnd,
+    HopStarts,
+    WindowEnd,
+}
+
+impl Which {
+    fn name(self) -> &'static str {
+        match self {
+            Which::TumbleStart => TUMBLE_START,
+            Which::TumbleEnd => TUMBLE_END,
+            Which::HopStarts => HOP_STARTS,
+            Which::WindowEnd => WINDOW_END,
+        }
+    }
+
+    /// How many arguments: fewest and most.
+    fn arity(self) -> (usize, usize) {
+        match self {
+            Which::TumbleStart | Which::TumbleEnd => (2, 3),
+            Which::HopStarts => (3, 4),
+            Which::WindowEnd => (2, 2),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct WindowFunction {
+    which: Which,
+    signature: Signature,
+}
+
+impl WindowFunction {
+    fn new(which: Which) -> Self {
+        Self { which, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for WindowFunction {
+    fn name(&self) -> &str {
+        self.which.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
+        let (fewest, most) = self.which.arity();
+        let time = match types.first() {
+            Some(DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+            Some(t) if matches!(t, DataType::Date32 | DataType::Date64 | DataType::Null) || t.is_string() => {
+                DataType::Timestamp(TimeUnit::Microsecond, None)
+            }
+            _ => return Err(no_such_function(self.name(), types).into()),
+        };
+        let interval =
+            |t: &DataType| matches!(t, DataType::Interval(_) | DataType::Duration(_) | DataType::Null) || t.is_string();
+        if types.len() < fewest || types.len() > most || !types[1..].iter().all(interval) {
+            return Err(no_such_function(self.name(), types).into());
+        }
+        let intervals = types[1..].iter().map(|_| DataType::Interval(IntervalUnit::MonthDayNano));
+        Ok(std::iter::once(time).chain(intervals).collect())
+    }
+
+    fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
+        let time = types.first().ok_or_else(|| no_such_function(self.name(), types))?.clone();
+        Ok(match self.which {
+            Which::HopStarts => DataType::List(Arc::new(Field::new("item", time, true))),
+            _ => time,
+        })
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> DfResult<FieldRef> {
+        let types: Vec<DataType> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
+        let nullable = args.arg_fields.iter().any(|f| f.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&types)?, nullable)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let once = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let times = args.args[0].to_array(if once { 1 } else { args.number_rows })?;
+        let spans = Spans::new(&args.args[1..], times.len())?;
+        let array = self.evaluate(times.as_primitive(), &spans)?;
+        if once { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)) } else { Ok(ColumnarValue::Array(array)) }
+    }
+
+    /// A later moment never falls into an earlier window.
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> DfResult<SortProperties> {
+        let constant_spans = inputs.iter().skip(1).all(|p| p.sort_properties == SortProperties::Singleton);
+        match inputs.first() {
+            Some(time) if constant_spans && self.which != Which::HopStarts => Ok(time.sort_properties),
+            _ => Ok(SortProperties::Unordered),
+        }
+    }
+}
+
+/// The interval arguments of a batch.
+enum Spans {
+    /// `None`: one of them is NULL.
+    Constant(Option<Vec<IntervalMonthDayNano>>),
+    Columns(Vec<PrimitiveArray<IntervalMonthDayNanoType>>),
+}
+
+impl Spans {
+    fn new(args: &[ColumnarValue], rows: usize) -> Result<Self> {
+        if args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_))) {
+            let constants = args.iter().map(|arg| match arg {
+                ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(value)) => Ok(*value),
+                other => Err(Error::internal(format!("{} is no interval", other.data_type()))),
+            });
+            let constants: Vec<Option<IntervalMonthDayNano>> = constants.collect::<Result<_>>()?;
+            return Ok(Spans::Constant(constants.into_iter().collect()));
+        }
+        let columns = args.iter().map(|arg| Ok(arg.to_array(rows)?.as_primitive().clone()));
+        Ok(Spans::Columns(columns.collect::<Result<_>>()?))
+    }
+
+    fn row(&self, row: usize) -> Option<Vec<IntervalMonthDayNano>> {
+        match self {
+            Spans::Constant(spans) => spans.clone(),
+            Spans::Columns(columns) => columns.iter().map(|c| c.is_valid(row).then(|| c.value(row))).collect(),
+        }
+    }
+}
+
+impl WindowFunction {
+    fn evaluate(&self, times: &TimestampMicrosecondArray, spans: &Spans) -> Result<ArrayRef> {
+        if self.which == Which::HopStarts {
+            return self.hop_starts(times, spans);
+        }
+        let out: TimestampMicrosecondArray = match spans {
+            Spans::Constant(None) => TimestampMicrosecondArray::new_null(times.len()),
+            Spans::Constant(Some(spans)) => {
+                let window = Window::new(self.which, spans)?;
+                times.try_unary::<_, TimestampMicrosecondType, Error>(|ts| window.apply(ts))?
+            }
+            Spans::Columns(_) => (0..times.len())
+                .map(|row| match spans.row(row) {
+                    Some(spans) if times.is_valid(row) => {
+                        Window::new(self.which, &spans)?.apply(times.value(row)).map(Some)
+                    }
+                    _ => Ok(None),
+                })
+                .collect::<Result<_>>()?,
+        };
+        Ok(Arc::new(out.with_data_type(times.data_type().clone())))
+    }
+
+    fn hop_starts(&self, times: &TimestampMicrosecondArray, spans: &Spans) -> Result<ArrayRef> {
+        let constant = match spans {
+            Spans::Constant(Some(spans)) => Some(hop(spans)?),
+            _ => None,
+        };
+        let mut starts = TimestampMicrosecondBuilder::with_capacity(times.len());
+        let mut lengths = Vec::with_capacity(times.len());
+        let mut valid = Vec::with_capacity(times.len());
+        for row in 0..times.len() {
+            let of_row = match (constant, spans) {
+                (None, Spans::Columns(_)) => spans.row(row).map(|s| hop(&s)).transpose()?,
+                (constant, _) => constant,
+            };
+            let before = starts.len();
+            let held = match of_row {
+                Some((grid, size)) if times.is_valid(row) => {
+                    grid.starts(times.value(row), size, |start| starts.append_value(start))?;
+                    true
+                }
+                _ => false,
+            };
+            valid.push(held);
+            lengths.push(starts.len() - before);
+        }
+        let item = Arc::new(Field::new("item", times.data_type().clone(), true));
+        let starts = starts.finish().with_data_type(times.data_type().clone());
+        let nulls = NullBuffer::from(valid);
+        Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(starts), Some(nulls))?))
+    }
+}
+
+fn hop(spans: &[IntervalMonthDayNano]) -> Result<(Grid, Span)> {
+    let slide = Span::positive(spans[0], "slide")?;
+    let size = Span::positive(spans[1], "size")?;
+    check_windows_per_row(slide, size)?;
+    Ok((Grid::new(slide, spans.get(2).copied())?, size))
+}
+
+/// What one call computes, its constants made ready.
+enum Window {
+    Start(Grid),
+    End(Grid),
+    Plus(Span),
+}
+
+impl Window {
+    fn new(which: Which, spans: &[IntervalMonthDayNano]) -> Result<Self> {
+        let size = Span::positive(spans[0], "size")?;
+        Ok(match which {
+            Which::TumbleStart => Window::Start(Grid::new(size, spans.get(1).copied())?),
+            Which::TumbleEnd => Window::End(Grid::new(size, spans.get(1).copied())?),
+            Which::WindowEnd => Window::Plus(size),
+            Which::HopStarts => return Err(Error::internal("hop_starts yields a list")),
+        })
+    }
+
+    #[inline]
+    fn apply(&self, ts: i64) -> Result<i64> {
+        match self {
+            Window::Start(grid) => grid.start(ts),
+            Window::End(grid) => match grid.step {
+                // A shifted month is not a whole month, so the end is that of the unshifted one, shifted.
+                Span::Months(n) => grid.at_month(grid.aligned_month(ts, n)? + n),
+                fixed => fixed.after(grid.start(ts)?),
+            },
+            Window::Plus(size) => size.after(ts),
+        }
+    }
+}

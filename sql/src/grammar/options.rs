@@ -1,0 +1,119 @@
+//! `WITH (key = value, ...)` and `FORMAT x ENCODE y (...)`, shared by sources, sinks, views and SUBSCRIBE.
+
+use datafusion::sql::sqlparser::tokenizer::Token;
+use tidemark_common::{Error, Result};
+
+use super::cursor::Cursor;
+use crate::ast::{Format, WithOptions};
+
+/// `(key = value, ...)`, the opening bracket being next. Keys may be quoted, bare or dotted.
+pub(super) fn parenthesized(c: &mut Cursor) -> Result<WithOptions> {
+    c.expect_token(&Token::LParen)?;
+    let mut options = WithOptions::new();
+    if c.accept_token(&Token::RParen) {
+        return Ok(options);
+    }
+    loop {
+        let position = c.position();
+        let (key, value) = option(c)?;
+        if options.iter().any(|(known, _)| *known == key) {
+            return Err(Error::syntax(format!("option \"{key}\" specified more than once")).with_position(position));
+        }
+        options.push((key, value));
+        if !c.accept_token(&Token::Comma) {
+            break;
+        }
+        // A comma after the last option is no harm.
+        if *c.peek(0) == Token::RParen {
+            break;
+        }
+    }
+    c.expect_token(&Token::RParen)?;
+    Ok(options)
+}
+
+fn option(c: &mut Cursor) -> Result<(String, String)> {
+    let key = key(c)?;
+    if !c.accept_token(&Token::Eq) {
+        return Err(c.unexpected("\"=\"").with_hint(format!("Options are written {key} = 'value'.")));
+    }
+    Ok((key, value(c)?))
+}
+
+/// Everything up to `=`: `topic`, `'topic'`, `"topic"`, `properties.bootstrap.servers`.
+fn key(c: &mut Cursor) -> Result<String> {
+    let mut key = String::new();
+    loop {
+        match c.peek(0) {
+            Token::Word(word) => key.push_str(&word.value),
+            Token::SingleQuotedString(text) | Token::Number(text, _) => key.push_str(text),
+            _ => return Err(c.unexpected("the name of an option")),
+        }
+        c.advance();
+        match c.peek(0) {
+            Token::Period => key.push('.'),
+            Token::Minus => key.push('-'),
+            // `.1` in `a.1` is read as a number.
+            Token::Number(text, _) if text.starts_with('.') => continue,
+            _ => return Ok(key.to_lowercase()),
+        }
+        c.advance();
+    }
+}
+
+fn value(c: &mut Cursor) -> Result<String> {
+    if c.is(&["SECRET"]) && matches!(c.peek(1), Token::Word(_)) {
+        c.advance();
+        return Ok(format!("SECRET {}", c.object_name()?));
+    }
+    if c.is(&["INTERVAL"]) {
+        c.advance();
+        return c.string();
+    }
+    let mut text = String::new();
+    if c.accept_token(&Token::Minus) {
+        text.push('-');
+        if !matches!(c.peek(0), Token::Number(..)) {
+            return Err(c.unexpected("a number"));
+        }
+    }
+    match c.peek(0) {
+        Token::Number(number, _) => text.push_str(number),
+        Token::Word(word) => {
+            text.push_str(&word.value);
+            c.advance();
+            while c.accept_token(&Token::Period) {
+                text.push('.');
+                text.push_str(&c.ident()?.value);
+            }
+            return Ok(text);
+        }
+        Token::Comma | Token::RParen | Token::EOF => return Err(c.unexpected("a value")),
+        _ => return c.string(),
+    }
+    c.advance();
+    Ok(text)
+}
+
+/// `FORMAT x ENCODE y [(...)]`, if it is next.
+pub(super) fn format(c: &mut Cursor) -> Result<Option<Format>> {
+    if c.is(&["ENCODE"]) {
+        return Err(c.unexpected("FORMAT").with_hint("Write FORMAT PLAIN ENCODE JSON: FORMAT comes first."));
+    }
+    if !c.accept(&["FORMAT"]) {
+        return Ok(None);
+    }
+    let format = name(c, "a format", "Formats are PLAIN, UPSERT, DEBEZIUM and MAXWELL.")?;
+    if !c.accept(&["ENCODE"]) {
+        return Err(c.unexpected("ENCODE").with_hint(format!("Write FORMAT {format} ENCODE JSON, or AVRO, PROTOBUF, CSV.")));
+    }
+    let encode = name(c, "an encoding", "Encodings are JSON, AVRO, PROTOBUF and CSV.")?;
+    let options = if *c.peek(0) == Token::LParen { parenthesized(c)? } else { WithOptions::new() };
+    Ok(Some(Format { format, encode, options }))
+}
+
+fn name(c: &mut Cursor, what: &str, hint: &str) -> Result<String> {
+    let word = c.word(0).ok_or_else(|| c.unexpected(what).with_hint(hint))?;
+    c.advance();
+    Ok(word)
+}

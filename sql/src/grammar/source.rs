@@ -1,0 +1,115 @@
+//! `CREATE SOURCE name (columns) INCLUDE .. WITH (..) FORMAT .. ENCODE ..`
+
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use tidemark_common::{Error, Result};
+
+use super::cursor::Cursor;
+use super::options;
+use crate::ast::{CreateSource, Include, Watermark};
+
+/// After `CREATE [OR REPLACE] SOURCE`.
+pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
+    let if_not_exists = c.accept(&["IF", "NOT", "EXISTS"]);
+    let name = c.object_name()?;
+    let mut source = CreateSource {
+        or_replace,
+        if_not_exists,
+        name,
+        columns: vec![],
+        columns_from_data: false,
+        constraints: vec![],
+        watermark: None,
+        include: vec![],
+        options: vec![],
+        format: None,
+    };
+    if *c.peek(0) == Token::LParen && *c.peek(2) != Token::Eq {
+        column_list(c, &mut source)?;
+    }
+    let mut with = false;
+    loop {
+        let position = c.position();
+        if c.accept(&["INCLUDE"]) {
+            source.include.extend(includes(c)?);
+        } else if c.accept(&["WITH"]) {
+            if std::mem::replace(&mut with, true) {
+                return Err(Error::syntax("WITH is given twice").with_position(position));
+            }
+            source.options = options::parenthesized(c)?;
+        } else if let Some(format) = options::format(c)? {
+            if source.format.replace(format).is_some() {
+                return Err(Error::syntax("FORMAT is given twice").with_position(position));
+            }
+        } else {
+            break;
+        }
+    }
+    finish(c, with, "SOURCE")?;
+    Ok(source)
+}
+
+/// Nothing may follow, and WITH must have been there.
+pub(super) fn finish(c: &Cursor, with: bool, kind: &str) -> Result<()> {
+    let hint = || match kind {
+        "SOURCE" => "Say where the rows come from, for example WITH (connector = 'datagen').",
+        _ => "Say where the rows go, for example WITH (connector = 'blackhole').",
+    };
+    match c.expect_end() {
+        Err(error) if !with && *c.peek(0) == Token::LParen => {
+            Err(error.with_hint(format!("WITH is missing before the options. {}", hint())))
+        }
+        Err(error) => Err(error),
+        Ok(()) if !with => Err(c.unexpected("WITH (...)").with_hint(hint())),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn column_list(c: &mut Cursor, source: &mut CreateSource) -> Result<()> {
+    c.expect_token(&Token::LParen)?;
+    loop {
+        let position = c.position();
+        if c.accept_token(&Token::Mul) {
+            source.columns_from_data = true;
+        } else if c.is(&["WATERMARK"]) && (c.is(&["WATERMARK", "FOR"]) || c.is(&["WATERMARK", "ON"])) {
+            if source.watermark.replace(watermark(c)?).is_some() {
+                return Err(Error::unsupported("a source can have one watermark").with_position(position));
+            }
+        } else if let Some(constraint) = c.parse(Parser::parse_optional_table_constraint)? {
+            source.constraints.push(constraint);
+        } else {
+            source.columns.push(c.parse(Parser::parse_column_def)?);
+        }
+        if !c.accept_token(&Token::Comma) {
+            break;
+        }
+    }
+    if !c.accept_token(&Token::RParen) {
+        return Err(c.unexpected("\",\" or \")\""));
+    }
+    Ok(())
+}
+
+fn watermark(c: &mut Cursor) -> Result<Watermark> {
+    c.expect(&["WATERMARK"])?;
+    if !c.accept(&["FOR"]) {
+        return Err(c.unexpected("FOR").with_hint("Write WATERMARK FOR ts AS ts - INTERVAL '5 seconds'."));
+    }
+    let column = c.ident()?;
+    if !c.accept(&["AS"]) {
+        return Err(c
+            .unexpected("AS")
+            .with_hint(format!("Write WATERMARK FOR {column} AS {column} - INTERVAL '5 seconds'.")));
+    }
+    Ok(Watermark { column, expr: c.parse(Parser::parse_expr)? })
+}
+
+/// `offset, partition AS p`; INCLUDE may stand before each.
+fn includes(c: &mut Cursor) -> Result<Vec<Include>> {
+    c.comma_separated(|c| {
+        c.accept(&["INCLUDE"]);
+        let what = c.ident()?.value.to_lowercase();
+        let alias = if c.accept(&["AS"]) { Some(c.ident()?) } else { None };
+        Ok(Include { what, alias })
+    })
+}

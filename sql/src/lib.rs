@@ -1,0 +1,15 @@
+//! Text -> statements -> plans.
+//!
+//! ```text
+//!   text ──grammar──▶ ast::Parsed ──planner──▶ LogicalPlan ──lower──▶ Dataflow     (views, sinks)
+//!                                                   └──DataFusion──▶ rows           (SELECT)
+//! ```
+//!
+//! Architecture invariant: no I/O, and no knowledge of how anything is stored.
+
+pub mod ast;
+pub mod functions;
+pub mod grammar;
+pub mod lower;
+pub mod planner;
+pub mod relation;

@@ -1,0 +1,299 @@
+//! Optimized logical plan -> dataflow: the operators that keep the query's result up to date.
+//!
+//! ```text
+//!   Projection                        Project
+//!     Aggregate  by window, count(*)    Aggregate   keeps one state a group
+//!       Filter                 ──▶        Exchange  rows of one key meet on one shard
+//!         TableScan bids                    Project key and arguments become columns
+//!                                             Filter
+//!                                               Input bids
+//! ```
+//!
+//! One file an operator that needs more than a few lines. What cannot be kept incrementally is refused here, with the reason
+//! and what would work.
+
+mod aggregate;
+mod unnest;
+mod watermark;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, internal_datafusion_err};
+use datafusion::datasource::source_as_provider;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Values, Volatility};
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use tidemark_common::plan::{Dataflow, Node, NodeId, Op, Properties};
+use tidemark_common::{Error, Result};
+
+use crate::relation::Relation;
+
+/// A query as a dataflow.
+///
+/// `plan` must be optimized: types coerced, subqueries turned into joins. With `emit_on_close` windowed groups are sent once,
+/// when they are final.
+pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
+    let mut lowering = Lowering { nodes: Vec::new(), props: ExecutionProps::new(), emit_on_close, closes: false };
+    let output = lowering.plan(strip_order(plan))?;
+    if emit_on_close {
+        lowering.check_closes(output)?;
+    }
+    Ok(Dataflow { nodes: lowering.nodes })
+}
+
+/// Refuses what would make a view differ from its query from one moment to the next. `plan` must not be optimized yet, or
+/// now() is a constant already.
+pub fn check_deterministic(plan: &LogicalPlan) -> Result<()> {
+    let mut offender = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|e| {
+                if let Expr::ScalarFunction(f) = e
+                    && f.func.signature().volatility != Volatility::Immutable
+                {
+                    offender = Some(f.func.name().to_string());
+                    return Ok(TreeNodeRecursion::Stop);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match offender {
+        None => Ok(()),
+        Some(name) => Err(Error::unsupported(format!(
+            "function {name}() cannot be used in a view that is kept up to date"
+        ))
+        .with_detail("Its value changes without any change of the input, so that the view could not equal its query.")
+        .with_hint("Use it in the SELECT over the view, or store its value in a column when the row is written.")),
+    }
+}
+
+/// The order of a view's rows means nothing: ORDER BY without LIMIT at the top is left out, as Postgres allows it there.
+fn strip_order(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Sort(sort) if sort.fetch.is_none() => strip_order(&sort.input),
+        other => other,
+    }
+}
+
+struct Lowering {
+    nodes: Vec<Node>,
+    props: ExecutionProps,
+    emit_on_close: bool,
+    /// An aggregate that closes windows has been seen.
+    closes: bool,
+}
+
+impl Lowering {
+    fn add(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, properties: Properties) -> NodeId {
+        let id = self.nodes.len() as NodeId;
+        self.nodes.push(Node { id, op, inputs, schema, properties });
+        id
+    }
+
+    fn properties(&self, node: NodeId) -> &Properties {
+        &self.nodes[node as usize].properties
+    }
+
+    fn schema(&self, node: NodeId) -> &SchemaRef {
+        &self.nodes[node as usize].schema
+    }
+
+    fn plan(&mut self, plan: &LogicalPlan) -> Result<NodeId> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.table_scan(scan),
+            LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
+            LogicalPlan::Projection(projection) => self.projection(projection),
+            LogicalPlan::Filter(filter) => {
+                let input = self.plan(&filter.input)?;
+                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
+                let (schema, properties) = (self.schema(input).clone(), self.properties(input).clone());
+                Ok(self.add(Op::Filter { predicate }, vec![input], schema, properties))
+            }
+            LogicalPlan::Union(union) => self.union(&union.inputs, plan.schema()),
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
+            LogicalPlan::Values(values) => self.values(values),
+            LogicalPlan::EmptyRelation(empty) => {
+                let schema = Arc::new(empty.schema.as_arrow().clone());
+                self.constant(schema, usize::from(empty.produce_one_row))
+            }
+            other => Err(refuse(other)),
+        }
+    }
+
+    fn table_scan(&mut self, scan: &TableScan) -> Result<NodeId> {
+        let provider = source_as_provider(&scan.source)?;
+        let Some(relation) = provider.downcast_ref::<Relation>() else {
+            return Err(Error::unsupported(format!("\"{}\" cannot be read by a materialized view", scan.table_name))
+                .with_hint("System tables and table functions have no changes to follow; query them with SELECT."));
+        };
+        if !scan.filters.is_empty() || scan.fetch.is_some() {
+            return Err(Error::internal("a filter or limit was pushed into the input of a dataflow"));
+        }
+        let projection = scan.projection.clone().unwrap_or_else(|| (0..relation.schema.fields().len()).collect());
+        let position = |column: usize| projection.iter().position(|p| *p == column);
+        let properties = Properties {
+            append_only: relation.append_only,
+            key: relation.key.as_ref().and_then(|key| key.iter().map(|k| position(*k)).collect()),
+            watermarks: relation.watermark.and_then(position).into_iter().collect(),
+        };
+        let schema = Arc::new(relation.schema.project(&projection)?);
+        let op = Op::Input { collection: relation.oid, name: relation.name.clone(), projection };
+        Ok(self.add(op, vec![], schema, properties))
+    }
+
+    fn projection(&mut self, projection: &Projection) -> Result<NodeId> {
+        let input = self.plan(&projection.input)?;
+        let exprs = projection
+            .expr
+            .iter()
+            .map(|e| self.physical(e, projection.input.schema()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(self.project(input, exprs, Arc::new(projection.schema.as_arrow().clone())))
+    }
+
+    /// Adds a Project, unless it would change nothing but names.
+    fn project(&mut self, input: NodeId, exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef) -> NodeId {
+        let from = self.properties(input).clone();
+        let columns: Vec<Option<usize>> = exprs.iter().map(|e| watermark::as_column(e)).collect();
+        let key = from.key.as_ref().and_then(|key| {
+            key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
+        });
+        let watermarks = exprs
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| watermark::carries(e, &from.watermarks))
+            .map(|(i, _)| i)
+            .collect();
+        let properties = Properties { append_only: from.append_only, key, watermarks };
+        self.add(Op::Project { exprs }, vec![input], schema, properties)
+    }
+
+    fn union(&mut self, inputs: &[Arc<LogicalPlan>], schema: &DFSchema) -> Result<NodeId> {
+        let inputs = inputs.iter().map(|i| self.plan(i)).collect::<Result<Vec<_>>>()?;
+        let watermarks: Option<BTreeSet<usize>> =
+            inputs.iter().map(|i| self.properties(*i).watermarks.clone()).reduce(|a, b| &a & &b);
+        let properties = Properties {
+            append_only: inputs.iter().all(|i| self.properties(*i).append_only),
+            key: None,
+            watermarks: watermarks.unwrap_or_default(),
+        };
+        Ok(self.add(Op::Union, inputs, Arc::new(schema.as_arrow().clone()), properties))
+    }
+
+    fn values(&mut self, values: &Values) -> Result<NodeId> {
+        let schema = Arc::new(values.schema.as_arrow().clone());
+        let empty = DFSchema::empty();
+        let one_row = one_row_batch();
+        let rows = values
+            .values
+            .iter()
+            .map(|row| {
+                row.iter()
+                    .map(|e| Ok(self.physical(e, &empty)?.evaluate(&one_row)?.into_array(1)?))
+                    .collect::<Result<Vec<_>>>()
+            })
+            .map(|columns| Ok(RecordBatch::try_new(schema.clone(), columns?)?))
+            .collect::<Result<Vec<_>>>()?;
+        let batch = datafusion::arrow::compute::concat_batches(&schema, &rows)?;
+        Ok(self.add_constant(batch))
+    }
+
+    fn constant(&mut self, schema: SchemaRef, rows: usize) -> Result<NodeId> {
+        let batch = if schema.fields().is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            RecordBatch::try_new_with_options(schema, vec![], &options)?
+        } else if rows == 0 {
+            RecordBatch::new_empty(schema)
+        } else {
+            return Err(Error::internal("a row of an empty relation has columns"));
+        };
+        Ok(self.add_constant(batch))
+    }
+
+    fn add_constant(&mut self, batch: RecordBatch) -> NodeId {
+        let schema = batch.schema();
+        self.add(
+            Op::Constant { batch },
+            vec![],
+            schema,
+            Properties { append_only: true, key: None, watermarks: BTreeSet::new() },
+        )
+    }
+
+    fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        if let Some(name) = first_subquery(expr)? {
+            return Err(Error::unsupported(format!("{name} in a materialized view is not supported yet"))
+                .with_hint("Joins and subqueries in views come with the next release; query over the view with SELECT."));
+        }
+        Ok(create_physical_expr(expr, schema, &self.props)?)
+    }
+
+    /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.
+    fn check_closes(&self, output: NodeId) -> Result<()> {
+        if !self.closes {
+            return Err(Error::unsupported("EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark")
+                .with_hint(
+                    "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE or HOP over it.",
+                ));
+        }
+        if !self.properties(output).append_only {
+            return Err(Error::unsupported("EMIT ON WINDOW CLOSE: a part of the query changes rows after they were sent")
+                .with_hint("Every GROUP BY in the query must include a window column."));
+        }
+        Ok(())
+    }
+}
+
+fn one_row_batch() -> RecordBatch {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)
+        .expect("a batch without columns has any number of rows")
+}
+
+/// What kind of subquery is in the expression, if any was left by the optimizer.
+fn first_subquery(expr: &Expr) -> Result<Option<&'static str>> {
+    let mut found = None;
+    expr.apply(|e| {
+        found = match e {
+            Expr::ScalarSubquery(_) => Some("a scalar subquery"),
+            Expr::InSubquery(_) => Some("IN (subquery)"),
+            Expr::Exists(_) => Some("EXISTS (subquery)"),
+            _ => None,
+        };
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })
+    .map_err(|e| internal_datafusion_err!("{e}"))?;
+    Ok(found)
+}
+
+/// Why `plan` cannot be kept, and what would work.
+fn refuse(plan: &LogicalPlan) -> Error {
+    let (what, hint) = match plan {
+        LogicalPlan::Join(_) => (
+            "a join or subquery",
+            "Joins in views come with the next release. Make a view of each side and join them in the SELECT.",
+        ),
+        LogicalPlan::Window(_) => {
+            ("a window function (OVER)", "Use OVER in the SELECT over the view, or TUMBLE or HOP windows in the view.")
+        }
+        LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
+            ("ORDER BY with LIMIT, or a LIMIT", "Use ORDER BY and LIMIT in the SELECT over the view.")
+        }
+        LogicalPlan::Distinct(_) => ("DISTINCT ON", "Use GROUP BY with first_value(.. ORDER BY ..)."),
+        LogicalPlan::RecursiveQuery(_) => (
+            "WITH RECURSIVE",
+            "A recursive query has no bound on the work that one change makes; use it in SELECT.",
+        ),
+        other => {
+            return Error::unsupported(format!("{} cannot be kept up to date incrementally", other.display()));
+        }
+    };
+    Error::unsupported(format!("{what} in a materialized view is not supported")).with_hint(hint)
+}

@@ -1,0 +1,64 @@
+//! Which expressions keep a watermark: those that never fall while their column does not.
+//!
+//! If no later row has `ts` below W, then no later row has `tumble_start(ts)` below `tumble_start(W)`. The engine finds the new
+//! watermark by evaluating the expression on the old one, so it is enough to know here that it is monotone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
+
+/// Functions that are monotone in their one argument that is not a constant.
+const MONOTONE: &[&str] = &[
+    "tidemark_tumble_start",
+    "tidemark_tumble_end",
+    "tidemark_hop_starts",
+    "tidemark_window_end",
+    "date_trunc",
+    "date_bin",
+    "to_timestamp",
+    "to_timestamp_micros",
+];
+
+pub(super) fn as_column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<Column>().map(Column::index)
+}
+
+/// True if the expression's value carries a watermark when the columns `watermarks` do.
+pub(super) fn carries(expr: &Arc<dyn PhysicalExpr>, watermarks: &BTreeSet<usize>) -> bool {
+    if let Some(column) = as_column(expr) {
+        return watermarks.contains(&column);
+    }
+    if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+        return is_time(cast.cast_type()) && carries(cast.expr(), watermarks);
+    }
+    if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
+        let (left, right) = (binary.left(), binary.right());
+        return match binary.op() {
+            Operator::Plus => {
+                (carries(left, watermarks) && is_constant(right)) || (is_constant(left) && carries(right, watermarks))
+            }
+            Operator::Minus => carries(left, watermarks) && is_constant(right),
+            _ => false,
+        };
+    }
+    if let Some(function) = expr.downcast_ref::<ScalarFunctionExpr>() {
+        let (constant, varying): (Vec<_>, Vec<_>) = function.args().iter().partition(|a| is_constant(a));
+        return MONOTONE.contains(&function.fun().name())
+            && constant.len() + 1 == function.args().len()
+            && varying.iter().all(|a| carries(a, watermarks));
+    }
+    false
+}
+
+fn is_constant(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    expr.is::<Literal>() || expr.downcast_ref::<CastExpr>().is_some_and(|c| is_constant(c.expr()))
+}
+
+fn is_time(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64)
+}

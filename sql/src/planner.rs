@@ -1,0 +1,173 @@
+//! Names and expressions of a statement -> DataFusion's logical plan.
+//!
+//! ```text
+//!   ast::Query ──windows, casts rewritten──▶ SqlToRel ──▶ LogicalPlan ──optimize──▶ LogicalPlan
+//!                                              │
+//!                               Resolver: names -> relations, views, system tables
+//! ```
+//!
+//! Architecture invariant: no I/O. Whoever calls has resolved what needs any.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DFSchema, Result as DfResult, TableReference};
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast;
+use tidemark_common::{Error, Result, SqlState, nearest};
+
+/// Finds what a name in FROM stands for.
+pub trait Resolver: Send + Sync {
+    fn resolve(&self, name: &TableReference) -> Result<Arc<dyn TableProvider>>;
+}
+
+/// Plans statements against one moment of the catalog.
+pub struct Planner<'a> {
+    /// Functions, options and optimizer rules.
+    state: &'a SessionState,
+    resolver: &'a dyn Resolver,
+    /// Functions that depend on the session; they come before the state's.
+    functions: &'a HashMap<String, Arc<ScalarUDF>>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(
+        state: &'a SessionState,
+        resolver: &'a dyn Resolver,
+        functions: &'a HashMap<String, Arc<ScalarUDF>>,
+    ) -> Self {
+        Self { state, resolver, functions }
+    }
+
+    /// The plan of a query as it was written, not yet optimized.
+    pub fn query(&self, query: &ast::Query) -> Result<LogicalPlan> {
+        self.statement(&ast::Statement::Query(Box::new(query.clone())))
+    }
+
+    pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
+        Ok(self.sql_to_rel().sql_statement_to_plan(statement.clone())?)
+    }
+
+    /// An expression over `schema`, with its types settled.
+    pub fn expr(&self, expr: &ast::Expr, schema: &DFSchema) -> Result<Expr> {
+        Ok(self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new())?)
+    }
+
+    pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        Ok(self.state.optimize(plan)?)
+    }
+
+    fn sql_to_rel(&self) -> SqlToRel<'_, Self> {
+        let options = &self.state.config_options().sql_parser;
+        SqlToRel::new_with_options(
+            self,
+            ParserOptions {
+                parse_float_as_decimal: options.parse_float_as_decimal,
+                enable_ident_normalization: true,
+                support_varchar_with_length: true,
+                map_string_types_to_utf8view: false,
+                enable_options_value_normalization: false,
+                collect_spans: true,
+                default_null_ordering: options.default_null_ordering.as_str().into(),
+            },
+        )
+    }
+}
+
+impl ContextProvider for Planner<'_> {
+    fn get_table_source(&self, name: TableReference) -> DfResult<Arc<dyn TableSource>> {
+        Ok(provider_as_source(self.resolver.resolve(&name)?))
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
+        let Some(function) = self.state.table_functions().get(name) else {
+            let known = self.state.table_functions().keys().map(String::as_str);
+            let error = Error::new(SqlState::UndefinedFunction, format!("table function {name} does not exist"));
+            return Err(match nearest(name, known) {
+                Some(near) => error.with_hint(format!("Perhaps you meant \"{near}\".")).into(),
+                None => error.into(),
+            });
+        };
+        let args = args.into_iter().map(|a| self.constant(a)).collect::<DfResult<Vec<_>>>()?;
+        let args = datafusion::catalog::TableFunctionArgs::new(&args, self.state);
+        Ok(provider_as_source(function.create_table_provider_with_args(args)?))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DfResult<Arc<dyn TableSource>> {
+        Ok(provider_as_source(Arc::new(datafusion::datasource::cte_worktable::CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state.expr_planners()
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        None
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.functions.get(name).or_else(|| self.state.scalar_functions().get(name)).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().chain(self.functions.keys()).cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state.higher_order_functions().keys().cloned().collect()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+}
+
+impl Planner<'_> {
+    /// Folds the argument of a table function to a constant.
+    fn constant(&self, expr: Expr) -> DfResult<Expr> {
+        use datafusion::logical_expr::simplify::SimplifyContext;
+        use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+        let context = SimplifyContext::builder().with_config_options(self.state.config_options().clone()).build();
+        let simplifier = ExprSimplifier::new(context);
+        let coerced = simplifier.coerce(expr, DFSchema::empty_ref())?;
+        simplifier.simplify(coerced)
+    }
+}
+
+/// Line and column (both 1-based) at which the planner found fault, if it can tell.
+pub fn fault_location(error: &DataFusionError) -> Option<(u64, u64)> {
+    let span = error.diagnostic()?.span?;
+    Some((span.start.line, span.start.column))
+}

@@ -1,0 +1,82 @@
+//! A stored relation as plans see it: a table, a source or a materialized view.
+//!
+//! The planner needs its columns and stream properties; whoever executes a batch plan needs rows, and gets them through
+//! [`RelationScan`], which the server implements over a snapshot.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Constraints;
+use datafusion::common::Result as DfResult;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use tidemark_common::{Error, Oid};
+
+/// Reads a relation's rows at the moment a statement sees.
+#[async_trait]
+pub trait RelationScan: fmt::Debug + Send + Sync {
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>>;
+
+    /// How much of each filter `scan` takes over.
+    fn pushdown(&self, filters: &[&Expr]) -> Vec<TableProviderFilterPushDown>;
+}
+
+#[derive(Debug)]
+pub struct Relation {
+    pub oid: Oid,
+    /// As EXPLAIN shows it.
+    pub name: String,
+    pub schema: SchemaRef,
+    pub append_only: bool,
+    pub key: Option<Vec<usize>>,
+    /// Column that carries a watermark.
+    pub watermark: Option<usize>,
+    /// PRIMARY KEY, so that GROUP BY it allows the other columns.
+    pub constraints: Option<Constraints>,
+    /// `None` while planning a dataflow, which never scans.
+    pub scan: Option<Arc<dyn RelationScan>>,
+}
+
+#[async_trait]
+impl TableProvider for Relation {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        self.constraints.as_ref()
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        Ok(match &self.scan {
+            Some(scan) => scan.pushdown(filters),
+            None => vec![TableProviderFilterPushDown::Unsupported; filters.len()],
+        })
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        match &self.scan {
+            Some(scan) => scan.scan(state, projection, filters, limit).await,
+            None => Err(Error::internal(format!("\"{}\" was planned as a stream and then scanned", self.name)).into()),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the system tables tell about the running server, as plain values.
+
+use std::fmt::Debug;
+
+use tidemark_common::{Epoch, Oid};
+
+/// The running server, as system tables see it. Times are microseconds since 1970 in UTC.
+///
+/// Each call answers for one moment; none may block for longer than a lock is held.
+pub trait SystemFacts: Debug + Send + Sync {
+    fn jobs(&self) -> Vec<JobFact>;
+    fn sources(&self) -> Vec<SourceFact>;
+    fn sinks(&self) -> Vec<SinkFact>;
+    /// The epochs still remembered, oldest first.
+    fn epochs(&self) -> Vec<EpochFact>;
+    /// All settings with the session's values.
+    fn settings(&self) -> Vec<SettingFact>;
+    fn sessions(&self) -> Vec<SessionFact>;
+    /// See [`super::registry_functions`].
+    fn functions(&self) -> Vec<FunctionFact>;
+    /// Rows and bytes of a table or materialized view; `None` where nothing is stored.
+    fn size(&self, oid: Oid) -> Option<RelationSize>;
+    /// The value a sequence gave last; `None`: none yet.
+    fn sequence_last_value(&self, oid: Oid) -> Option<i64>;
+    fn database_bytes(&self) -> u64;
+    /// When the server was started.
+    fn started(&self) -> i64;
+}
+
+/// A backfill, or any other work that takes its time beside the clock.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobFact {
+    pub id: i64,
+    /// What it works for.
+    pub object: Oid,
+    /// `backfill`, ...
+    pub kind: String,
+    /// `running`, `done`, `failed`, `cancelled`
+    pub state: String,
+    pub rows_done: Option<i64>,
+    pub rows_total: Option<i64>,
+    pub started: Option<i64>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SourceFact {
+    pub oid: Oid,
+    /// `running`, `paused`, `idle`, `finished`, `failed`
+    pub state: String,
+    /// The position it would go on from, as the connector writes it.
+    pub offsets: Option<String>,
+    pub watermark: Option<i64>,
+    pub rows: i64,
+    pub late_rows: i64,
+    pub bad_rows: i64,
+    /// How much is known to be there and not read yet.
+    pub lag_rows: Option<i64>,
+    pub lag_seconds: Option<f64>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SinkFact {
+    pub oid: Oid,
+    pub state: String,
+    pub delivered_epoch: Option<Epoch>,
+    pub epochs_behind: u64,
+    pub rows: i64,
+    pub pending_rows: i64,
+    pub pending_bytes: i64,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EpochFact {
+    pub epoch: Epoch,
+    pub committed: i64,
+    pub duration_ms: f64,
+    pub rows_in: i64,
+    pub rows_out: i64,
+    pub bytes: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SettingFact {
+    pub name: String,
+    pub value: String,
+    pub default: String,
+    pub unit: Option<String>,
+    pub description: String,
+    /// `default`, `session`, `configuration file`, `environment variable`, `command line`
+    pub source: String,
+    /// `user`: by SET; `postmaster`: only when the server starts; `internal`: never.
+    pub context: String,
+    /// `bool`, `integer`, `real`, `string`, `enum`
+    pub kind: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SessionFact {
+    pub pid: i32,
+    pub user: String,
+    pub application_name: String,
+    pub client_address: Option<String>,
+    pub client_port: Option<i32>,
+    pub started: i64,
+    pub transaction_started: Option<i64>,
+    pub query_started: Option<i64>,
+    pub state_changed: Option<i64>,
+    /// `active`, `idle`, `idle in transaction`, `idle in transaction (aborted)`
+    pub state: String,
+    /// The last statement's text.
+    pub query: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RelationSize {
+    pub rows: i64,
+    pub bytes: i64,
+    /// Since the server started.
+    pub rows_inserted: i64,
+    pub rows_updated: i64,
+    pub rows_deleted: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FunctionKind {
+    Scalar,
+    Aggregate,
+    Window,
+}
+
+/// One way to call a function.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FunctionFact {
+    pub name: String,
+    pub kind: FunctionKind,
+    /// Type names as Postgres has them; `"any"` where any type will do.
+    pub arguments: Vec<String>,
+    /// The last argument may be given any number of times.
+    pub variadic: bool,
+    pub result: String,
+    /// `i`mmutable, `s`table, `v`olatile
+    pub volatility: char,
+}
