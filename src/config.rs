@@ -56,12 +56,7 @@ const fn setting(name: &'static str, kind: Kind, default: &'static str, help: &'
 pub static SETTINGS: &[Setting] = &[
     setting("data_dir", Kind::Path, "./tidemark-data", "Directory that holds the database; made if it does not exist"),
     setting("listen", Kind::Address, "127.0.0.1:8433", "Address for psql and every other Postgres client"),
-    setting(
-        "http",
-        Kind::OptionalAddress,
-        "127.0.0.1:8434",
-        "Address for /healthz, /readyz and /metrics, or 'off'",
-    ),
+    setting("http", Kind::OptionalAddress, "127.0.0.1:8434", "Address for /healthz, /readyz and /metrics, or 'off'"),
     Setting {
         name: "password",
         kind: Kind::Text,
@@ -69,15 +64,35 @@ pub static SETTINGS: &[Setting] = &[
         help: "Password that clients must give; without one only loopback addresses can be listened on",
         secret: true,
     },
-    setting("epoch_interval", Kind::Duration, "100ms", "Longest time between two ticks of the clock while there is input"),
+    setting(
+        "epoch_interval",
+        Kind::Duration,
+        "100ms",
+        "Longest time between two ticks of the clock while there is input",
+    ),
     setting("workers", Kind::Count, "", "Threads that dataflows are spread over; default: one per core"),
     setting("max_connections", Kind::Count, "100", "Client connections at a time; further ones are refused"),
     setting("state_cache_bytes", Kind::Size, "512MB", "Memory for hot state of views, in front of the store"),
     setting("block_cache_bytes", Kind::Size, "256MB", "Memory for blocks read from the store"),
-    setting("query_memory_limit", Kind::Size, "1GB", "Memory that all running queries together may use for sorts, joins and aggregates"),
+    setting(
+        "query_memory_limit",
+        Kind::Size,
+        "1GB",
+        "Memory that all running queries together may use for sorts, joins and aggregates",
+    ),
     setting("max_transaction_bytes", Kind::Size, "256MB", "Size of the uncommitted writes of one transaction"),
-    setting("source_queue_bytes", Kind::Size, "16MB", "Bytes that wait between a source and the clock; then the source waits"),
-    setting("source_queue_rows", Kind::Count, "100000", "Rows that wait between a source and the clock; then the source waits"),
+    setting(
+        "source_queue_bytes",
+        Kind::Size,
+        "16MB",
+        "Bytes that wait between a source and the clock; then the source waits",
+    ),
+    setting(
+        "source_queue_rows",
+        Kind::Count,
+        "100000",
+        "Rows that wait between a source and the clock; then the source waits",
+    ),
     setting("outbox_max_bytes", Kind::Size, "1GB", "Undelivered records of one sink; then the clock waits for it"),
     setting(
         "sync",
@@ -85,7 +100,12 @@ pub static SETTINGS: &[Setting] = &[
         "on",
         "Commits wait for the disk (fsync); when off, a crash of the machine may lose the last epochs, never mix them",
     ),
-    setting("log", Kind::Text, "info", "What is logged to stderr: error, warn, info, debug, trace, or module=level, .."),
+    setting(
+        "log",
+        Kind::Text,
+        "info",
+        "What is logged to stderr: error, warn, info, debug, trace, or module=level, ..",
+    ),
     setting("shutdown_timeout", Kind::Duration, "10s", "How long running statements may go on after SIGTERM"),
 ];
 
@@ -182,10 +202,8 @@ pub fn from_command_line() -> Result<(Command, Config)> {
 fn resolve(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<String>) -> Result<(Command, Config)> {
     // Global flags that follow a subcommand are in the subcommand's matches as well.
     let inner = matches.subcommand().map_or(matches, |(_, inner)| inner);
-    let flags: BTreeMap<&str, String> = SETTINGS
-        .iter()
-        .filter_map(|s| inner.get_one::<String>(s.name).map(|text| (s.name, text.clone())))
-        .collect();
+    let flags: BTreeMap<&str, String> =
+        SETTINGS.iter().filter_map(|s| inner.get_one::<String>(s.name).map(|text| (s.name, text.clone()))).collect();
     let named = inner.get_one::<String>("config").cloned().or_else(|| env("TIDEMARK_CONFIG"));
     let file = read_file(named.as_deref().map(Path::new))?;
     let config = Config::new(&flags, env, file.as_ref())?;

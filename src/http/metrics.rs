@@ -63,11 +63,16 @@ pub struct Histogram {
 
 impl Histogram {
     /// Durations of a tick or a query, in seconds.
-    pub const SECONDS: &'static [f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    pub const SECONDS: &'static [f64] =
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
     pub fn new(bounds: &'static [f64]) -> Self {
         debug_assert!(bounds.is_sorted());
-        Self { bounds, counts: bounds.iter().map(|_| 0).chain([0]).map(AtomicU64::new).collect(), sum_micros: AtomicU64::new(0) }
+        Self {
+            bounds,
+            counts: bounds.iter().map(|_| 0).chain([0]).map(AtomicU64::new).collect(),
+            sum_micros: AtomicU64::new(0),
+        }
     }
 
     pub fn observe(&self, value: f64) {
@@ -97,7 +102,8 @@ pub(super) fn expose(metrics: &[Metric]) -> String {
     for m in metrics {
         let Metric { name, help, kind, samples } = m;
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", help.replace('\\', "\\\\").replace('\n', "\\n"));
+        let _ =
+            writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", help.replace('\\', "\\\\").replace('\n', "\\n"));
         for s in samples {
             let _ = writeln!(out, "{name}{}{} {}", s.suffix, label_text(&s.labels), s.value);
         }

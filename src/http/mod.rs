@@ -36,7 +36,10 @@ pub async fn serve(
     source: Arc<dyn MetricsSource>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    axum::serve(listener, router(source)).with_graceful_shutdown(shutdown).await.map_err(|e| Error::from(e).context("http"))
+    axum::serve(listener, router(source))
+        .with_graceful_shutdown(shutdown)
+        .await
+        .map_err(|e| Error::from(e).context("http"))
 }
 
 fn router(source: Arc<dyn MetricsSource>) -> Router {

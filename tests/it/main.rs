@@ -1,0 +1,21 @@
+//! Whole-process tests: each starts servers of its own, talks to them as a client does, and kills them.
+//!
+//! One binary for all, so that one link serves them. `cargo test --test it crash` runs one module.
+
+#![allow(clippy::disallowed_methods)] // waiting and measuring; no result depends on the time
+
+mod arrows;
+mod bad_input;
+mod cli;
+mod copy;
+mod crash;
+mod demo;
+mod docs;
+mod harness;
+mod memory;
+mod psql;
+mod slt;
+mod subscribe;
+mod transactions;
+mod types;
+mod wire;
