@@ -1,6 +1,5 @@
 //! `CREATE SOURCE name (columns) INCLUDE .. WITH (..) FORMAT .. ENCODE ..`
 
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
@@ -75,10 +74,10 @@ fn column_list(c: &mut Cursor, source: &mut CreateSource) -> Result<()> {
             if source.watermark.replace(watermark(c)?).is_some() {
                 return Err(Error::unsupported("a source can have one watermark").with_position(position));
             }
-        } else if let Some(constraint) = c.parse(Parser::parse_optional_table_constraint)? {
+        } else if let Some(constraint) = c.parse(|p| p.parse_optional_table_constraint())? {
             source.constraints.push(constraint);
         } else {
-            source.columns.push(c.parse(Parser::parse_column_def)?);
+            source.columns.push(c.parse(|p| p.parse_column_def())?);
         }
         if !c.accept_token(&Token::Comma) {
             break;
@@ -101,7 +100,7 @@ fn watermark(c: &mut Cursor) -> Result<Watermark> {
             .unexpected("AS")
             .with_hint(format!("Write WATERMARK FOR {column} AS {column} - INTERVAL '5 seconds'.")));
     }
-    Ok(Watermark { column, expr: c.parse(Parser::parse_expr)? })
+    Ok(Watermark { column, expr: c.parse(|p| p.parse_expr())? })
 }
 
 /// `offset, partition AS p`; INCLUDE may stand before each.

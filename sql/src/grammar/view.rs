@@ -4,7 +4,6 @@
 //! the query itself is `sqlparser`'s alone.
 
 use datafusion::sql::sqlparser::ast::Query;
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
@@ -45,7 +44,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateMateriali
 /// The query that the whole of `c` is, and its text as typed.
 pub(super) fn query(c: &Cursor) -> Result<(Box<Query>, String)> {
     let mut inner = c.within(c.at(), c.end());
-    let query = inner.parse(Parser::parse_query)?;
+    let query = inner.parse(|p| p.parse_query())?;
     inner.expect_end()?;
     Ok((super::balance::query(query), c.tokens.slice(c.at(), c.end()).to_string()))
 }

@@ -1,0 +1,131 @@
+//! Text to statements.
+//!
+//! ```text
+//!   script ──scan──▶ pieces ──tokens──▶ tokens ──┬── source, view, sink, objects, show ──▶ ast::Parsed
+//!                                                └── postgres (sqlparser) ──balance──────▶
+//!
+//!   then, on the query of a statement, before it is planned:
+//!   windows  TUMBLE / HOP in FROM ──▶ plain SQL          casts  ::uuid, ::varchar(n), INTERVAL ..  ──▶ function calls
+//!   types    text[] in DDL ──▶ SqlType
+//! ```
+//!
+//! `sqlparser` does expressions, queries and all of Postgres' statements; what it does not know is matched word by word here,
+//! and lends it the cursor for the parts it does.
+//!
+//! Architecture invariant: nothing here looks anything up. Whether a name exists is for the planner to say.
+
+mod balance;
+mod build;
+pub mod casts;
+mod cursor;
+mod dialect;
+mod error;
+pub mod interval;
+mod objects;
+mod options;
+mod postgres;
+mod scan;
+mod show;
+mod sink;
+mod source;
+mod tokens;
+pub mod types;
+mod view;
+pub mod windows;
+
+use tidemark_common::{Error, Result};
+
+pub use self::scan::{MAX_CHAIN, MAX_CONDITIONS, MAX_NESTING, MAX_TOKENS};
+use self::cursor::Cursor;
+use self::scan::Piece;
+use self::tokens::Tokens;
+use crate::ast::{Parsed, Statement};
+
+/// All statements of a script. Empty ones are left out, so the list may be empty.
+pub fn parse_script(sql: &str) -> Result<Vec<Parsed>> {
+    scan::split(sql)?.iter().map(|piece| parse_piece(sql, piece)).collect()
+}
+
+/// The one statement of `sql`, or [`Statement::Empty`].
+pub fn parse_one(sql: &str) -> Result<Parsed> {
+    let pieces = scan::split(sql)?;
+    match pieces.as_slice() {
+        [] => Ok(Parsed { statement: Statement::Empty, text: String::new(), offset: 0 }),
+        [piece] => parse_piece(sql, piece),
+        [_, second, ..] => Err(Error::syntax("cannot insert multiple commands into a prepared statement")
+            .with_position(second.offset + 1)),
+    }
+}
+
+/// Above this, the chain of conditions is a tree too deep for an ordinary stack until [`balance`] has been at it.
+const CONDITIONS_ON_OWN_STACK: usize = 500;
+const DEEP_STACK: usize = 256 << 20;
+
+fn parse_piece(script: &str, piece: &Piece) -> Result<Parsed> {
+    if piece.conditions <= CONDITIONS_ON_OWN_STACK {
+        return parse_on_this_stack(script, piece);
+    }
+    let parse = || parse_on_this_stack(script, piece);
+    let parsed = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("parse".into()).stack_size(DEEP_STACK).spawn_scoped(scope, parse)?;
+        Ok::<_, std::io::Error>(thread.join())
+    })?;
+    parsed.map_err(|_| Error::internal("the parser panicked"))?
+}
+
+fn parse_on_this_stack(script: &str, piece: &Piece) -> Result<Parsed> {
+    let tokens = Tokens::new(script, piece)?;
+    let statement = statement(&mut Cursor::new(&tokens))?;
+    Ok(Parsed { statement, text: tokens.text.to_string(), offset: piece.offset })
+}
+
+/// The statement that all of the cursor's tokens make.
+fn statement(c: &mut Cursor) -> Result<Statement> {
+    if let Some(statement) = own(c)? {
+        return Ok(statement);
+    }
+    let statement = balance::statement(postgres::parse(c)?);
+    Ok(Statement::Sql(Box::new(statement)))
+}
+
+/// Tidemark's own statements, known by their first words.
+fn own(c: &mut Cursor) -> Result<Option<Statement>> {
+    let mut ahead = c.within(c.at(), c.end());
+    let statement = if ahead.accept(&["CREATE"]) {
+        let or_replace = ahead.accept(&["OR", "REPLACE"]);
+        match objects::own_kind(&mut ahead) {
+            Some(kind) => create(&mut ahead, kind, or_replace)?,
+            None => return Ok(None),
+        }
+    } else if ahead.accept(&["DROP"]) {
+        match objects::own_kind(&mut ahead) {
+            Some(kind) => Statement::Drop(objects::drop(&mut ahead, kind)?),
+            None => return Ok(None),
+        }
+    } else if ahead.accept(&["ALTER"]) {
+        match objects::own_kind(&mut ahead) {
+            Some(kind) => Statement::Alter(objects::alter(&mut ahead, kind)?),
+            None => return Ok(None),
+        }
+    } else if ahead.accept(&["SUBSCRIBE"]) {
+        Statement::Subscribe(sink::subscribe(&mut ahead)?)
+    } else if ahead.accept(&["EXPLAIN"]) {
+        Statement::Explain(show::explain(&mut ahead)?)
+    } else if ahead.accept(&["COMMENT", "ON"]) {
+        Statement::Comment(objects::comment(&mut ahead)?)
+    } else if ahead.accept(&["CANCEL", "JOB"]) {
+        Statement::CancelJob(objects::cancel_job(&mut ahead)?)
+    } else {
+        return show::parse(&mut ahead);
+    };
+    Ok(Some(statement))
+}
+
+fn create(c: &mut Cursor, kind: crate::ast::ObjectType, or_replace: bool) -> Result<Statement> {
+    use crate::ast::ObjectType;
+    Ok(match kind {
+        ObjectType::Source => Statement::CreateSource(source::create(c, or_replace)?),
+        ObjectType::Sink => Statement::CreateSink(sink::create(c, or_replace)?),
+        _ => Statement::CreateMaterializedView(view::create(c, or_replace)?),
+    })
+}
