@@ -1,0 +1,321 @@
+//! Objects back to the SQL that makes them: `SHOW CREATE`, `pg_get_viewdef` and their kin.
+//!
+//! The text runs again in an empty database, whatever `search_path` is then: names are qualified where that matters.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{self, visit_expressions, visit_relations, visit_relations_mut};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use tidemark_catalog::{
+    Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Sequence, Sink, Source, Table,
+    View, quote_ident, quote_literal,
+};
+use tidemark_common::types::SqlType;
+
+use super::context::keys;
+
+/// The statements that make `object` and its comments, each ending in `;`.
+pub fn show_create(catalog: &Catalog, object: &Object) -> String {
+    let name = catalog.qualified_name(object);
+    let mut text = match &object.kind {
+        ObjectKind::Schema => format!("CREATE SCHEMA {name}"),
+        ObjectKind::Table(table) => create_table(catalog, object, &name, table),
+        ObjectKind::View(view) => create_view(catalog, &name, view),
+        ObjectKind::MaterializedView(view) => create_materialized_view(catalog, &name, view),
+        ObjectKind::Source(source) => create_source(&name, source),
+        ObjectKind::Sink(sink) => create_sink(catalog, &name, sink),
+        ObjectKind::Sequence(sequence) => create_sequence(catalog, &name, sequence),
+    };
+    text.push(';');
+    comments(object, &name, &mut text);
+    text
+}
+
+fn comments(object: &Object, name: &str, text: &mut String) {
+    if let Some(comment) = &object.comment {
+        let kind = object.kind_name().to_uppercase();
+        text.push_str(&format!("\nCOMMENT ON {kind} {name} IS {};", quote_literal(comment)));
+    }
+    for column in object.columns() {
+        if let Some(comment) = &column.comment {
+            let column = quote_ident(&column.name);
+            text.push_str(&format!("\nCOMMENT ON COLUMN {name}.{column} IS {};", quote_literal(comment)));
+        }
+    }
+}
+
+fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -> String {
+    let mut lines: Vec<String> = table.columns.iter().map(|c| table_column(catalog, object, c)).collect();
+    for (key, primary) in keys(object) {
+        lines.push(format!("CONSTRAINT {} {}", quote_ident(&key.name), key_definition(object, key, primary)));
+    }
+    for check in &table.checks {
+        lines.push(format!("CONSTRAINT {} {}", quote_ident(&check.name), check_definition(check)));
+    }
+    // A temporary table's schema is the session's own.
+    let (temporary, name) =
+        if object.temporary { ("TEMPORARY ", quote_ident(&object.name)) } else { ("", name.to_string()) };
+    format!("CREATE {temporary}TABLE {name} (\n    {}\n)", lines.join(",\n    "))
+}
+
+fn table_column(catalog: &Catalog, table: &Object, column: &Column) -> String {
+    let sequence = catalog.objects().find_map(|o| match &o.kind {
+        ObjectKind::Sequence(s) if s.owned_by == Some((table.oid, column.attnum)) => Some(s),
+        _ => None,
+    });
+    let name = quote_ident(&column.name);
+    if let (Some(_), None, Some(default)) = (sequence, column.identity, &column.default)
+        && default.to_ascii_lowercase().starts_with("nextval(")
+        && let Some(serial) = serial_type(&column.sql_type)
+    {
+        return format!("{name} {serial}");
+    }
+    let mut text = format!("{name} {}", column.sql_type);
+    if !column.nullable {
+        text.push_str(" NOT NULL");
+    }
+    if let Some(default) = &column.default {
+        text.push_str(&format!(" DEFAULT {default}"));
+    }
+    if let Some(identity) = column.identity {
+        let when = if identity == Identity::Always { "ALWAYS" } else { "BY DEFAULT" };
+        text.push_str(&format!(" GENERATED {when} AS IDENTITY"));
+        let unusual = sequence.filter(|s| (s.start, s.increment) != (1, 1));
+        if let Some(s) = unusual {
+            text.push_str(&format!(" (START WITH {} INCREMENT BY {})", s.start, s.increment));
+        }
+    }
+    text
+}
+
+fn serial_type(sql_type: &SqlType) -> Option<&'static str> {
+    match sql_type {
+        SqlType::SmallInt => Some("smallserial"),
+        SqlType::Integer => Some("serial"),
+        SqlType::BigInt => Some("bigserial"),
+        _ => None,
+    }
+}
+
+fn create_view(catalog: &Catalog, name: &str, view: &View) -> String {
+    let query = portable(catalog, &view.query, &view.search_path);
+    format!("CREATE VIEW {name}{} AS\n{query}", column_list(&query, &view.columns))
+}
+
+fn create_materialized_view(catalog: &Catalog, name: &str, view: &MaterializedView) -> String {
+    let query = portable(catalog, &view.query, &view.search_path);
+    let columns = column_list(&query, &view.columns);
+    let options = if view.options.is_empty() { String::new() } else { format!(" {}", with(&view.options)) };
+    format!("CREATE MATERIALIZED VIEW {name}{columns}{options} AS\n{query}{}", emit(view.emit_on_window_close))
+}
+
+fn emit(on_window_close: bool) -> &'static str {
+    if on_window_close { "\nEMIT ON WINDOW CLOSE" } else { "" }
+}
+
+fn create_source(name: &str, source: &Source) -> String {
+    let mut lines: Vec<String> = source
+        .columns
+        .iter()
+        .take(source.declared)
+        .map(|c| {
+            let not_null = if c.nullable { "" } else { " NOT NULL" };
+            format!("{} {}{not_null}", quote_ident(&c.name), c.sql_type)
+        })
+        .collect();
+    if let Some(watermark) = &source.watermark
+        && let Some(column) = source.columns.get(watermark.column)
+    {
+        lines.push(format!("WATERMARK FOR {} AS {}", quote_ident(&column.name), watermark.expr));
+    }
+    let mut text = format!("CREATE SOURCE {name}");
+    if !lines.is_empty() {
+        text.push_str(&format!(" (\n    {}\n)", lines.join(",\n    ")));
+    }
+    if !source.include.is_empty() {
+        let include: Vec<String> =
+            source.include.iter().map(|(what, column)| format!("{what} AS {}", quote_ident(column))).collect();
+        text.push_str(&format!("\nINCLUDE {}", include.join(", ")));
+    }
+    text.push_str(&format!("\n{}", with(&source.options)));
+    text.push_str(&format_clause(source.format.as_ref()));
+    text
+}
+
+fn create_sink(catalog: &Catalog, name: &str, sink: &Sink) -> String {
+    let query = portable(catalog, &sink.query, &sink.search_path);
+    let from = query.strip_prefix("SELECT * FROM ").filter(|rest| !rest.contains(char::is_whitespace));
+    let body = match from {
+        Some(relation) if !sink.emit_on_window_close => format!("\nFROM {relation}"),
+        _ => format!(" AS\n{query}{}", emit(sink.emit_on_window_close)),
+    };
+    format!("CREATE SINK {name}{body}\n{}{}", with(&sink.options), format_clause(sink.format.as_ref()))
+}
+
+fn create_sequence(catalog: &Catalog, name: &str, s: &Sequence) -> String {
+    let mut text = format!(
+        "CREATE SEQUENCE {name} AS {} INCREMENT BY {} MINVALUE {} MAXVALUE {} START WITH {}",
+        s.sql_type, s.increment, s.min, s.max, s.start
+    );
+    text.push_str(if s.cycle { " CYCLE" } else { " NO CYCLE" });
+    if let Some((table, attnum)) = s.owned_by
+        && let Some(table) = catalog.get(table)
+        && let Some(column) = table.columns().iter().find(|c| c.attnum == attnum)
+    {
+        text.push_str(&format!(" OWNED BY {}.{}", catalog.qualified_name(table), quote_ident(&column.name)));
+    }
+    text
+}
+
+fn with(options: &[(String, String)]) -> String {
+    let bare = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    let lines: Vec<String> = options
+        .iter()
+        .map(|(key, value)| {
+            let key = if bare(key) { key.clone() } else { format!("\"{key}\"") };
+            format!("{key} = {}", quote_literal(value))
+        })
+        .collect();
+    match lines.len() {
+        0..=2 => format!("WITH ({})", lines.join(", ")),
+        _ => format!("WITH (\n    {}\n)", lines.join(",\n    ")),
+    }
+}
+
+fn format_clause(format: Option<&Format>) -> String {
+    let Some(format) = format else { return String::new() };
+    let mut text = format!("\nFORMAT {} ENCODE {}", format.format, format.encode);
+    if !format.options.is_empty() {
+        text.push_str(with(&format.options).trim_start_matches("WITH"));
+    }
+    text
+}
+
+pub fn option<'a>(options: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    options.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+}
+
+/// A query as `pg_get_viewdef` gives it.
+pub fn definition(query: &str) -> String {
+    format!("{};", query.trim().trim_end_matches(';'))
+}
+
+pub fn key_columns(table: &Object, key: &Key) -> String {
+    let names = key.columns.iter().filter_map(|c| table.columns().get(*c)).map(|c| quote_ident(&c.name));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+pub fn key_definition(table: &Object, key: &Key, primary: bool) -> String {
+    format!("{} ({})", if primary { "PRIMARY KEY" } else { "UNIQUE" }, key_columns(table, key))
+}
+
+pub fn check_definition(check: &Check) -> String {
+    format!("CHECK ({})", check.expr)
+}
+
+pub fn index_definition(catalog: &Catalog, table: &Object, key: &Key) -> String {
+    let (name, table_name) = (quote_ident(&key.name), catalog.qualified_name(table));
+    format!("CREATE UNIQUE INDEX {name} ON {table_name} USING btree ({})", key_columns(table, key))
+}
+
+/// Positions of the columns that `expr` names.
+pub fn columns_in(expr: &str, table: &Object) -> Vec<usize> {
+    let mut names = BTreeSet::new();
+    if let Ok(expr) = Parser::new(&PostgreSqlDialect {}).try_with_sql(expr).and_then(|mut p| p.parse_expr()) {
+        let _: ControlFlow<()> = visit_expressions(&expr, |e| {
+            match e {
+                ast::Expr::Identifier(ident) => names.extend([folded(ident)]),
+                ast::Expr::CompoundIdentifier(idents) => names.extend(idents.last().map(folded)),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    table.columns().iter().enumerate().filter(|(_, c)| names.contains(&c.name)).map(|(i, _)| i).collect()
+}
+
+fn folded(ident: &ast::Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+fn parse_query(query: &str) -> Option<ast::Statement> {
+    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, query).ok()?;
+    (statements.len() == 1).then(|| statements.remove(0))
+}
+
+/// `(a, b)` unless the query itself calls its columns so.
+fn column_list(query: &str, columns: &[Column]) -> String {
+    let own = parse_query(query).and_then(|statement| output_names(&statement));
+    if own.is_some_and(|own| own.iter().eq(columns.iter().map(|c| &c.name))) || columns.is_empty() {
+        return String::new();
+    }
+    let mut list = String::from(" (");
+    for (i, column) in columns.iter().enumerate() {
+        let comma = if i > 0 { ", " } else { "" };
+        write!(list, "{comma}{}", quote_ident(&column.name)).expect("writing to a String does not fail");
+    }
+    list.push(')');
+    list
+}
+
+/// The names of a plain SELECT's columns; `None` where they take planning to know.
+fn output_names(statement: &ast::Statement) -> Option<Vec<String>> {
+    let ast::Statement::Query(query) = statement else { return None };
+    let ast::SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let name = |item: &ast::SelectItem| match item {
+        ast::SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(ident)) => Some(folded(ident)),
+        ast::SelectItem::UnnamedExpr(ast::Expr::CompoundIdentifier(idents)) => idents.last().map(folded),
+        _ => None,
+    };
+    select.projection.iter().map(name).collect()
+}
+
+/// The query with relations qualified, if under another `search_path` it would mean something else.
+fn portable(catalog: &Catalog, query: &str, search_path: &[String]) -> String {
+    let text = query.trim().trim_end_matches(';');
+    let Some(mut statement) = parse_query(text) else { return text.to_string() };
+    let local = cte_names(&statement);
+    let public = ["public".to_string()];
+    let bare = |name: &ast::ObjectName| match name.0.as_slice() {
+        [ast::ObjectNamePart::Identifier(ident)] => Some(folded(ident)).filter(|name| !local.contains(name)),
+        _ => None,
+    };
+    let mut differs = false;
+    let _: ControlFlow<()> = visit_relations(&statement, |name| {
+        if let Some(name) = bare(name) {
+            let oid = |path: &[String]| catalog.find(None, &name, path).map(|o| o.oid);
+            differs |= oid(search_path) != oid(&public);
+        }
+        ControlFlow::Continue(())
+    });
+    if !differs {
+        return text.to_string();
+    }
+    let _: ControlFlow<()> = visit_relations_mut(&mut statement, |name| {
+        if let Some(found) = bare(name).and_then(|name| catalog.find(None, &name, search_path)) {
+            let quoted = |text: &str| ast::Ident { quote_style: (quote_ident(text) != text).then_some('"'), ..text.into() };
+            *name = vec![quoted(catalog.schema_name(found.schema)), quoted(&found.name)].into();
+        }
+        ControlFlow::Continue(())
+    });
+    statement.to_string()
+}
+
+fn cte_names(statement: &ast::Statement) -> BTreeSet<String> {
+    struct Names(BTreeSet<String>);
+    impl ast::Visitor for Names {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
+            let tables = query.with.iter().flat_map(|w| &w.cte_tables);
+            self.0.extend(tables.map(|cte| folded(&cte.alias.name)));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut names = Names(BTreeSet::new());
+    let _ = ast::Visit::visit(statement, &mut names);
+    names.0
+}

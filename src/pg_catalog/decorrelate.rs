@@ -1,0 +1,154 @@
+//! Correlated subqueries in Postgres' catalog queries that DataFusion does not plan by itself.
+//!
+//! ```text
+//!   SELECT (SELECT d.adbin FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND ..) FROM pg_attribute a
+//!     ──▶ SELECT sq.v FROM pg_attribute a LEFT JOIN (SELECT d.adbin v, d.adrelid k0 ..) sq ON sq.k0 = a.attrelid AND ..
+//! ```
+//!
+//! DataFusion asks that a correlated scalar subquery aggregates, so that it yields one row. The catalog's keys see to that in
+//! the queries that clients ask of system tables, which are the only ones rewritten here: over a user's tables a second row
+//! must stay an error. EXISTS in a select list becomes a mark join, whatever it reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, JoinType};
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::Exists;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
+
+use tidemark_catalog::SYSTEM_SCHEMAS;
+
+/// Add with `SessionContext::add_analyzer_rule`.
+#[derive(Debug, Default)]
+pub struct SystemSubqueries {
+    made: AtomicUsize,
+}
+
+impl AnalyzerRule for SystemSubqueries {
+    fn name(&self) -> &str {
+        "system_subqueries"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_up_with_subqueries(|node| self.rewrite(node)).data()
+    }
+}
+
+impl SystemSubqueries {
+    fn rewrite(&self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        match node {
+            LogicalPlan::Projection(projection) => {
+                let mut input = projection.input.as_ref().clone();
+                let mut changed = false;
+                let mut exprs = Vec::with_capacity(projection.expr.len());
+                for expr in &projection.expr {
+                    let name = expr.schema_name().to_string();
+                    let new = self.extract(expr.clone(), &mut input, true)?;
+                    changed |= new.transformed;
+                    exprs.push(if new.transformed { new.data.alias_if_changed(name)? } else { new.data });
+                }
+                if !changed {
+                    return Ok(Transformed::no(LogicalPlan::Projection(projection)));
+                }
+                Ok(Transformed::yes(LogicalPlanBuilder::from(input).project(exprs)?.build()?))
+            }
+            LogicalPlan::Filter(filter) => {
+                let mut input = filter.input.as_ref().clone();
+                // DataFusion has EXISTS in a filter itself.
+                let new = self.extract(filter.predicate.clone(), &mut input, false)?;
+                if !new.transformed {
+                    return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+                }
+                let columns = filter.input.schema().columns().into_iter().map(Expr::from);
+                Ok(Transformed::yes(LogicalPlanBuilder::from(input).filter(new.data)?.project(columns)?.build()?))
+            }
+            other => Ok(Transformed::no(other)),
+        }
+    }
+
+    /// Takes the subqueries out of `expr` and joins them to `input`.
+    fn extract(&self, expr: Expr, input: &mut LogicalPlan, exists_too: bool) -> Result<Transformed<Expr>> {
+        expr.transform_down(|expr| match &expr {
+            Expr::ScalarSubquery(subquery) if wants_join(subquery)? => {
+                Ok(match self.join(subquery, input, JoinType::Left)? {
+                    Some(column) => Transformed::new(column, true, TreeNodeRecursion::Jump),
+                    None => Transformed::no(expr),
+                })
+            }
+            Expr::Exists(Exists { subquery, negated }) if exists_too => {
+                Ok(match self.join(subquery, input, JoinType::LeftMark)? {
+                    Some(mark) if *negated => Transformed::new(not(mark), true, TreeNodeRecursion::Jump),
+                    Some(mark) => Transformed::new(mark, true, TreeNodeRecursion::Jump),
+                    None => Transformed::no(expr),
+                })
+            }
+            _ => Ok(Transformed::no(expr)),
+        })
+    }
+
+    /// Joins the subquery to `input`; returns the column that has its value. `None`: it has to stay.
+    fn join(&self, subquery: &Subquery, input: &mut LogicalPlan, join_type: JoinType) -> Result<Option<Expr>> {
+        let mark = join_type == JoinType::LeftMark;
+        let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(mark);
+        let inner = subquery.subquery.as_ref().clone().rewrite(&mut pull_up).data()?;
+        if !pull_up.can_pull_up {
+            return Ok(None);
+        }
+        let alias = format!("__system_sq_{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
+        // Each under a name of its own: two tables of the subquery may both have an `oid`.
+        let renamed: BTreeMap<&Column, String> =
+            correlated.iter().enumerate().map(|(i, column)| (column, format!("k{i}"))).collect();
+        let value = Expr::from(inner.schema().columns()[0].clone()).alias("v");
+        let keys = renamed.iter().map(|(column, name)| Expr::from((*column).clone()).alias(name));
+        let columns: Vec<Expr> = std::iter::once(value).chain(keys).collect();
+        let right = LogicalPlanBuilder::from(inner).project(columns)?.alias(alias.as_str())?.build()?;
+        let on = match conjunction(pull_up.join_filters) {
+            Some(filter) => filter
+                .transform(|expr| match &expr {
+                    Expr::Column(column) if renamed.contains_key(column) => {
+                        let renamed = Column::new(Some(alias.as_str()), renamed[column].clone());
+                        Ok(Transformed::yes(Expr::Column(renamed)))
+                    }
+                    _ => Ok(Transformed::no(expr)),
+                })
+                .data()?,
+            None => lit(true),
+        };
+        *input = LogicalPlanBuilder::from(input.clone()).join_on(right, join_type, Some(on))?.build()?;
+        Ok(Some(Expr::Column(Column::new(Some(alias), if mark { "mark" } else { "v" }))))
+    }
+}
+
+/// Whether DataFusion would refuse this scalar subquery though catalog keys make it single-valued.
+fn wants_join(subquery: &Subquery) -> Result<bool> {
+    Ok(!subquery.outer_ref_columns.is_empty() && !is_aggregate(&subquery.subquery) && reads_only_system(&subquery.subquery)?)
+}
+
+fn is_aggregate(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(p) => is_aggregate(&p.input),
+        LogicalPlan::SubqueryAlias(s) => is_aggregate(&s.input),
+        LogicalPlan::Filter(f) => is_aggregate(&f.input),
+        LogicalPlan::Aggregate(a) => a.group_expr.is_empty(),
+        _ => false,
+    }
+}
+
+fn reads_only_system(plan: &LogicalPlan) -> Result<bool> {
+    let user = plan.exists(|node| {
+        Ok(match node {
+            LogicalPlan::TableScan(scan) => {
+                !scan.table_name.schema().is_some_and(|s| SYSTEM_SCHEMAS.iter().any(|(_, name)| *name == s))
+            }
+            _ => false,
+        })
+    })?;
+    Ok(!user)
+}

@@ -1,0 +1,40 @@
+//! What psql, drivers and BI tools ask of the system: `pg_catalog`, `information_schema` and `tidemark`.
+//!
+//! ```text
+//!   SQL ──parse──▶ rewrite_statement ──plan──▶ system_table(..), functions(..) ──▶ rows
+//!                  (casts to regclass,             │
+//!                   ARRAY(SELECT ..), ..)          └── SystemContext: one Catalog version + SystemFacts
+//! ```
+//!
+//! Rows are computed when they are scanned: `relations.txt` says what columns a relation has, one builder fills it from the
+//! catalog, and Postgres' own rows (types, operators, casts) come from `datafusion-pg-catalog`.
+//!
+//! Architecture invariant: nothing here changes anything, and nothing here waits.
+
+mod array_functions;
+mod context;
+pub mod ddl;
+mod decorrelate;
+mod facts;
+mod function_list;
+mod functions;
+mod information_schema;
+mod pg_core;
+mod pg_proc;
+mod pg_views;
+mod relation;
+mod rewrite;
+mod rewrite_casts;
+mod static_tables;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod tidemark_schema;
+
+pub use context::SystemContext;
+pub use decorrelate::SystemSubqueries;
+pub use facts::*;
+pub use functions::functions;
+pub use pg_proc::registry_functions;
+pub use rewrite::rewrite_statement;
+pub use tables::{system_table, system_table_names};

@@ -1,0 +1,133 @@
+//! Schema `tidemark`: what runs and how it fares.
+
+use tidemark_catalog::{Object, ObjectKind};
+use tidemark_common::{Oid, Result};
+
+use super::context::SystemContext;
+use super::ddl;
+use super::facts::SettingFact;
+use super::relation::{Rows, row};
+
+pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
+    match name {
+        "objects" => object_rows(ctx, rows),
+        "jobs" => job_rows(ctx, rows),
+        "sources" => source_rows(ctx, rows),
+        "sinks" => sink_rows(ctx, rows),
+        "epochs" => {
+            for e in ctx.facts.epochs() {
+                row!(
+                    rows, epoch: e.epoch as i64, committed: e.committed, duration_ms: e.duration_ms,
+                    rows_in: e.rows_in, rows_out: e.rows_out, bytes: e.bytes,
+                );
+            }
+        }
+        "settings" => ctx.facts.settings().into_iter().for_each(|s| setting_row(s, rows)),
+        "tables" | "materialized_views" => stored_rows(name, ctx, rows),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn names<'a>(ctx: &'a SystemContext, object: &'a Object) -> (&'a str, &'a str) {
+    (ctx.schema_name(object.schema), &object.name)
+}
+
+fn setting_row(s: SettingFact, rows: &mut Rows) {
+    let changeable = match s.context.as_str() {
+        "user" => "by SET",
+        "internal" => "never",
+        _ => "at start",
+    };
+    row!(
+        rows, name: s.name, value: s.value, unit: s.unit, description: s.description, source: s.source,
+        changeable: changeable,
+    );
+}
+
+fn object_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects().filter(|o| o.schema != 0) {
+        let (schema, name) = names(ctx, object);
+        row!(
+            rows, oid: object.oid, schema_name: schema, name: name, kind: object.kind_name(),
+            owner: ctx.owner_name(object.owner), temporary: object.temporary, comment: object.comment.clone(),
+            depends_on: object.depends_on.iter().map(|o| i64::from(*o)).collect::<Vec<_>>(),
+            definition: ddl::show_create(&ctx.catalog, object),
+        );
+    }
+}
+
+fn job_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for job in ctx.facts.jobs() {
+        let (schema, name) = ctx.catalog.get(job.object).map_or(("", ""), |o| names(ctx, o));
+        let progress = match (job.rows_done, job.rows_total) {
+            _ if job.state == "done" => Some(1.0),
+            (Some(done), Some(total)) if total > 0 => Some((done as f64 / total as f64).min(1.0)),
+            _ => None,
+        };
+        row!(
+            rows, id: job.id, name: name, schema_name: schema, kind: job.kind, state: job.state,
+            rows_done: job.rows_done, rows_total: job.rows_total, progress: progress, started: job.started,
+            error: job.error,
+        );
+    }
+}
+
+/// Facts of a source or sink that is in the catalog: one created or dropped this moment may be in only one of them.
+fn fact_of<T>(facts: Vec<T>, oid: Oid, oid_of: impl Fn(&T) -> Oid) -> Option<T> {
+    facts.into_iter().find(|f| oid_of(f) == oid)
+}
+
+fn source_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let ObjectKind::Source(source) = &object.kind else { continue };
+        let (schema, name) = names(ctx, object);
+        let fact = fact_of(ctx.facts.sources(), object.oid, |f| f.oid).unwrap_or_default();
+        let state = if fact.state.is_empty() { "starting" } else { &fact.state };
+        row!(
+            rows, oid: object.oid, schema_name: schema, name: name,
+            connector: ddl::option(&source.options, "connector"), state: state, offsets: fact.offsets,
+            watermark: fact.watermark, rows: fact.rows, late_rows: fact.late_rows, bad_rows: fact.bad_rows,
+            lag_rows: fact.lag_rows, lag_seconds: fact.lag_seconds, error: fact.error,
+        );
+    }
+}
+
+fn sink_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let ObjectKind::Sink(sink) = &object.kind else { continue };
+        let (schema, name) = names(ctx, object);
+        let fact = fact_of(ctx.facts.sinks(), object.oid, |f| f.oid).unwrap_or_default();
+        let state = if fact.state.is_empty() { "starting" } else { &fact.state };
+        row!(
+            rows, oid: object.oid, schema_name: schema, name: name,
+            connector: ddl::option(&sink.options, "connector"), state: state,
+            delivered_epoch: fact.delivered_epoch.map(|e| e as i64), epochs_behind: fact.epochs_behind as i64,
+            rows: fact.rows, pending_rows: fact.pending_rows, pending_bytes: fact.pending_bytes, error: fact.error,
+        );
+    }
+}
+
+fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let (schema, name) = names(ctx, object);
+        let size = ctx.facts.size(object.oid);
+        let (count, bytes) = (size.as_ref().map(|s| s.rows), size.as_ref().map(|s| s.bytes));
+        match (table, &object.kind) {
+            ("tables", ObjectKind::Table(_)) => row!(
+                rows, oid: object.oid, schema_name: schema, name: name, rows: count, bytes: bytes,
+                temporary: object.temporary,
+            ),
+            ("materialized_views", ObjectKind::MaterializedView(view)) => {
+                let backfill = ctx.facts.jobs().into_iter().find(|j| j.object == object.oid && j.state != "done");
+                row!(
+                    rows, oid: object.oid, schema_name: schema, name: name,
+                    state: backfill.map_or_else(|| "live".into(), |j| format!("{} {}", j.kind, j.state)), rows: count,
+                    bytes: bytes, emit: if view.emit_on_window_close { "on window close" } else { "changes" },
+                    append_only: view.append_only, definition: &view.query,
+                );
+            }
+            _ => {}
+        }
+    }
+}
