@@ -23,7 +23,8 @@ pub enum Statement {
     Subscribe(Subscribe),
     /// `DROP SOURCE | SINK | MATERIALIZED VIEW [IF EXISTS] a, b [CASCADE | RESTRICT]`
     Drop(Drop),
-    /// `ALTER SOURCE | SINK | MATERIALIZED VIEW name ...`
+    /// `ALTER SOURCE | SINK | MATERIALIZED VIEW name ...`; also what `sqlparser` has not of VIEW, SEQUENCE, DATABASE, and
+    /// `ALTER TABLE name SET SCHEMA`.
     Alter(Alter),
     /// `SHOW TABLES | VIEWS | SOURCES | ... [FROM schema] [LIKE 'pattern']`
     ShowObjects(ShowObjects),
@@ -37,6 +38,11 @@ pub enum Statement {
     Comment(Comment),
     /// `CANCEL JOB id | name`
     CancelJob(String),
+    /// `REFRESH MATERIALIZED VIEW name`: nothing to do, for a view that exists is up to date.
+    Refresh(ast::ObjectName),
+    /// What Postgres needs and Tidemark does by itself; the command's tag. VACUUM, ANALYZE, CHECKPOINT, REINDEX, CLUSTER,
+    /// SET CONSTRAINTS.
+    NoOp(&'static str),
     /// Nothing between two semicolons.
     Empty,
 }
@@ -172,6 +178,8 @@ pub enum AlterAction {
     Set(WithOptions),
     Pause,
     Resume,
+    /// `ALTER SEQUENCE name RESTART [WITH value]`
+    Restart(Option<i64>),
 }
 
 #[derive(Debug, Clone, PartialEq)]

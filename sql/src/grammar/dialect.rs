@@ -8,7 +8,7 @@
 use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use datafusion::sql::sqlparser::ast::{Expr, Function, FunctionArguments, Ident, ObjectName, Statement};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Function, FunctionArguments, Ident, ObjectName, Statement};
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -108,6 +108,7 @@ impl Dialect for TidemarkDialect {
         supports_create_table_like_parenthesized,
         supports_select_wildcard_with_alias,
         supports_comma_separated_trim,
+        supports_geometric_types,
     );
 
     yes!(
@@ -138,6 +139,7 @@ impl Dialect for TidemarkDialect {
         let name = word.to_ident(first.span);
         let called = second.token == Token::LParen;
         match keyword {
+            kw if CLAUSES.contains(kw) => Some(parser.expected("an expression", parser.peek_token())),
             Keyword::TABLE if is_argument(parser) => Some(parse_table_argument(parser, name)),
             Keyword::INTERVAL if !is_literal(&second.token) => Some(parse_name_or_call(parser, name)),
             Keyword::STRUCT if !called && second.token != Token::Lt => Some(parse_name_or_call(parser, name)),
@@ -151,8 +153,39 @@ impl Dialect for TidemarkDialect {
         }
     }
 
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _precedence: u8) -> Option<Result<Expr, ParserError>> {
+        if parser.parse_keywords(&[Keyword::BETWEEN, Keyword::SYMMETRIC]) {
+            return Some(self.parse_symmetric(parser, expr, false));
+        }
+        if parser.parse_keywords(&[Keyword::NOT, Keyword::BETWEEN, Keyword::SYMMETRIC]) {
+            return Some(self.parse_symmetric(parser, expr, true));
+        }
+        None
+    }
+
     fn parse_statement(&self, _parser: &mut Parser) -> Option<Result<Statement, ParserError>> {
         self.spend().err().map(Err)
+    }
+}
+
+impl TidemarkDialect {
+    /// `x BETWEEN SYMMETRIC a AND b` is x between the smaller and the larger of a and b.
+    fn parse_symmetric(&self, parser: &mut Parser, expr: &Expr, negated: bool) -> Result<Expr, ParserError> {
+        let precedence = self.prec_value(Precedence::Between);
+        let first = parser.parse_subexpr(precedence)?;
+        parser.expect_keyword_is(Keyword::AND)?;
+        let second = parser.parse_subexpr(precedence)?;
+        let between = |low: &Expr, high: &Expr| Expr::Between {
+            expr: Box::new(expr.clone()),
+            negated,
+            low: Box::new(low.clone()),
+            high: Box::new(high.clone()),
+        };
+        Ok(Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(between(&first, &second)),
+            op: if negated { BinaryOperator::And } else { BinaryOperator::Or },
+            right: Box::new(between(&second, &first)),
+        })))
     }
 }
 
@@ -170,6 +203,20 @@ const CALLED: [Keyword; 12] = [
     Keyword::SUBSTRING,
     Keyword::OVERLAY,
     Keyword::TRIM,
+];
+
+/// Words that end an expression's list and cannot begin an expression, though `sqlparser` takes them for names.
+const CLAUSES: [Keyword; 10] = [
+    Keyword::FROM,
+    Keyword::WHERE,
+    Keyword::GROUP,
+    Keyword::ORDER,
+    Keyword::HAVING,
+    Keyword::UNION,
+    Keyword::EXCEPT,
+    Keyword::INTERSECT,
+    Keyword::LIMIT,
+    Keyword::INTO,
 ];
 
 fn is_literal(token: &Token) -> bool {

@@ -1,8 +1,8 @@
 //! Text to statements.
 //!
 //! ```text
-//!   script ──scan──▶ pieces ──tokens──▶ tokens ──┬── source, view, sink, objects, show ──▶ ast::Parsed
-//!                                                └── postgres (sqlparser) ──balance──────▶
+//!   script ──scan──▶ pieces ──tokens, spelling──▶ tokens ──┬── source, view, sink, objects, show ──▶ ast::Parsed
+//!                                                          └── postgres (sqlparser), balance ───────▶
 //!
 //!   then, on the query of a statement, before it is planned:
 //!   windows  TUMBLE / HOP in FROM ──▶ plain SQL          casts  ::uuid, ::varchar(n), INTERVAL ..  ──▶ function calls
@@ -24,10 +24,12 @@ pub mod interval;
 mod objects;
 mod options;
 mod postgres;
+mod reserved;
 mod scan;
 mod show;
 mod sink;
 mod source;
+mod spelling;
 mod tokens;
 pub mod types;
 mod view;
@@ -84,9 +86,11 @@ fn statement(c: &mut Cursor) -> Result<Statement> {
     if let Some(statement) = own(c)? {
         return Ok(statement);
     }
-    let statement = balance::statement(postgres::parse(c)?);
-    Ok(Statement::Sql(Box::new(statement)))
+    Ok(Statement::Sql(Box::new(postgres::parse(c)?)))
 }
+
+/// Upkeep that Postgres asks for and that happens here by itself, and constraints, which are always immediate.
+const NO_OPS: [&str; 6] = ["VACUUM", "ANALYZE", "CHECKPOINT", "REINDEX", "CLUSTER", "SET CONSTRAINTS"];
 
 /// Tidemark's own statements, known by their first words.
 fn own(c: &mut Cursor) -> Result<Option<Statement>> {
@@ -103,7 +107,7 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
             None => return Ok(None),
         }
     } else if ahead.accept(&["ALTER"]) {
-        match objects::own_kind(&mut ahead) {
+        match objects::altered_kind(&mut ahead) {
             Some(kind) => Statement::Alter(objects::alter(&mut ahead, kind)?),
             None => return Ok(None),
         }
@@ -115,6 +119,10 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::Comment(objects::comment(&mut ahead)?)
     } else if ahead.accept(&["CANCEL", "JOB"]) {
         Statement::CancelJob(objects::cancel_job(&mut ahead)?)
+    } else if ahead.accept(&["REFRESH", "MATERIALIZED", "VIEW"]) {
+        Statement::Refresh(objects::refresh(&mut ahead)?)
+    } else if let Some(tag) = NO_OPS.into_iter().find(|tag| ahead.is(&tag.split(' ').collect::<Vec<_>>())) {
+        Statement::NoOp(tag)
     } else {
         return show::parse(&mut ahead);
     };

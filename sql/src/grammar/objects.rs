@@ -2,7 +2,7 @@
 
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use tidemark_common::Result;
+use tidemark_common::{Error, Result};
 
 use super::cursor::Cursor;
 use super::options;
@@ -52,7 +52,29 @@ pub(super) fn drop(c: &mut Cursor, object_type: ObjectType) -> Result<Drop> {
     Ok(Drop { object_type, if_exists, names, cascade })
 }
 
-/// After `ALTER SOURCE | SINK | MATERIALIZED VIEW`.
+/// The kind whose ALTER is ours, if the statement after `ALTER` is one that `sqlparser` has not.
+pub(super) fn altered_kind(c: &mut Cursor) -> Option<ObjectType> {
+    let mut ahead = c.within(c.at(), c.end());
+    let kind = any_kind(&mut ahead)?;
+    let mut action = ahead.within(ahead.at(), ahead.end());
+    action.accept(&["IF", "EXISTS"]);
+    let known = action.object_name().is_ok()
+        && match kind {
+            ObjectType::MaterializedView | ObjectType::Source | ObjectType::Sink | ObjectType::Sequence => true,
+            ObjectType::Table => action.is(&["SET", "SCHEMA"]),
+            ObjectType::View | ObjectType::Database => {
+                action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]) || action.is(&["SET", "SCHEMA"])
+            }
+            _ => false,
+        };
+    if known || own_kind(&mut c.within(c.at(), c.end())).is_some() {
+        *c = ahead;
+        return Some(kind);
+    }
+    None
+}
+
+/// After `ALTER kind`.
 pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
     let if_exists = c.accept(&["IF", "EXISTS"]);
     let name = c.object_name()?;
@@ -69,11 +91,40 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
         AlterAction::Pause
     } else if c.accept(&["RESUME"]) {
         AlterAction::Resume
+    } else if object_type == ObjectType::Sequence && c.accept(&["RESTART"]) {
+        c.accept(&["WITH"]);
+        AlterAction::Restart(if c.is_at_end() { None } else { Some(whole_number(c)?) })
+    } else if object_type == ObjectType::Sequence {
+        return Err(Error::unsupported("ALTER SEQUENCE can only RESTART, RENAME TO, OWNER TO and SET SCHEMA")
+            .with_hint("Drop the sequence and create it anew with other options.")
+            .with_position(c.position()));
     } else {
         return Err(c.unexpected("RENAME TO, SET SCHEMA, OWNER TO, SET (...), PAUSE or RESUME"));
     };
     c.expect_end()?;
     Ok(Alter { object_type, if_exists, name, action })
+}
+
+fn whole_number(c: &mut Cursor) -> Result<i64> {
+    let negative = c.accept_token(&Token::Minus);
+    let number = match c.peek(0) {
+        Token::Number(digits, _) => format!("{}{digits}", if negative { "-" } else { "" }).parse().ok(),
+        _ => None,
+    };
+    let number = number.ok_or_else(|| c.unexpected("a whole number"))?;
+    c.advance();
+    Ok(number)
+}
+
+/// After `REFRESH MATERIALIZED VIEW`.
+pub(super) fn refresh(c: &mut Cursor) -> Result<ObjectName> {
+    c.accept(&["CONCURRENTLY"]);
+    let name = c.object_name()?;
+    if !c.accept(&["WITH", "DATA"]) {
+        c.accept(&["WITH", "NO", "DATA"]);
+    }
+    c.expect_end()?;
+    Ok(name)
 }
 
 /// After `COMMENT ON`.

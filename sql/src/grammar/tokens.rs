@@ -26,7 +26,7 @@ impl<'a> Tokens<'a> {
                 .with_detail(e.message)
                 .with_position(tokens.position(e.location))
         })?;
-        tokens.list = without_blanks(list);
+        tokens.list = super::spelling::respell(without_blanks(list));
         Ok(tokens)
     }
 
@@ -52,8 +52,7 @@ impl<'a> Tokens<'a> {
     }
 
     pub fn index_at(&self, location: Location) -> Option<usize> {
-        let key = (location.line, location.column);
-        self.list.binary_search_by_key(&key, |t| (t.span.start.line, t.span.start.column)).ok()
+        self.list.iter().position(|token| token.span.start == location)
     }
 
     fn byte(&self, location: Location) -> usize {

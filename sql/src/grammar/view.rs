@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
 use super::cursor::{Cursor, is_word};
-use super::options;
+use super::{balance, error, options, reserved};
 use crate::ast::{CreateMaterializedView, Emit};
 
 /// After `CREATE [OR REPLACE] MATERIALIZED VIEW`.
@@ -46,7 +46,11 @@ pub(super) fn query(c: &Cursor) -> Result<(Box<Query>, String)> {
     let mut inner = c.within(c.at(), c.end());
     let query = inner.parse(|p| p.parse_query())?;
     inner.expect_end()?;
-    Ok((super::balance::query(query), c.tokens.slice(c.at(), c.end()).to_string()))
+    let query = balance::query(query);
+    if let Some(location) = reserved::first(query.as_ref()) {
+        return Err(error::unexpected_at(c.tokens, location));
+    }
+    Ok((query, c.tokens.slice(c.at(), c.end()).to_string()))
 }
 
 /// What may follow a view's query, in any order.
