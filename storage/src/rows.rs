@@ -132,6 +132,16 @@ impl RowCodec {
         Ok(())
     }
 
+    /// The bytes with which all rows start whose first columns are `values`, arrays of one row each.
+    pub fn encode_prefix(&self, values: &[ArrayRef]) -> Result<Vec<u8>> {
+        let mut prefix = Vec::new();
+        for (column, value) in self.columns.iter().zip(values) {
+            let value = if self.for_keys { normalized(value)? } else { Arc::clone(value) };
+            prefix.extend_from_slice(column.converter.convert_columns(&[value])?.row(0).data());
+        }
+        Ok(prefix)
+    }
+
     /// All columns of rows that this codec encoded.
     pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         let Some((converter, parser)) = &self.whole else { return Ok(Vec::new()) };
@@ -169,8 +179,11 @@ impl ColumnCodec {
     fn new(field: &FieldRef) -> Result<Self> {
         let data_type = field.data_type().clone();
         if !RowConverter::supports_fields(&[SortField::new(data_type.clone())]) {
-            return Err(Error::unsupported(format!("column \"{}\": values of type {data_type} cannot be stored", field.name()))
-                .with_hint("Cast it to a type that SQL can name."));
+            return Err(Error::unsupported(format!(
+                "column \"{}\": values of type {data_type} cannot be stored",
+                field.name()
+            ))
+            .with_hint("Cast it to a type that SQL can name."));
         }
         let converter = RowConverter::new(vec![SortField::new(data_type.clone())])?;
         let parser = converter.parser();
@@ -307,17 +320,27 @@ fn blocks_len(row: &[u8]) -> usize {
 }
 
 fn holds_floats(data_type: &DataType) -> bool {
+    holds(data_type, &|t| matches!(t, DataType::Float16 | DataType::Float32 | DataType::Float64))
+}
+
+/// Whether SQL's order and equality of values are those of their bytes; `for_keys`: in a codec for keys.
+pub(crate) fn orders_as_sql(data_type: &DataType, for_keys: bool) -> bool {
+    // '1 month' = '30 days', but they are kept apart.
+    !holds(data_type, &|t| matches!(t, DataType::Interval(_))) && (for_keys || !holds_floats(data_type))
+}
+
+/// Whether values of this type are, or contain, values of a type that `is` says.
+fn holds(data_type: &DataType, is: &dyn Fn(&DataType) -> bool) -> bool {
     match data_type {
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
         DataType::List(f)
         | DataType::LargeList(f)
         | DataType::ListView(f)
         | DataType::LargeListView(f)
         | DataType::FixedSizeList(f, _)
-        | DataType::Map(f, _) => holds_floats(f.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|f| holds_floats(f.data_type())),
-        DataType::Dictionary(_, values) => holds_floats(values),
-        _ => false,
+        | DataType::Map(f, _) => holds(f.data_type(), is),
+        DataType::Struct(fields) => fields.iter().any(|f| holds(f.data_type(), is)),
+        DataType::Dictionary(_, values) => holds(values, is),
+        other => is(other),
     }
 }
 
@@ -360,8 +383,6 @@ fn with_values<T: ArrowNativeType>(data: &ArrayData, f: impl Fn(T) -> T) -> data
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-
     use datafusion::arrow::array::*;
     use datafusion::arrow::datatypes::*;
     use expect_test::expect;
@@ -427,7 +448,13 @@ mod tests {
             Arc::new(fixed_list),
             Arc::new(dictionary),
             Arc::new(NullArray::new(3)),
-            Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(vec![Some([1, 2]), Some([3, 4]), None].into_iter(), 2).unwrap()),
+            Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(
+                    vec![Some([1, 2]), Some([3, 4]), None].into_iter(),
+                    2,
+                )
+                .unwrap(),
+            ),
             Arc::new(StringViewArray::from(vec![Some("a view of some text"), Some("v"), None])),
             Arc::new(UInt64Array::from(vec![Some(u64::MAX), Some(0), None])),
         ];
@@ -461,7 +488,7 @@ mod tests {
         }
         // Every column alone, so that each width is measured right.
         for last in 0..fields.len() {
-            assert_eq!(codec.decode_columns(&rows, &[last]).unwrap()[0], columns[last], "column {last}");
+            assert_eq!(&codec.decode_columns(&rows, &[last]).unwrap()[0], &columns[last], "column {last}");
         }
     }
 
@@ -495,7 +522,10 @@ mod tests {
         assert_ne!(exact.encode(&[a]).unwrap().row(0), exact.encode(&[b]).unwrap().row(0));
 
         let lists = |v: f32| -> ArrayRef {
-            Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(vec![None, Some(vec![Some(v)]), Some(vec![])]).slice(1, 2))
+            Arc::new(
+                ListArray::from_iter_primitive::<Float32Type, _, _>(vec![None, Some(vec![Some(v)]), Some(vec![])])
+                    .slice(1, 2),
+            )
         };
         let keys = RowCodec::for_keys(&[field(lists(0.0).data_type().clone())]).unwrap();
         let (x, y) = (keys.encode(&[lists(-0.0)]).unwrap(), keys.encode(&[lists(0.0)]).unwrap());
@@ -504,10 +534,18 @@ mod tests {
 
     #[test]
     fn bytes_order_as_values() {
-        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![None, Some(f64::NEG_INFINITY), Some(-1.5), Some(0.0), Some(1e300), Some(f64::NAN)]));
+        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![
+            None,
+            Some(f64::NEG_INFINITY),
+            Some(-1.5),
+            Some(0.0),
+            Some(1e300),
+            Some(f64::NAN),
+        ]));
         let codec = RowCodec::for_keys(&[field(DataType::Float64)]).unwrap();
         assert!(codec.encode(&[numbers]).unwrap().iter().is_sorted());
-        let texts: ArrayRef = Arc::new(StringArray::from(vec![None, Some(""), Some("a"), Some("a\0"), Some("aa"), Some("b")]));
+        let texts: ArrayRef =
+            Arc::new(StringArray::from(vec![None, Some(""), Some("a"), Some("a\0"), Some("aa"), Some("b")]));
         let codec = RowCodec::new(&[field(DataType::Utf8)]).unwrap();
         assert!(codec.encode(&[texts]).unwrap().iter().is_sorted());
     }
@@ -524,6 +562,5 @@ mod tests {
         let codec = RowCodec::new(&[Arc::clone(&uuids)]).unwrap();
         let decoded = codec.decode(codec.encode(&[new_null_array(uuids.data_type(), 1)]).unwrap().iter()).unwrap();
         assert_eq!(decoded[0].data_type(), uuids.data_type());
-        let _: &HashMap<String, String> = uuids.metadata();
     }
 }

@@ -1,0 +1,149 @@
+//! Reading a collection: entries of RocksDB, a chunk at a time, into record batches of the columns asked for.
+//!
+//! [`CollectionScan::next_delta`] yields each row of a multiset once, with its weight, and can be resumed by key;
+//! the iterator repeats rows by their weight, as a SELECT shows them.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Int64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::SchemaRef;
+use tidemark_common::{Delta, Error, Result};
+
+use super::{Collection, Layout, weight_of};
+use crate::keys::Key;
+use crate::snapshot::{Chunk, Scan};
+use crate::value;
+
+#[derive(Debug)]
+pub struct CollectionScan {
+    collection: Arc<Collection>,
+    scan: Scan,
+    columns: Vec<usize>,
+    /// Of the batches it yields.
+    schema: SchemaRef,
+    batch_size: usize,
+    chunk: Chunk,
+    last_key: Option<Vec<u8>>,
+    /// Rows of a multiset that the iterator has not shown often enough yet.
+    repeats: Option<Repeats>,
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Repeats {
+    batch: RecordBatch,
+    weights: Int64Array,
+    row: usize,
+    /// How often `row` was shown.
+    shown: i64,
+}
+
+impl CollectionScan {
+    pub(super) fn new(
+        collection: Arc<Collection>,
+        scan: Scan,
+        columns: Vec<usize>,
+        schema: SchemaRef,
+        batch_size: usize,
+    ) -> Self {
+        let batch_size = batch_size.max(1);
+        let chunk = Chunk::default();
+        Self { collection, scan, columns, schema, batch_size, chunk, last_key: None, repeats: None, failed: false }
+    }
+
+    /// The schema of the batches.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The last key that [`CollectionScan::next_delta`] has yielded; a scan of a range [`after`](super::KeyRange::after) it,
+    /// of this or a later snapshot, goes on from there.
+    pub fn resume_key(&self) -> Option<&[u8]> {
+        self.last_key.as_deref()
+    }
+
+    /// The next rows with their weights (`None` unless a multiset has some more than once).
+    pub fn next_delta(&mut self) -> Result<Option<Delta>> {
+        if !self.scan.fill(&mut self.chunk, self.batch_size)? {
+            return Ok(None);
+        }
+        let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode().len();
+        let keys: Vec<&[u8]> = (0..self.chunk.len()).map(|i| &self.chunk.key(i)[prefix..]).collect();
+        let mut values = Vec::with_capacity(keys.len());
+        for i in 0..self.chunk.len() {
+            values.push(value::unframe(self.chunk.value(i))?);
+        }
+        let batch = self.collection.decode(&keys, &values, &self.columns, &self.schema)?;
+        let weights = match self.collection.layout {
+            Layout::Multiset => {
+                let weights = values.iter().map(|v| weight_of(v)).collect::<Result<Vec<_>>>()?;
+                weights.iter().any(|&w| w != 1).then(|| Int64Array::from(weights))
+            }
+            Layout::Keyed { .. } | Layout::Sequence => None,
+        };
+        self.last_key = keys.last().map(|key| key.to_vec());
+        Ok(Some(Delta::new(batch, weights)))
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(repeats) = &mut self.repeats {
+                if let Some(batch) = repeats.next_batch(self.batch_size)? {
+                    return Ok(Some(batch));
+                }
+                self.repeats = None;
+            }
+            match self.next_delta()? {
+                None => return Ok(None),
+                Some(Delta { batch, weights: None }) => return Ok(Some(batch)),
+                Some(Delta { batch, weights: Some(weights) }) => {
+                    self.repeats = Some(Repeats { batch, weights, row: 0, shown: 0 });
+                }
+            }
+        }
+    }
+}
+
+impl Repeats {
+    fn next_batch(&mut self, batch_size: usize) -> Result<Option<RecordBatch>> {
+        let mut rows: Vec<u32> = Vec::new();
+        while self.row < self.batch.num_rows() && rows.len() < batch_size {
+            let left = self.weights.value(self.row) - self.shown;
+            let room = i64::try_from(batch_size - rows.len()).unwrap_or(i64::MAX);
+            let now = left.min(room);
+            let row = u32::try_from(self.row).map_err(|_| Error::internal("a batch of more than 4 billion rows"))?;
+            rows.extend(std::iter::repeat_n(row, usize::try_from(now).unwrap_or(0)));
+            self.shown += now;
+            if now == left {
+                (self.row, self.shown) = (self.row + 1, 0);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        if self.batch.num_columns() == 0 {
+            return Ok(Some(without_columns(&self.batch, rows.len())?));
+        }
+        Ok(Some(take_record_batch(&self.batch, &UInt32Array::from(rows))?))
+    }
+}
+
+fn without_columns(batch: &RecordBatch, rows: usize) -> Result<RecordBatch> {
+    let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)?)
+}
+
+impl Iterator for CollectionScan {
+    type Item = Result<RecordBatch>;
+
+    /// After an error comes nothing more.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_batch();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}

@@ -1,0 +1,123 @@
+//! Cutting a collection into ranges of about the same size, without reading it.
+//!
+//! Keys to cut at are found by halving: the key half-way between two known ones (as numbers) is looked for, the one that is
+//! really there becomes known, and the interval that holds the most bytes on disk is halved next.
+
+use tidemark_common::Result;
+
+use super::{Collection, KeyRange};
+use crate::keys::Key;
+use crate::snapshot::Snapshot;
+
+/// Fewer rows are not worth a second scan.
+const MIN_ROWS: u64 = 16 * 1024;
+/// Intervals looked at for each range wanted.
+const SAMPLES: usize = 8;
+
+/// Encoded keys from `from` to before `to`.
+struct Interval {
+    from: Vec<u8>,
+    to: Vec<u8>,
+    bytes: u64,
+    /// No key was found inside.
+    solid: bool,
+}
+
+pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> Result<Vec<KeyRange>> {
+    let rows = collection.row_count(snapshot)?;
+    let n = n.min(usize::try_from(rows / MIN_ROWS).unwrap_or(usize::MAX).max(1));
+    let span = Key::rows(collection.id);
+    let (Some(first), Some(last)) = (snapshot.first(&span.start, &span.end)?, snapshot.last(&span.start, &span.end)?)
+    else {
+        return Ok(vec![KeyRange::full()]);
+    };
+    let whole = Interval::new(snapshot, first.0, [last.0.as_slice(), &[0]].concat());
+    let intervals = if n > 1 { sample(snapshot, whole, n * SAMPLES)? } else { vec![whole] };
+    let cuts = balance(&intervals, n);
+    let prefix = span.start.len();
+    let mut ranges = Vec::with_capacity(cuts.len() + 1);
+    let mut from = Vec::new();
+    for cut in cuts {
+        let key = cut[prefix..].to_vec();
+        ranges.push(KeyRange { from: std::mem::replace(&mut from, key.clone()), to: Some(key) });
+    }
+    ranges.push(KeyRange { from, to: None });
+    Ok(ranges)
+}
+
+impl Interval {
+    fn new(snapshot: &Snapshot, from: Vec<u8>, to: Vec<u8>) -> Self {
+        let bytes = snapshot.approximate_bytes(&from, &to);
+        Self { from, to, bytes, solid: false }
+    }
+}
+
+/// Halves intervals until there are `wanted`, or all are solid. In the order of keys.
+fn sample(snapshot: &Snapshot, whole: Interval, wanted: usize) -> Result<Vec<Interval>> {
+    let mut intervals = vec![whole];
+    while intervals.len() < wanted {
+        // What is only in memory has no known size: then the widest goes first, by being cut the least often.
+        let biggest = (0..intervals.len()).filter(|&i| !intervals[i].solid).max_by_key(|&i| {
+            let interval = &intervals[i];
+            (interval.bytes, width(&interval.from, &interval.to))
+        });
+        let Some(at) = biggest else { break };
+        let interval = &mut intervals[at];
+        let middle = halfway(&interval.from, &interval.to);
+        match snapshot.first(&middle, &interval.to)? {
+            Some((key, _)) if key > interval.from => {
+                let upper = Interval::new(snapshot, key.clone(), std::mem::replace(&mut interval.to, key));
+                *interval = Interval::new(snapshot, std::mem::take(&mut interval.from), upper.from.clone());
+                intervals.insert(at + 1, upper);
+            }
+            // The upper half is empty: go on with the lower one, unless it is as narrow as can be.
+            _ if middle > interval.from && middle < interval.to => interval.to = middle,
+            _ => interval.solid = true,
+        }
+    }
+    Ok(intervals)
+}
+
+/// Keys at which to cut into at most `n` parts of about the same number of bytes, or of intervals where bytes are unknown.
+fn balance(intervals: &[Interval], n: usize) -> Vec<Vec<u8>> {
+    let known = intervals.iter().all(|i| i.bytes > 0);
+    let size = |i: &Interval| if known { i.bytes } else { 1 };
+    let total: u64 = intervals.iter().map(size).sum();
+    let mut cuts = Vec::new();
+    let mut sum = 0;
+    for interval in intervals {
+        let part = total * (cuts.len() as u64 + 1) / n as u64;
+        if sum >= part && cuts.len() + 1 < n && sum > 0 {
+            cuts.push(interval.from.clone());
+        }
+        sum += size(interval);
+    }
+    cuts
+}
+
+/// Bytes in front of the number that a pair of keys differs by, and that number's first bytes.
+fn numbers(from: &[u8], to: &[u8]) -> (usize, u128, u128) {
+    let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+    let number = |key: &[u8]| {
+        let mut bytes = [0; 16];
+        let rest = &key[common.min(key.len())..];
+        let len = rest.len().min(15);
+        bytes[1..=len].copy_from_slice(&rest[..len]);
+        u128::from_be_bytes(bytes)
+    };
+    (common, number(from), number(to))
+}
+
+fn halfway(from: &[u8], to: &[u8]) -> Vec<u8> {
+    let (common, a, b) = numbers(from, to);
+    let middle = a + (b - a) / 2;
+    let mut key = to[..common].to_vec();
+    key.extend_from_slice(&middle.to_be_bytes()[1..]);
+    key
+}
+
+/// Comparable between intervals: how far apart the keys are, those that differ earlier the farther.
+fn width(from: &[u8], to: &[u8]) -> (std::cmp::Reverse<usize>, u128) {
+    let (common, a, b) = numbers(from, to);
+    (std::cmp::Reverse(common), b - a)
+}

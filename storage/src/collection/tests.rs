@@ -1,0 +1,456 @@
+//! Collections against models: a `BTreeMap` gets the same deltas, and every scan must show what it holds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, StringArray};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
+use expect_test::expect;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tidemark_common::Delta;
+use tidemark_common::types::SqlType;
+
+use super::*;
+use crate::commit::EpochCommit;
+use crate::store::{Store, StoreOptions};
+
+const ID: StateId = StateId::new(16384, 0);
+
+/// (k1, k2, text): the key is (k2, k1), out of the schema's order.
+type Row = (i32, Option<String>, Option<String>);
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("k1", DataType::Int32, false),
+        SqlType::Uuid.to_field("k2", true),
+        Field::new("v", DataType::Utf8, true),
+    ]))
+}
+
+fn keyed() -> Layout {
+    Layout::Keyed { key: vec![1, 0] }
+}
+
+fn collection(layout: Layout) -> Arc<Collection> {
+    Arc::new(Collection::new(ID, schema(), layout).unwrap().with_name("public.t"))
+}
+
+fn batch(rows: &[Row]) -> RecordBatch {
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            Arc::new(rows.iter().map(|r| Some(r.0)).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|r| r.1.clone()).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|r| r.2.clone()).collect::<StringArray>()),
+        ],
+    )
+    .unwrap()
+}
+
+fn delta(rows: &[(Row, i64)]) -> Delta {
+    let only: Vec<Row> = rows.iter().map(|r| r.0.clone()).collect();
+    let weights = rows.iter().any(|r| r.1 != 1).then(|| rows.iter().map(|r| r.1).collect::<Vec<_>>().into());
+    Delta::new(batch(&only), weights)
+}
+
+fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+    let text = |column: usize, i: usize| {
+        let column = batch.column(column).as_string::<i32>();
+        column.is_valid(i).then(|| column.value(i).to_string())
+    };
+    (0..batch.num_rows())
+        .map(|i| (batch.column(0).as_primitive::<Int32Type>().value(i), text(1, i), text(2, i)))
+        .collect()
+}
+
+fn scanned(collection: &Arc<Collection>, snapshot: &Arc<Snapshot>, range: &KeyRange, batch_size: usize) -> Vec<Row> {
+    let scan = collection.scan(snapshot, None, range, batch_size).unwrap();
+    let mut rows = Vec::new();
+    for batch in scan {
+        let batch = batch.unwrap();
+        assert_eq!(&batch.schema(), collection.schema());
+        assert!(batch.num_rows() <= batch_size && batch.num_rows() > 0);
+        rows.extend(rows_of(&batch));
+    }
+    rows
+}
+
+fn open(dir: &Path) -> Arc<Store> {
+    let options = StoreOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 16, sync: false };
+    Store::open(dir, &options).unwrap()
+}
+
+fn finish(store: &Store, commit: EpochCommit) -> Arc<Snapshot> {
+    store.commit(commit, store.epoch() + 1, false).unwrap()
+}
+
+fn random_row(rng: &mut StdRng) -> Row {
+    let k2 = [None, Some(""), Some("a"), Some("ab"), Some("b")][rng.random_range(0..5)];
+    let v = [None, Some("x"), Some("y"), Some("a value too long for the small blocks of the row format")]
+        [rng.random_range(0..4)];
+    (rng.random_range(-3..4), k2.map(String::from), v.map(String::from))
+}
+
+fn key_of_row(row: &Row) -> (Option<String>, i32) {
+    (row.1.clone(), row.0)
+}
+
+/// Changes of keyed rows, with detours that cancel out. The net leaves at most one row a key.
+fn keyed_changes(rng: &mut StdRng, model: &mut BTreeMap<(Option<String>, i32), Row>) -> Vec<(Row, i64)> {
+    let mut changes = Vec::new();
+    for _ in 0..rng.random_range(0..12) {
+        let row = random_row(rng);
+        let before = model.get(&key_of_row(&row)).cloned();
+        if let Some(old) = before {
+            changes.push((old, -1));
+            model.remove(&key_of_row(&row));
+        }
+        if rng.random_bool(0.7) {
+            changes.push((row.clone(), 1));
+            model.insert(key_of_row(&row), row);
+        }
+    }
+    if rng.random_bool(0.3) {
+        changes.reverse(); // only the net counts
+    }
+    changes
+}
+
+fn multiset_changes(rng: &mut StdRng, model: &mut BTreeMap<Row, i64>) -> Vec<(Row, i64)> {
+    let mut changes = Vec::new();
+    for _ in 0..rng.random_range(0..12) {
+        let row = random_row(rng);
+        let there = model.entry(row.clone()).or_default();
+        let weight = rng.random_range(-*there..=3);
+        if weight != 0 {
+            *there += weight;
+            changes.push((row, weight));
+        }
+    }
+    model.retain(|_, weight| *weight != 0);
+    if rng.random_bool(0.3) {
+        changes.reverse();
+    }
+    changes
+}
+
+/// What a scan must show, given all changes so far.
+enum Model {
+    Keyed(BTreeMap<(Option<String>, i32), Row>),
+    Sequence(Vec<Row>),
+    Multiset(BTreeMap<Row, i64>),
+}
+
+impl Model {
+    fn changes(&mut self, rng: &mut StdRng) -> Vec<(Row, i64)> {
+        match self {
+            Model::Keyed(model) => keyed_changes(rng, model),
+            Model::Multiset(model) => multiset_changes(rng, model),
+            Model::Sequence(model) => {
+                let changes: Vec<(Row, i64)> =
+                    (0..rng.random_range(0..9)).map(|_| (random_row(rng), rng.random_range(1..3))).collect();
+                for (row, weight) in &changes {
+                    model.extend(std::iter::repeat_n(row.clone(), *weight as usize));
+                }
+                changes
+            }
+        }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        match self {
+            Model::Keyed(model) => model.values().cloned().collect(),
+            Model::Sequence(model) => model.clone(),
+            Model::Multiset(model) => {
+                model.iter().flat_map(|(row, weight)| std::iter::repeat_n(row.clone(), *weight as usize)).collect()
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Model::Keyed(model) => model.clear(),
+            Model::Sequence(model) => model.clear(),
+            Model::Multiset(model) => model.clear(),
+        }
+    }
+}
+
+fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let mut writer = CollectionWriter::new(collection(layout.clone()), budget);
+    for epoch in 0..60 {
+        let snapshot = store.snapshot();
+        let mut commit = store.begin();
+        for _ in 0..rng.random_range(0..4) {
+            writer.apply(&snapshot, &delta(&model.changes(&mut rng)), &mut commit).unwrap();
+            if rng.random_bool(0.03) {
+                writer.truncate(&snapshot, &mut commit).unwrap();
+                model.clear();
+            }
+        }
+        assert_eq!(writer.row_count(&snapshot).unwrap(), model.rows().len() as u64);
+        if let Model::Keyed(model) = &model {
+            check_current(&mut rng, &mut writer, &snapshot, model);
+        }
+        let snapshot = finish(&store, commit);
+        let collection = writer.collection();
+        let size = rng.random_range(1..9);
+        assert_eq!(scanned(collection, &snapshot, &KeyRange::full(), size), model.rows(), "epoch {epoch}");
+        assert_eq!(collection.row_count(&snapshot).unwrap(), model.rows().len() as u64);
+        if epoch % 25 == 24 {
+            drop((store, snapshot));
+            store = open(dir.path());
+            writer = CollectionWriter::new(Arc::clone(writer.collection()), budget);
+        }
+    }
+}
+
+/// Before the commit, `current` already shows what was applied.
+fn check_current(
+    rng: &mut StdRng,
+    writer: &mut CollectionWriter,
+    snapshot: &Arc<Snapshot>,
+    model: &BTreeMap<(Option<String>, i32), Row>,
+) {
+    let wanted: Vec<Row> = (0..5).map(|_| random_row(rng)).collect();
+    let keys = writer.collection().key_of(&batch(&wanted)).unwrap();
+    let keys: Vec<&[u8]> = keys.iter().collect();
+    let found = writer.current(snapshot, &keys).unwrap();
+    let rows = rows_of(&found.batch);
+    for (row, at) in wanted.iter().zip(&found.found) {
+        assert_eq!(at.map(|at| &rows[at]), model.get(&key_of_row(row)));
+    }
+}
+
+#[test]
+fn layouts_hold_what_their_deltas_say() {
+    for seed in 0..4 {
+        for budget in [0, 1500, 1 << 20] {
+            run(seed, keyed(), Model::Keyed(BTreeMap::new()), budget);
+            run(seed, Layout::Sequence, Model::Sequence(Vec::new()), budget);
+            run(seed, Layout::Multiset, Model::Multiset(BTreeMap::new()), budget);
+        }
+    }
+}
+
+fn row(k1: i32, k2: &str, v: &str) -> Row {
+    (k1, Some(k2.to_string()), Some(v.to_string()))
+}
+
+/// One epoch with these changes.
+fn written(layout: Layout, changes: &[(Row, i64)]) -> (tempfile::TempDir, Arc<Store>, Arc<Collection>, Arc<Snapshot>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let collection = collection(layout);
+    let mut commit = store.begin();
+    let mut writer = CollectionWriter::new(Arc::clone(&collection), 1 << 20);
+    writer.apply(&store.snapshot(), &delta(changes), &mut commit).unwrap();
+    let snapshot = finish(&store, commit);
+    (dir, store, collection, snapshot)
+}
+
+#[test]
+fn bytes_are_pinned() {
+    let mut text = String::new();
+    for layout in [keyed(), Layout::Sequence, Layout::Multiset] {
+        let (_dir, _store, _, snapshot) = written(layout.clone(), &[(row(1, "a", "x"), 1)]);
+        text.push_str(&format!("{layout:?}\n"));
+        for entry in snapshot.scan(&[0x30], &[0x40]) {
+            let (key, value) = entry.unwrap();
+            let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            text.push_str(&format!("  {} = {}\n", hex(&key), hex(&value)));
+        }
+    }
+    expect![[r#"
+        Keyed { key: [1, 0] }
+          30000040000000000002610000000000000001018000 = wrong
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn contradictions_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let cases: [(Layout, &[(Row, i64)]); 5] = [
+        (keyed(), &[(row(1, "a", "x"), 1), (row(1, "a", "y"), 1)]),
+        (keyed(), &[(row(1, "a", "x"), 2)]),
+        (keyed(), &[(row(9, "a", "x"), 1), (row(1, "a", "x"), -1)]),
+        (Layout::Multiset, &[(row(9, "a", "x"), 1), (row(1, "a", "x"), -1)]),
+        (Layout::Sequence, &[(row(1, "a", "x"), -1)]),
+    ];
+    for (layout, changes) in cases {
+        let mut writer = CollectionWriter::new(collection(layout), 1 << 20);
+        let mut commit = store.begin();
+        let error = writer.apply(&store.snapshot(), &delta(changes), &mut commit).unwrap_err();
+        assert_eq!(error.state(), SqlState::Internal);
+        assert!(error.message().starts_with("public.t: "), "{error}");
+        assert!(commit.is_empty());
+        assert_eq!(writer.row_count(&store.snapshot()).unwrap(), 0);
+    }
+    // What is contradictory in parts, but not as a whole, is fine.
+    let mut writer = CollectionWriter::new(collection(keyed()), 1 << 20);
+    let fine = [(row(1, "a", "x"), -1), (row(1, "a", "x"), 2), (row(2, "a", "x"), 1), (row(2, "a", "x"), -1)];
+    let mut commit = store.begin();
+    writer.apply(&store.snapshot(), &delta(&fine), &mut commit).unwrap();
+    assert_eq!(scanned(writer.collection(), &finish(&store, commit), &KeyRange::full(), 9), [row(1, "a", "x")]);
+}
+
+fn text(value: &str) -> ScalarValue {
+    ScalarValue::Utf8(Some(value.to_string()))
+}
+
+fn int(value: i32) -> ScalarValue {
+    ScalarValue::Int32(Some(value))
+}
+
+#[test]
+fn ranges_by_prefix_and_bounds() {
+    let mut changes: Vec<(Row, i64)> = Vec::new();
+    for k2 in ["a", "ab", "b"] {
+        changes.extend((-2..3).map(|k1| (row(k1, k2, "v"), 1)));
+    }
+    changes.push(((7, None, None), 1));
+    let (_dir, _store, collection, snapshot) = written(keyed(), &changes);
+    let keys = |range: KeyRange| -> String {
+        let rows = scanned(&collection, &snapshot, &range, 4);
+        rows.iter().map(|r| format!("{}{} ", r.1.as_deref().unwrap_or("-"), r.0)).collect()
+    };
+    use Bound::{Excluded, Included, Unbounded};
+    let bounded = |prefix: &[ScalarValue], lower: Bound<ScalarValue>, upper: Bound<ScalarValue>| {
+        keys(collection.bounded_range(prefix, lower.as_ref(), upper.as_ref()).unwrap())
+    };
+    assert_eq!(keys(collection.prefix_range(&[text("a")]).unwrap()), "a-2 a-1 a0 a1 a2 ");
+    assert_eq!(keys(collection.prefix_range(&[text("ab"), int(1)]).unwrap()), "ab1 ");
+    assert_eq!(keys(collection.prefix_range(&[ScalarValue::Utf8(None)]).unwrap()), "-7 ");
+    assert_eq!(keys(collection.prefix_range(&[text("zz")]).unwrap()), "");
+    assert_eq!(bounded(&[text("a")], Included(int(-1)), Excluded(int(2))), "a-1 a0 a1 ");
+    assert_eq!(bounded(&[text("a")], Excluded(int(-1)), Included(int(2))), "a0 a1 a2 ");
+    assert_eq!(bounded(&[text("b")], Excluded(int(0)), Unbounded), "b1 b2 ");
+    // NULL is within no bounds.
+    assert_eq!(bounded(&[], Unbounded, Excluded(text("ab"))), "a-2 a-1 a0 a1 a2 ");
+    assert_eq!(bounded(&[], Excluded(text("ab")), Unbounded), "b-2 b-1 b0 b1 b2 ");
+    assert_eq!(bounded(&[], Included(text("c")), Excluded(text("a"))), "");
+    // Another type with the same value is as good, one without is an error.
+    assert_eq!(keys(collection.prefix_range(&[text("ab"), ScalarValue::Int64(Some(1))]).unwrap()), "ab1 ");
+    assert!(collection.prefix_range(&[text("ab"), ScalarValue::Float64(Some(1.5))]).is_err());
+    assert!(collection.prefix_range(&[text("ab"), int(1), int(1)]).is_err());
+}
+
+#[test]
+fn ranges_over_values_that_do_not_order_as_bytes_hold_more() {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("f", DataType::Float64, true)]));
+    let set = Collection::new(ID, Arc::clone(&schema), Layout::Multiset).unwrap();
+    let zero = ScalarValue::Float64(Some(0.0));
+    assert_eq!(set.prefix_range(&[zero.clone()]).unwrap(), KeyRange::full());
+    assert_eq!(set.bounded_range(&[], Bound::Included(&zero), Bound::Unbounded).unwrap(), KeyRange::full());
+    let keyed = Collection::new(ID, Arc::clone(&schema), Layout::Keyed { key: vec![0] }).unwrap();
+    let minus =
+        keyed.key_of(&RecordBatch::try_new(schema, vec![Arc::new(Float64Array::from(vec![-0.0]))]).unwrap()).unwrap();
+    assert_eq!(keyed.prefix_range(&[zero]).unwrap().from, minus.row(0));
+}
+
+#[test]
+fn projections_and_counts() {
+    let changes = [(row(1, "a", "x"), 2), (row(2, "b", "y"), 1)];
+    let (_dir, _store, collection, snapshot) = written(Layout::Multiset, &changes);
+    let all = |columns: Vec<usize>| -> RecordBatch {
+        let scan = collection.scan(&snapshot, Some(columns), &KeyRange::full(), 2).unwrap();
+        let schema = Arc::clone(scan.schema());
+        concat_batches(&schema, &scan.map(|b| b.unwrap()).collect::<Vec<_>>()).unwrap()
+    };
+    let swapped = all(vec![2, 0]);
+    assert_eq!(swapped.schema().fields()[0].name(), "v");
+    assert_eq!(swapped.column(1).as_primitive::<Int32Type>().values(), &[1, 1, 2]);
+    let counted: usize =
+        collection.scan(&snapshot, Some(vec![]), &KeyRange::full(), 2).unwrap().map(|b| b.unwrap().num_rows()).sum();
+    assert_eq!(counted, 3);
+
+    let (_dir, _store, collection, snapshot) = written(keyed(), &[(row(1, "a", "x"), 1), (row(2, "b", "y"), 1)]);
+    for columns in [vec![0], vec![1], vec![2], vec![2, 1], vec![0, 2, 1], vec![]] {
+        let scan = collection.scan(&snapshot, Some(columns.clone()), &KeyRange::full(), 9).unwrap();
+        let batches: Vec<_> = scan.map(|b| b.unwrap()).collect();
+        assert_eq!(batches, [batch(&[row(1, "a", "x"), row(2, "b", "y")]).project(&columns).unwrap()]);
+    }
+}
+
+#[test]
+fn a_scan_goes_on_in_a_later_snapshot() {
+    let (_dir, store, collection, first) = written(Layout::Sequence, &[(row(1, "a", "x"), 5)]);
+    let mut scan = collection.scan(&first, Some(vec![0]), &KeyRange::full(), 3).unwrap();
+    assert_eq!(scan.next_delta().unwrap().unwrap().num_rows(), 3);
+    let resume = scan.resume_key().unwrap().to_vec();
+
+    let mut commit = store.begin();
+    let mut writer = CollectionWriter::new(Arc::clone(&collection), 1 << 20);
+    writer.apply(&first, &delta(&[(row(2, "a", "x"), 1)]), &mut commit).unwrap();
+    let second = finish(&store, commit);
+    let mut scan = collection.scan(&second, Some(vec![0]), &KeyRange::full().after(&resume), 10).unwrap();
+    let rest = scan.next_delta().unwrap().unwrap();
+    assert_eq!(rest.batch.column(0).as_primitive::<Int32Type>().values(), &[1, 1, 2]);
+    assert!(scan.next_delta().unwrap().is_none());
+}
+
+#[test]
+fn get_rows_finds_what_is_there() {
+    let (_dir, _store, collection, snapshot) = written(keyed(), &[(row(1, "a", "x"), 1), (row(2, "b", "y"), 1)]);
+    let wanted = batch(&[row(2, "b", "?"), row(3, "b", "?"), row(1, "a", "?"), row(2, "b", "?")]);
+    let keys = collection.key_of(&wanted).unwrap();
+    let found = collection.get_rows(&snapshot, &keys.iter().collect::<Vec<_>>()).unwrap();
+    assert_eq!(found.found, [Some(0), None, Some(1), Some(2)]);
+    assert_eq!(rows_of(&found.batch), [row(2, "b", "y"), row(1, "a", "x"), row(2, "b", "y")]);
+}
+
+fn numbers(rows: std::ops::Range<i64>) -> (SchemaRef, RecordBatch) {
+    let schema: SchemaRef =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("n", DataType::Int64, false)]));
+    let ids = Int64Array::from_iter_values(rows.clone());
+    let ns = Int64Array::from_iter_values(rows.map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64)));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ids), Arc::new(ns)]).unwrap();
+    (schema, batch)
+}
+
+#[test]
+fn split_ranges_hold_every_row_once_and_are_even() {
+    const ROWS: i64 = 100_000;
+    let (schema, batch) = numbers(0..ROWS);
+    for (layout, flush) in [
+        (Layout::Sequence, true),
+        (Layout::Sequence, false),
+        (Layout::Keyed { key: vec![0] }, true),
+        (Layout::Keyed { key: vec![1] }, false),
+        (Layout::Multiset, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions { sync: false, ..StoreOptions::default() }).unwrap();
+        let collection = Arc::new(Collection::new(ID, Arc::clone(&schema), layout.clone()).unwrap());
+        let empty = collection.split_ranges(&store.snapshot(), 4).unwrap();
+        assert_eq!(empty, [KeyRange::full()]);
+        let mut commit = store.begin();
+        let mut writer = CollectionWriter::new(Arc::clone(&collection), 1 << 20);
+        writer.apply(&store.snapshot(), &Delta::inserts(batch.clone()), &mut commit).unwrap();
+        let snapshot = finish(&store, commit);
+        if flush {
+            store.flush().unwrap();
+        }
+        let ranges = collection.split_ranges(&snapshot, 4).unwrap();
+        assert_eq!(ranges.len(), 4, "{layout:?}");
+        let mut seen = vec![false; ROWS as usize];
+        for range in &ranges {
+            let mut rows = 0;
+            for batch in collection.scan(&snapshot, Some(vec![0]), range, 8192).unwrap() {
+                for &id in batch.unwrap().column(0).as_primitive::<Int64Type>().values() {
+                    assert!(!std::mem::replace(&mut seen[id as usize], true), "row {id} twice");
+                    rows += 1;
+                }
+            }
+            assert!((5_000..60_000).contains(&rows), "{layout:?}: a range of {rows}");
+        }
+        assert!(seen.iter().all(|&seen| seen));
+    }
+}

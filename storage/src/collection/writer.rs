@@ -1,0 +1,236 @@
+//! Writing a collection: the net of a [`Delta`] over what is there.
+//!
+//! ```text
+//!   delta ──rows of one key together──▶ what is there now + changes = what is left ──▶ put or delete
+//!                                        ▲ KeyedState over the collection's own keys: hot rows need no read,
+//!                                          and what this epoch has written already counts
+//! ```
+//!
+//! A delta that contradicts the contents (two rows left for one key, a row taken away that was not there) is a fault of the
+//! engine and stops before anything is changed.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use tidemark_common::{Delta, Error, Result};
+
+use super::{Collection, Contents, FoundRows, Layout, weight_of};
+use crate::commit::EpochCommit;
+use crate::keys::Key;
+use crate::rows::EncodedRows;
+use crate::snapshot::Snapshot;
+use crate::state::KeyedState;
+
+#[derive(Debug)]
+pub struct CollectionWriter {
+    collection: Arc<Collection>,
+    cache: KeyedState,
+    /// Read when first needed, then kept.
+    contents: Option<Contents>,
+}
+
+/// What becomes of the key of row `key` of a delta.
+enum Change {
+    /// It gets the value of this row.
+    Put {
+        key: usize,
+        value: usize,
+    },
+    /// It gets this weight.
+    Weigh {
+        key: usize,
+        weight: i64,
+    },
+    Delete {
+        key: usize,
+    },
+}
+
+impl CollectionWriter {
+    /// Keeps about `budget_bytes` of rows in memory. One writer a collection.
+    pub fn new(collection: Arc<Collection>, budget_bytes: usize) -> Self {
+        let prefix = Key::Row { collection: collection.id, key: &[] }.encode();
+        Self { collection, cache: KeyedState::over(prefix, budget_bytes), contents: None }
+    }
+
+    pub fn collection(&self) -> &Arc<Collection> {
+        &self.collection
+    }
+
+    /// Bytes of rows in memory.
+    pub fn bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// How many rows there are, with those of the epoch being made.
+    pub fn row_count(&mut self, snapshot: &Snapshot) -> Result<u64> {
+        Ok(self.contents(snapshot)?.rows)
+    }
+
+    /// Writes the net of `delta` into `commit`. `snapshot` is of the last commit; earlier calls since then count.
+    pub fn apply(&mut self, snapshot: &Snapshot, delta: &Delta, commit: &mut EpochCommit) -> Result<()> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let contents = self.contents(snapshot)?;
+        let contents = match self.collection.layout {
+            Layout::Keyed { .. } => self.apply_keyed(snapshot, delta, contents)?,
+            Layout::Sequence => self.append(delta, contents, commit)?,
+            Layout::Multiset => self.apply_multiset(snapshot, delta, contents)?,
+        };
+        self.cache.flush(commit);
+        self.put_contents(contents, commit)
+    }
+
+    /// Removes all rows.
+    pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
+        let contents = Contents { rows: 0, ..self.contents(snapshot)? };
+        self.cache.clear();
+        self.cache.flush(commit);
+        self.put_contents(contents, commit)
+    }
+
+    /// The rows with these keys, with what this epoch has changed: for checks that come before [`CollectionWriter::apply`].
+    pub fn current<K: AsRef<[u8]>>(&mut self, snapshot: &Snapshot, keys: &[K]) -> Result<FoundRows> {
+        self.cache.load(snapshot, keys)?;
+        let values: Vec<Option<&[u8]>> = keys.iter().map(|key| self.cache.get(key.as_ref())).collect();
+        self.collection.found_rows(keys, &values)
+    }
+
+    fn contents(&mut self, snapshot: &Snapshot) -> Result<Contents> {
+        match self.contents {
+            Some(contents) => Ok(contents),
+            None => {
+                let contents = self.collection.contents(snapshot)?;
+                self.contents = Some(contents);
+                Ok(contents)
+            }
+        }
+    }
+
+    fn put_contents(&mut self, contents: Contents, commit: &mut EpochCommit) -> Result<()> {
+        if self.contents != Some(contents) {
+            self.contents = Some(contents);
+            commit.put_value(&Key::RowCount(self.collection.id), &contents)?;
+        }
+        Ok(())
+    }
+
+    fn apply_keyed(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<Contents> {
+        let keys = self.collection.key_of(&delta.batch)?;
+        let values = self.encode_values(delta)?;
+        let order = self.load_in_order(snapshot, &keys)?;
+        let mut changes = Vec::new();
+        let mut rows = 0;
+        // What may be left for one key, each with its weight.
+        let mut left: Vec<(&[u8], Option<usize>, i64)> = Vec::new();
+        for group in order.chunk_by(|&a, &b| keys.row(a) == keys.row(b)) {
+            let key = group[0];
+            let before = self.cache.get(keys.row(key));
+            left.clear();
+            left.extend(before.map(|value| (value, None, 1)));
+            for &row in group {
+                let value = values.row(row);
+                match left.iter_mut().find(|(other, ..)| *other == value) {
+                    Some((.., weight)) => *weight += delta.weight(row),
+                    None => left.push((value, Some(row), delta.weight(row))),
+                }
+            }
+            left.retain(|(.., weight)| *weight != 0);
+            match left[..] {
+                [] if before.is_some() => changes.push(Change::Delete { key }),
+                [] => continue,
+                [(_, None, 1)] => continue,
+                [(_, Some(value), 1)] => changes.push(Change::Put { key, value }),
+                _ => return Err(self.contradiction(keys.row(key), &left.iter().map(|l| l.2).collect::<Vec<_>>())),
+            }
+            rows += left.len() as i64 - i64::from(before.is_some());
+        }
+        self.carry_out(&changes, &keys, Some(&values))?;
+        self.counted(contents, rows)
+    }
+
+    fn apply_multiset(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<Contents> {
+        let keys = self.collection.key_of(&delta.batch)?;
+        let order = self.load_in_order(snapshot, &keys)?;
+        let mut changes = Vec::new();
+        let mut rows = 0;
+        for group in order.chunk_by(|&a, &b| keys.row(a) == keys.row(b)) {
+            let key = group[0];
+            let before = self.cache.get(keys.row(key)).map_or(Ok(0), weight_of)?;
+            let net: i64 = group.iter().map(|&row| delta.weight(row)).sum();
+            rows += net;
+            match before + net {
+                _ if net == 0 => {}
+                0 => changes.push(Change::Delete { key }),
+                weight if weight > 0 => changes.push(Change::Weigh { key, weight }),
+                weight => return Err(self.contradiction(keys.row(key), &[weight])),
+            }
+        }
+        self.carry_out(&changes, &keys, None)?;
+        self.counted(contents, rows)
+    }
+
+    fn append(&mut self, delta: &Delta, contents: Contents, commit: &mut EpochCommit) -> Result<Contents> {
+        let values = self.encode_values(delta)?;
+        if let Some(row) = (0..delta.num_rows()).find(|&row| delta.weight(row) < 0) {
+            let name = &self.collection.name;
+            return Err(Error::internal(format!("{name}: row {row} of a delta would be taken from a sequence")));
+        }
+        let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode();
+        let mut next = contents.next_sequence;
+        for row in 0..delta.num_rows() {
+            for _ in 0..delta.weight(row) {
+                commit.put_framed(&prefix, &next.to_be_bytes(), values.row(row));
+                next += 1;
+            }
+        }
+        Ok(Contents { rows: contents.rows + (next - contents.next_sequence), next_sequence: next })
+    }
+
+    fn encode_values(&self, delta: &Delta) -> Result<EncodedRows> {
+        let columns: Vec<ArrayRef> =
+            self.collection.value_columns.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect();
+        self.collection.value_codec.encode_rows(&columns, delta.num_rows())
+    }
+
+    /// Loads the keys and gives the rows in the order of their keys, rows of one key as they came.
+    fn load_in_order(&mut self, snapshot: &Snapshot, keys: &EncodedRows) -> Result<Vec<usize>> {
+        self.cache.load(snapshot, &keys.iter().collect::<Vec<_>>())?;
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_by(|&a, &b| keys.row(a).cmp(keys.row(b)));
+        Ok(order)
+    }
+
+    fn carry_out(&mut self, changes: &[Change], keys: &EncodedRows, values: Option<&EncodedRows>) -> Result<()> {
+        for change in changes {
+            match *change {
+                Change::Put { key, value } => {
+                    let values = values.ok_or_else(|| Error::internal("a keyed change without values"))?;
+                    self.cache.put(keys.row(key), values.row(value));
+                }
+                Change::Weigh { key, weight } => {
+                    let mut buffer = [0; 10];
+                    let encoded = postcard::to_slice(&weight, &mut buffer)
+                        .map_err(|e| Error::internal(format!("cannot encode weight {weight}: {e}")))?;
+                    self.cache.put(keys.row(key), encoded);
+                }
+                Change::Delete { key } => self.cache.delete(keys.row(key)),
+            }
+        }
+        Ok(())
+    }
+
+    fn counted(&self, contents: Contents, rows: i64) -> Result<Contents> {
+        let rows = contents.rows.checked_add_signed(rows).ok_or_else(|| {
+            Error::internal(format!("{}: {} rows and {rows:+} of them", self.collection.name, contents.rows))
+        })?;
+        Ok(Contents { rows, ..contents })
+    }
+
+    fn contradiction(&self, key: &[u8], weights: &[i64]) -> Error {
+        let name = &self.collection.name;
+        Error::internal(format!("{name}: a delta leaves rows with weights {weights:?} for one key"))
+            .with_detail(format!("The key's bytes are {key:02x?}."))
+    }
+}
