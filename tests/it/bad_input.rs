@@ -108,7 +108,7 @@ async fn rows_that_do_not_parse_can_be_dropped_and_are_counted() {
         .await;
     instance.run("CREATE MATERIALIZED VIEW names AS SELECT id, name FROM c").await;
     instance.wait_for("SELECT id FROM names ORDER BY id", &["1", "4"]).await;
-    instance.wait_for("SELECT dropped_rows FROM tidemark.sources WHERE name = 'c'", &["1"]).await;
+    instance.wait_for("SELECT bad_rows FROM tidemark.sources WHERE name = 'c'", &["1"]).await;
 }
 
 /// Statements made of pieces of statements: an error or a result, never a broken connection.
