@@ -49,9 +49,10 @@ pub(super) enum Kind {
     Uuid,
     Json,
     Jsonb,
+    /// As a result: json or jsonb, as the first argument is.
+    SameJson,
     Texts,
     Ints,
-    Names,
     /// Anything, as it comes.
     Any,
     /// Any array, as it comes.
@@ -76,11 +77,10 @@ impl Kind {
             Kind::TimestampTz => SqlType::TimestampTz,
             Kind::Interval => SqlType::Interval,
             Kind::Uuid => SqlType::Uuid,
-            Kind::Json => SqlType::Json,
+            Kind::Json | Kind::SameJson => SqlType::Json,
             Kind::Jsonb => SqlType::Jsonb,
             Kind::Texts => array(SqlType::Text),
             Kind::Ints => array(SqlType::BigInt),
-            Kind::Names => array(SqlType::Name),
         }
     }
 
@@ -300,7 +300,11 @@ impl ScalarUDFImpl for RowFunction {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> DfResult<FieldRef> {
         let types: Vec<DataType> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
-        Ok(self.resolve(&types)?.result.sql_type().to_field_ref(self.name, true))
+        let mut result = self.resolve(&types)?.result;
+        if result == Kind::SameJson && args.arg_fields.first().is_some_and(|f| SqlType::from_field(f) == SqlType::Jsonb) {
+            result = Kind::Jsonb;
+        }
+        Ok(result.sql_type().to_field_ref(self.name, true))
     }
 
     fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {

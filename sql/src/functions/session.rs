@@ -1,7 +1,8 @@
 //! Functions that tell who, where and when: they read the session through [`SessionFacts`].
 //!
-//! They are registered once a session, over the constant ones of [`super::register`]: a few dozen `Arc`s. None is immutable, so
-//! none is folded into a plan that outlives the statement, and a view that uses one can be refused by its volatility.
+//! They are registered once a session, over the constant ones of [`super::register`]: a few dozen `Arc`s. None is immutable: a
+//! view that uses one can be refused by its volatility. DataFusion's optimizer folds the stable ones, so a plan that is kept for
+//! later must be kept as it was before optimization.
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ fn identity(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
         fact(facts, "current_schema", Kind::Name, |f| f.search_path().into_iter().next().into()).udf(),
         function("current_schemas")
             .stable()
-            .on(&[Kind::Bool], Kind::Names, move |row| {
+            .on(&[Kind::Bool], Kind::Texts, move |row| {
                 let implicit = row.bool(0).then(|| "pg_catalog".to_string());
                 let path = schemas.search_path();
                 let implicit = implicit.filter(|i| !path.contains(i));
@@ -165,4 +166,58 @@ fn time_of_day(micros: i64) -> String {
         c.fraction(),
         c.year
     )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A session that stands still at 2024-02-29 12:00.
+    #[derive(Debug, Default)]
+    pub struct StillSession(Mutex<HashMap<String, String>>);
+
+    const NOON: i64 = 1_709_208_000_000_000;
+
+    impl SessionFacts for StillSession {
+        fn user(&self) -> String {
+            "ann".into()
+        }
+        fn database(&self) -> String {
+            "tidemark".into()
+        }
+        fn search_path(&self) -> Vec<String> {
+            vec!["public".into()]
+        }
+        fn setting(&self, name: &str) -> Option<String> {
+            if name == "server_version_num" {
+                return Some("150000".into());
+            }
+            self.0.lock().unwrap().get(name).cloned()
+        }
+        fn set_setting(&self, name: &str, value: &str, _: bool) -> Result<String> {
+            self.0.lock().unwrap().insert(name.into(), value.into());
+            Ok(value.into())
+        }
+        fn backend_pid(&self) -> i32 {
+            7
+        }
+        fn transaction_start_micros(&self) -> i64 {
+            NOON
+        }
+        fn statement_start_micros(&self) -> i64 {
+            NOON + 1
+        }
+        fn now_micros(&self) -> i64 {
+            NOON + 2
+        }
+        fn server_start_micros(&self) -> i64 {
+            NOON - DAY
+        }
+        fn transaction_id(&self) -> i64 {
+            42
+        }
+    }
 }

@@ -79,12 +79,12 @@ pub(super) fn build(kind: Kind, values: Vec<Value>) -> Result<ArrayRef> {
         Kind::TimestampTz => Arc::new(TimestampMicrosecondArray::from(ints(values)?).with_timezone("UTC")),
         Kind::Float8 => Arc::new(pick!(values, Float).collect::<Result<Float64Array>>()?),
         Kind::Numeric => Arc::new(numerics(values)?),
-        Kind::Text | Kind::Name | Kind::Uuid | Kind::Json | Kind::Jsonb | Kind::Any | Kind::AnyArray => {
+        Kind::Text | Kind::Name | Kind::Uuid | Kind::Json | Kind::Jsonb | Kind::SameJson | Kind::Any | Kind::AnyArray => {
             Arc::new(pick!(values, Text).collect::<Result<StringArray>>()?)
         }
         Kind::Bytea => Arc::new(pick!(values, Bytes).collect::<Result<BinaryArray>>()?),
         Kind::Interval => Arc::new(pick!(values, Interval).collect::<Result<IntervalMonthDayNanoArray>>()?),
-        Kind::Texts | Kind::Names => text_lists(kind, values)?,
+        Kind::Texts => text_lists(values)?,
         Kind::Ints => int_lists(values)?,
     })
 }
@@ -126,8 +126,8 @@ fn list_item(kind: Kind) -> datafusion::arrow::datatypes::FieldRef {
     }
 }
 
-fn text_lists(kind: Kind, values: Vec<Value>) -> Result<ArrayRef> {
-    let mut builder = ListBuilder::new(StringBuilder::new()).with_field(list_item(kind));
+fn text_lists(values: Vec<Value>) -> Result<ArrayRef> {
+    let mut builder = ListBuilder::new(StringBuilder::new()).with_field(list_item(Kind::Texts));
     for value in pick!(values, Texts) {
         builder.append_option(value?);
     }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, PrimitiveArray, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+    Array, ArrayRef, AsArray, ListArray, PrimitiveArray, TimestampMicrosecondArray,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{
@@ -332,7 +332,7 @@ impl WindowFunction {
             Spans::Constant(Some(spans)) => Some(hop(spans)?),
             _ => None,
         };
-        let mut starts = TimestampMicrosecondBuilder::with_capacity(times.len());
+        let mut starts: Vec<i64> = Vec::with_capacity(times.len());
         let mut lengths = Vec::with_capacity(times.len());
         let mut valid = Vec::with_capacity(times.len());
         for row in 0..times.len() {
@@ -343,7 +343,7 @@ impl WindowFunction {
             let before = starts.len();
             let held = match of_row {
                 Some((grid, size)) if times.is_valid(row) => {
-                    grid.starts(times.value(row), size, |start| starts.append_value(start))?;
+                    grid.starts(times.value(row), size, |start| starts.push(start))?;
                     true
                 }
                 _ => false,
@@ -352,7 +352,7 @@ impl WindowFunction {
             lengths.push(starts.len() - before);
         }
         let item = Arc::new(Field::new("item", times.data_type().clone(), true));
-        let starts = starts.finish().with_data_type(times.data_type().clone());
+        let starts = TimestampMicrosecondArray::from(starts).with_data_type(times.data_type().clone());
         let nulls = NullBuffer::from(valid);
         Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(starts), Some(nulls))?))
     }

@@ -1,0 +1,75 @@
+//! Scalar functions: Postgres' own that DataFusion lacks or does otherwise, and Tidemark's windows.
+//!
+//! ```text
+//!   SQL ──planner (operators, EXTRACT)──▶ function by name ──▶ declare.rs: one row at a time, or an own vectorised kernel
+//! ```
+//!
+//! [`register`] is called once for all sessions, [`session_functions`] once a session. What is not here is DataFusion's, and
+//! `parity.txt` says of both how they compare with PostgreSQL.
+
+mod arrays;
+mod binary;
+mod calendar;
+mod casts;
+mod datetime;
+mod declare;
+mod extract;
+mod json;
+mod json_access;
+mod json_edit;
+mod names;
+mod output;
+#[cfg(test)]
+mod parity;
+mod planner;
+mod regexp;
+mod session;
+mod strings;
+mod value;
+mod windows;
+
+use std::sync::Arc;
+
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::ScalarUDF;
+use tidemark_common::Result;
+
+pub use arrays::parse_text_array;
+pub use binary::parse_bytea;
+pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};
+pub use json_access::{
+    JSON_GET, JSON_GET_PATH, JSON_GET_PATH_TEXT, JSON_GET_TEXT, JSONB_CONTAINS, JSONB_EXISTS, JSONB_EXISTS_ALL,
+    JSONB_EXISTS_ANY,
+};
+pub use output::text_of;
+pub use planner::expr_planners;
+pub use session::{SessionFacts, session_functions};
+pub use strings::{quote_ident, quote_literal};
+pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END};
+
+/// Every function that is the same for all sessions.
+pub fn functions() -> Vec<ScalarUDF> {
+    [
+        windows::functions(),
+        casts::functions(),
+        json_access::functions(),
+        arrays::functions(),
+        regexp::functions(),
+        strings::functions(),
+        binary::functions(),
+        datetime::functions(),
+        extract::functions(),
+        json_edit::functions(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Registers [`functions`], over DataFusion's of the same name.
+pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    for function in functions() {
+        registry.register_udf(Arc::new(function))?;
+    }
+    Ok(())
+}
