@@ -20,6 +20,7 @@ pub struct SystemContext {
 }
 
 /// Anything that has a row in `pg_class`.
+#[derive(Clone, Copy)]
 pub enum Class<'a> {
     Object(&'a Arc<Object>),
     /// The index of a key of a table.
@@ -169,9 +170,9 @@ impl SystemContext {
     }
 }
 
-impl Class<'_> {
+impl<'a> Class<'a> {
     /// (schema, name)
-    pub fn names<'a>(&'a self, ctx: &'a SystemContext) -> (&'a str, &'a str) {
+    pub fn names(self, ctx: &'a SystemContext) -> (&'a str, &'a str) {
         match self {
             Class::Object(o) => (ctx.schema_name(o.schema), &o.name),
             Class::Index(table, key) => (ctx.schema_name(table.schema), &key.name),

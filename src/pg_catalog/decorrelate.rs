@@ -17,8 +17,9 @@ use datafusion::common::{Column, JoinType};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::Exists;
+use datafusion::logical_expr::expr_rewriter::strip_outer_reference;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not, when};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
@@ -95,13 +96,17 @@ impl SystemSubqueries {
     /// Joins the subquery to `input`; returns the column that has its value. `None`: it has to stay.
     fn join(&self, subquery: &Subquery, input: &mut LogicalPlan, join_type: JoinType) -> Result<Option<Expr>> {
         let mark = join_type == JoinType::LeftMark;
+        let (plan, late) = without_outer_value(subquery.subquery.as_ref())?;
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(mark);
-        let inner = subquery.subquery.as_ref().clone().rewrite(&mut pull_up).data()?;
+        let inner = plan.rewrite(&mut pull_up).data()?;
         if !pull_up.can_pull_up {
             return Ok(None);
         }
         let alias = format!("__system_sq_{}", self.made.fetch_add(1, Ordering::Relaxed));
-        let correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
+        let mut correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
+        if let Some(late) = &late {
+            correlated.extend(late.column_refs().into_iter().cloned());
+        }
         // Each under a name of its own: two tables of the subquery may both have an `oid`.
         let renamed: BTreeMap<&Column, String> =
             correlated.iter().enumerate().map(|(i, column)| (column, format!("k{i}"))).collect();
@@ -109,20 +114,38 @@ impl SystemSubqueries {
         let keys = renamed.iter().map(|(column, name)| Expr::from((*column).clone()).alias(name));
         let columns: Vec<Expr> = std::iter::once(value).chain(keys).collect();
         let right = LogicalPlanBuilder::from(inner).project(columns)?.alias(alias.as_str())?.build()?;
-        let on = match conjunction(pull_up.join_filters) {
-            Some(filter) => filter
-                .transform(|expr| match &expr {
-                    Expr::Column(column) if renamed.contains_key(column) => {
-                        let renamed = Column::new(Some(alias.as_str()), renamed[column].clone());
-                        Ok(Transformed::yes(Expr::Column(renamed)))
-                    }
-                    _ => Ok(Transformed::no(expr)),
-                })
-                .data()?,
-            None => lit(true),
+        let from_right = |expr: Expr| {
+            let renamed = expr.transform(|expr| match &expr {
+                Expr::Column(column) if renamed.contains_key(column) => {
+                    let renamed = Column::new(Some(alias.as_str()), renamed[column].clone());
+                    Ok(Transformed::yes(Expr::Column(renamed)))
+                }
+                _ => Ok(Transformed::no(expr)),
+            });
+            renamed.data()
         };
+        let on = conjunction(pull_up.join_filters).map_or(Ok(lit(true)), from_right)?;
         *input = LogicalPlanBuilder::from(input.clone()).join_on(right, join_type, Some(on))?.build()?;
-        Ok(Some(Expr::Column(Column::new(Some(alias), if mark { "mark" } else { "v" }))))
+        let value = Expr::Column(Column::new(Some(alias.as_str()), if mark { "mark" } else { "v" }));
+        Ok(Some(match late {
+            Some(late) => when(value.is_not_null(), strip_outer_reference(from_right(late)?)).end()?,
+            None => value,
+        }))
+    }
+}
+
+/// Where the selected value itself names outer columns, it is computed after the join: the plan then yields whether there is
+/// a row, and the columns that the value needs of it.
+fn without_outer_value(plan: &LogicalPlan) -> Result<(LogicalPlan, Option<Expr>)> {
+    match plan {
+        LogicalPlan::Projection(projection) if projection.expr.iter().any(Expr::contains_outer) => {
+            let [value] = projection.expr.as_slice() else { return Ok((plan.clone(), None)) };
+            let needed: BTreeSet<Column> = value.column_refs().into_iter().cloned().collect();
+            let columns = std::iter::once(lit(true).alias("found")).chain(needed.into_iter().map(Expr::Column));
+            let plan = LogicalPlanBuilder::from(projection.input.as_ref().clone()).project(columns)?.build()?;
+            Ok((plan, Some(value.clone().unalias())))
+        }
+        other => Ok((other.clone(), None)),
     }
 }
 

@@ -37,4 +37,4 @@ pub use facts::*;
 pub use functions::functions;
 pub use pg_proc::registry_functions;
 pub use rewrite::rewrite_statement;
-pub use tables::{system_table, system_table_names};
+pub use tables::{system_schemas, system_table, system_table_names};

@@ -36,17 +36,21 @@ pub struct SystemColumn {
     pub not_null: bool,
 }
 
-static RELATIONS: LazyLock<BTreeMap<(&'static str, &'static str), Relation>> = LazyLock::new(|| {
+static RELATIONS: LazyLock<BTreeMap<&'static str, BTreeMap<&'static str, Relation>>> = LazyLock::new(|| {
     let lines = include_str!("relations.txt").lines().filter(|l| !l.starts_with('#') && !l.is_empty());
-    lines.filter_map(Relation::parse).map(|r| ((r.schema, r.name), r)).collect()
+    let mut schemas: BTreeMap<&'static str, BTreeMap<&'static str, Relation>> = BTreeMap::new();
+    for relation in lines.filter_map(Relation::parse) {
+        schemas.entry(relation.schema).or_default().insert(relation.name, relation);
+    }
+    schemas
 });
 
 pub fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
-    RELATIONS.get(&(schema, name))
+    RELATIONS.get(schema)?.get(name)
 }
 
 pub fn relations() -> impl Iterator<Item = &'static Relation> {
-    RELATIONS.values()
+    RELATIONS.values().flat_map(BTreeMap::values)
 }
 
 pub fn relation_by_oid(oid: Oid) -> Option<&'static Relation> {

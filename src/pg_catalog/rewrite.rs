@@ -11,13 +11,13 @@
 //! | `ARRAY(SELECT e FROM ..)`                | `array_or_empty((SELECT array_agg(e) FROM ..))` |
 //! | `generate_subscripts(a, 1)`              | `unnest(array_subscripts(a))`                   |
 //! | `c.tableoid`                             | the system table's OID                          |
-//! | a subquery over a table that Tidemark keeps empty | no rows, without planning the rest     |
+//! | a subquery over an always empty table    | no rows, without planning the rest              |
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query,
     Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAliasColumnDef, TableFactor, Value,
     Visit, VisitMut, Visitor, VisitorMut,
@@ -159,6 +159,7 @@ impl Rewriter {
                     *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
             }
+            Expr::Case { conditions, .. } => conditions.iter_mut().for_each(never_of_type),
             Expr::Identifier(ident) if ident.quote_style.is_none() => match ident.value.to_ascii_lowercase().as_str() {
                 "current_schema" => *expr = call("current_schema", vec![]),
                 "tableoid" => {
@@ -179,6 +180,27 @@ impl Rewriter {
             }
             _ => {}
         }
+    }
+}
+
+/// `WHEN t.typtype = 'd' THEN (subquery)`: there are no domains and no composite types, so the subquery, which may be beyond
+/// DataFusion, is never asked.
+fn never_of_type(when: &mut CaseWhen) {
+    let Expr::Subquery(query) = &when.result else { return };
+    let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = &when.condition else { return };
+    let column = match left.as_ref() {
+        Expr::Identifier(ident) => Some(ident),
+        Expr::CompoundIdentifier(idents) => idents.last(),
+        _ => None,
+    };
+    let kind = right.to_string();
+    if column.is_some_and(|c| c.value == "typtype") && (kind == "'c'" || kind == "'d'") {
+        let text = query.to_string().to_lowercase();
+        let item = if text.contains("::text") { DataType::Text } else { DataType::Integer(None) };
+        let is_array = text.contains("array_agg");
+        let data_type = if is_array { DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)) } else { item };
+        when.result =
+            Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type, array: false, format: None };
     }
 }
 

@@ -4,7 +4,7 @@
 //!   datafusion-pg-catalog's rows ──conform──▶ our columns (relations.txt) ──once──▶ RecordBatch
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -109,17 +109,20 @@ fn convert(array: &Arc<dyn Array>, wanted: &DataType) -> Result<Option<Arc<dyn A
     Ok(cast(array, wanted).ok())
 }
 
-/// Without the row types of Postgres' own tables and without the arrays over them.
+/// Without the row types and domains of Postgres' own tables and without the arrays over them: there are none of ours, so
+/// `typtype` is never `c` or `d`, which [`super::rewrite`] relies on.
 fn without_row_types(types: &RecordBatch) -> Result<RecordBatch> {
     let int = |name: &str| -> Result<_> {
         let column = types.column_by_name(name).ok_or_else(|| Error::internal(format!("pg_type has no {name}")))?;
         Ok(column.as_primitive::<Int32Type>().clone())
     };
     let (oid, relid, item) = (int("oid")?, int("typrelid")?, int("typelem")?);
-    let rows: std::collections::HashSet<i32> =
-        (0..types.num_rows()).filter(|i| relid.value(*i) != 0).map(|i| oid.value(i)).collect();
+    let kind = types.column_by_name("typtype").ok_or_else(|| Error::internal("pg_type has no typtype"))?;
+    let kind = kind.as_string::<i32>();
+    let dropped = |i: usize| relid.value(i) != 0 || matches!(kind.value(i), "c" | "d");
+    let gone: HashSet<i32> = (0..types.num_rows()).filter(|i| dropped(*i)).map(|i| oid.value(i)).collect();
     let keep: BooleanArray =
-        (0..types.num_rows()).map(|i| Some(relid.value(i) == 0 && !rows.contains(&item.value(i)))).collect();
+        (0..types.num_rows()).map(|i| Some(!dropped(i) && !gone.contains(&item.value(i)))).collect();
     Ok(filter_record_batch(types, &keep)?)
 }
 
