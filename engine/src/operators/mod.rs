@@ -8,10 +8,24 @@
 //! One operator, one file. Each node of a dataflow has one instance a shard; an instance sees only the rows of its shard
 //! and shares nothing. No async, no locks, no clocks in here: the same input in the same epochs gives the same bytes.
 
+pub mod aggregate;
+pub mod constant;
+pub mod exchange;
+pub mod filter;
+pub mod project;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+pub mod union;
+pub mod unnest;
+
 use std::collections::BTreeMap;
 
+use datafusion::arrow::array::{Array, BooleanArray};
+use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::{Delta, Result};
+use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, Snapshot};
 
 /// Changes of one epoch on one shard, in pieces, in order. No empty pieces.
@@ -57,4 +71,17 @@ pub trait Operator: Send {
 pub struct StateSize {
     pub entries: u64,
     pub cached_bytes: u64,
+}
+
+/// Where a mask is true; NULL is not.
+fn true_rows(mask: &BooleanArray) -> BooleanArray {
+    if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) }
+}
+
+/// The changes of the one input of an operator that has one.
+fn only_input(mut inputs: Vec<Chunks>) -> Result<Chunks> {
+    match (inputs.pop(), inputs.is_empty()) {
+        (Some(only), true) => Ok(only),
+        _ => Err(Error::internal("an operator with one input got another number of them")),
+    }
 }

@@ -1,0 +1,301 @@
+//! A running dataflow: a plan's nodes with their operators, one step an epoch.
+//!
+//! ```text
+//!   changes of the collections it reads                       changes of the view
+//!        │  spread over shards                                       ▲ shards' changes, one after the other
+//!        ▼                                                           │
+//!   shard 0: Filter ─▶ Project ─▶ Exchange ─▶ Aggregate ─▶ Project ──┤
+//!   shard 1: Filter ─▶ Project ─▶    ╳     ─▶ Aggregate ─▶ Project ──┘
+//! ```
+//!
+//! A node runs on all shards before the next node runs on any; shards share nothing, so they run on threads of their own
+//! when there is enough to do. Watermarks do not depend on rows: they are carried through the plan first ([`watermarks`]).
+//!
+//! After an error the state in memory is half stepped: drop the dataflow and make a new one, which starts from the store.
+
+#[cfg(test)]
+mod differential;
+mod sharding;
+mod watermarks;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::SchemaRef;
+use tidemark_common::plan::{self, Node, NodeId, Op};
+use tidemark_common::{Delta, Error, Oid, Result};
+use tidemark_storage::{EpochCommit, Snapshot};
+
+use self::sharding::{distribute, gather, map_shards};
+use self::watermarks::WatermarkTracker;
+use crate::operators::aggregate::{Aggregate, Placement};
+use crate::operators::constant::Constant;
+use crate::operators::exchange::repartition;
+use crate::operators::filter::Filter;
+use crate::operators::project::Project;
+use crate::operators::union::Union;
+use crate::operators::unnest::Unnest;
+use crate::operators::{Chunks, Operator, StateSize, StepContext, Watermarks};
+
+/// What happened to a collection in an epoch.
+#[derive(Debug, Clone, Default)]
+pub struct CollectionChanges {
+    pub chunks: Chunks,
+    /// By column of the collection, after these changes.
+    pub watermarks: Watermarks,
+}
+
+/// What a node has done since the dataflow was started, for EXPLAIN ANALYZE and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeStats {
+    pub node: NodeId,
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub late_rows: u64,
+    pub nanos: u64,
+    pub state: StateSize,
+}
+
+pub struct RunningDataflow {
+    plan: Arc<plan::Dataflow>,
+    shards: usize,
+    nodes: Vec<RunningNode>,
+    watermarks: WatermarkTracker,
+}
+
+struct RunningNode {
+    task: Task,
+    /// How many nodes take its output.
+    users: usize,
+    stats: NodeStats,
+}
+
+/// How a node runs.
+enum Task {
+    /// Takes a collection's changes.
+    Input { collection: Oid, projection: Vec<usize>, schema: SchemaRef },
+    /// Moves rows between shards.
+    Exchange { keys: Vec<usize> },
+    /// An operator on every shard; `on_one_shard`: rows of any key may be anywhere, so all go to shard 0.
+    Operator { instances: Vec<Box<dyn Operator>>, on_one_shard: bool },
+}
+
+impl RunningDataflow {
+    /// `oid` names its state on disk; `cache_budget` is in bytes, for all of its state.
+    pub fn new(plan: Arc<plan::Dataflow>, oid: Oid, shards: usize, cache_budget: usize) -> Result<Self> {
+        let shards = shards.max(1);
+        let stateful = plan.nodes.iter().filter(|n| matches!(n.op, Op::Aggregate(_))).count().max(1);
+        let budget = cache_budget / (stateful * shards);
+        let nodes = plan
+            .nodes
+            .iter()
+            .map(|node| {
+                let users = plan.nodes.iter().flat_map(|n| &n.inputs).filter(|i| **i == node.id).count();
+                let task = Task::new(&plan, node, oid, shards, budget)
+                    .map_err(|e| e.context(format!("node {} of object {oid}", node.id)))?;
+                Ok(RunningNode { task, users, stats: NodeStats { node: node.id, ..NodeStats::default() } })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { watermarks: WatermarkTracker::new(&plan, oid)?, plan, shards, nodes })
+    }
+
+    pub fn plan(&self) -> &Arc<plan::Dataflow> {
+        &self.plan
+    }
+
+    /// Runs one epoch. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit.
+    pub fn step(
+        &mut self,
+        snapshot: &Snapshot,
+        first: bool,
+        inputs: &BTreeMap<Oid, CollectionChanges>,
+    ) -> Result<CollectionChanges> {
+        self.watermarks.advance(&self.plan, snapshot, inputs)?;
+        let mut outputs: Vec<Vec<Chunks>> = Vec::with_capacity(self.nodes.len());
+        let mut users_left: Vec<usize> = self.nodes.iter().map(|n| n.users).collect();
+        for index in 0..self.nodes.len() {
+            let node_inputs: Vec<Vec<Chunks>> = self.plan.nodes[index]
+                .inputs
+                .iter()
+                .map(|&input| {
+                    let input = input as usize;
+                    users_left[input] -= 1;
+                    if users_left[input] == 0 { std::mem::take(&mut outputs[input]) } else { outputs[input].clone() }
+                })
+                .collect();
+            outputs.push(self.step_node(index, snapshot, first, inputs, node_inputs)?);
+        }
+        let chunks = gather(outputs.pop().unwrap_or_default());
+        Ok(CollectionChanges { chunks, watermarks: self.watermarks.output().clone() })
+    }
+
+    /// Adds what changed since the last flush to the commit.
+    pub fn flush(&mut self, commit: &mut EpochCommit) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Task::Operator { instances, .. } = &mut node.task {
+                instances.iter_mut().try_for_each(|i| i.flush(commit))?;
+            }
+        }
+        self.watermarks.flush(commit);
+        Ok(())
+    }
+
+    pub fn stats(&self) -> Vec<NodeStats> {
+        self.nodes.iter().map(|node| NodeStats { state: node.task.state_size(), ..node.stats }).collect()
+    }
+
+    /// Rows that came after their group had closed, since the dataflow was started.
+    pub fn late_rows(&self) -> u64 {
+        self.nodes.iter().map(|n| n.stats.late_rows).sum()
+    }
+
+    fn step_node(
+        &mut self,
+        index: usize,
+        snapshot: &Snapshot,
+        first: bool,
+        changes: &BTreeMap<Oid, CollectionChanges>,
+        inputs: Vec<Vec<Chunks>>,
+    ) -> Result<Vec<Chunks>> {
+        let started = now();
+        let shards = self.shards;
+        let before_and_after = match self.plan.nodes[index].inputs.first() {
+            Some(&input) => self.watermarks.of(input),
+            None => self.watermarks.of(index as NodeId),
+        };
+        let RunningNode { task, stats, .. } = &mut self.nodes[index];
+        stats.rows_in += inputs.iter().map(|shards| rows_in(shards)).sum::<u64>();
+        let outputs = match task {
+            Task::Input { collection, projection, schema } => {
+                let chunks = changes.get(collection).map_or(&[][..], |c| &c.chunks);
+                let projected = chunks.iter().map(|delta| project(delta, projection, schema)).collect::<Result<_>>()?;
+                distribute(projected, shards)
+            }
+            Task::Exchange { keys } => {
+                let input = inputs.into_iter().next().unwrap_or_default();
+                exchange(input, keys, shards)?
+            }
+            Task::Operator { instances, on_one_shard } => {
+                let inputs = by_shard(inputs, shards, *on_one_shard);
+                let (watermarks_before, watermarks) = before_and_after;
+                map_shards(instances, inputs, |shard, instance, inputs| {
+                    let first = first && shard == 0;
+                    instance.step(&StepContext { snapshot, first, watermarks_before, watermarks }, inputs)
+                })?
+            }
+        };
+        stats.late_rows += task.take_late_rows();
+        stats.rows_out += rows_in(&outputs);
+        stats.nanos += u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Ok(outputs)
+    }
+}
+
+impl Task {
+    fn new(plan: &plan::Dataflow, node: &Node, oid: Oid, shards: usize, budget: usize) -> Result<Self> {
+        let input = || -> Result<&Node> {
+            let input = node.inputs.first().ok_or_else(|| Error::internal("an operator has no input"))?;
+            Ok(&plan.nodes[*input as usize])
+        };
+        let schema = || Arc::clone(&node.schema);
+        let mut on_one_shard = false;
+        let instance: Box<dyn Fn(usize) -> Result<Box<dyn Operator>>> = match &node.op {
+            Op::Input { collection, projection, .. } => {
+                return Ok(Task::Input { collection: *collection, projection: projection.clone(), schema: schema() });
+            }
+            Op::Exchange { keys } => return Ok(Task::Exchange { keys: keys.clone() }),
+            Op::Constant { batch } => {
+                let batch = project_batch(batch, &(0..batch.num_columns()).collect::<Vec<_>>(), &node.schema)?;
+                Box::new(move |_| Ok(Box::new(Constant::new(batch.clone()))))
+            }
+            Op::Filter { predicate } => Box::new(|_| Ok(Box::new(Filter::new(Arc::clone(predicate))))),
+            Op::Project { exprs } => Box::new(move |_| Ok(Box::new(Project::new(exprs.clone(), schema())))),
+            Op::Union => Box::new(move |_| Ok(Box::new(Union::new(schema())))),
+            Op::Unnest { columns, preserve_nulls } => {
+                Box::new(move |_| Ok(Box::new(Unnest::new(columns.clone(), *preserve_nulls, schema()))))
+            }
+            Op::Aggregate(aggregate) => {
+                let input = input()?;
+                let shard_keys = match &input.op {
+                    Op::Exchange { keys } if keys.iter().all(|k| *k < aggregate.group) => keys.clone(),
+                    _ => {
+                        on_one_shard = true;
+                        Vec::new()
+                    }
+                };
+                Box::new(move |shard| {
+                    let shard_keys = shard_keys.clone();
+                    let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
+                    Ok(Box::new(Aggregate::new(aggregate, &input.schema, &node.schema, placement)?))
+                })
+            }
+        };
+        let instances = (0..shards).map(instance).collect::<Result<_>>()?;
+        Ok(Task::Operator { instances, on_one_shard })
+    }
+
+    fn state_size(&self) -> StateSize {
+        let Task::Operator { instances, .. } = self else { return StateSize::default() };
+        instances.iter().map(|i| i.state_size()).fold(StateSize::default(), |sum, size| StateSize {
+            entries: sum.entries + size.entries,
+            cached_bytes: sum.cached_bytes + size.cached_bytes,
+        })
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        let Task::Operator { instances, .. } = self else { return 0 };
+        instances.iter_mut().map(|i| i.take_late_rows()).sum()
+    }
+}
+
+fn project(delta: &Delta, projection: &[usize], schema: &SchemaRef) -> Result<Delta> {
+    Ok(delta.with_batch(project_batch(&delta.batch, projection, schema)?))
+}
+
+fn project_batch(batch: &RecordBatch, projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = projection.iter().map(|&c| Arc::clone(batch.column(c))).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// Every shard splits what it has; what it has for a shard goes behind what lower shards have for it.
+fn exchange(input: Vec<Chunks>, keys: &[usize], shards: usize) -> Result<Vec<Chunks>> {
+    if shards == 1 {
+        return Ok(input);
+    }
+    let mut nobody = vec![(); shards];
+    let inputs = input.into_iter().map(|chunks| vec![chunks]).collect();
+    let split = map_shards(&mut nobody, inputs, |_, (), chunks| repartition(gather(chunks), keys, shards))?;
+    let mut outputs = vec![Chunks::new(); shards];
+    for parts in split {
+        for (output, part) in outputs.iter_mut().zip(parts) {
+            output.extend(part);
+        }
+    }
+    Ok(outputs)
+}
+
+/// From shards of each input to inputs of each shard.
+fn by_shard(inputs: Vec<Vec<Chunks>>, shards: usize, on_one_shard: bool) -> Vec<Vec<Chunks>> {
+    let mut turned: Vec<Vec<Chunks>> = vec![Vec::with_capacity(inputs.len()); shards];
+    for mut input in inputs {
+        if on_one_shard {
+            input = vec![gather(input)];
+        }
+        input.resize(shards, Chunks::new());
+        turned.iter_mut().zip(input).for_each(|(shard, chunks)| shard.push(chunks));
+    }
+    turned
+}
+
+fn rows_in(shards: &[Chunks]) -> u64 {
+    shards.iter().flatten().map(|delta| delta.num_rows() as u64).sum()
+}
+
+/// For [`NodeStats::nanos`] only, which nothing depends on; hence not the injected clock.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}

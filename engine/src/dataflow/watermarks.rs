@@ -1,0 +1,267 @@
+//! Watermarks through a plan: from what the collections say to what each node may rely on.
+//!
+//! ```text
+//!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: its
+//!   closing column's          Union: the least of all inputs; Unnest: of a list, its least element
+//! ```
+//!
+//! A watermark never goes back. Those of the inputs are stored with the dataflow's state, so that after a restart what was
+//! closed stays closed; the others follow from them.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::scalar::ScalarValue;
+use tidemark_common::plan::{Dataflow, Node, NodeId, Op, UnnestColumn};
+use tidemark_common::{Oid, Result};
+use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
+
+use super::CollectionChanges;
+use crate::operators::Watermarks;
+
+/// The state of a dataflow that is not a node's: see [`Placement::state`](crate::operators::aggregate::Placement::state).
+const WATERMARKS: u32 = 1;
+const CACHE_BYTES: usize = 64 << 10;
+
+/// The watermarks of each node's output, before and after the epoch.
+pub struct WatermarkTracker {
+    before: Vec<Watermarks>,
+    after: Vec<Watermarks>,
+    /// Input node and column, big-endian u32 each ─▶ the value as a row.
+    stored: KeyedState,
+    loaded: bool,
+}
+
+impl WatermarkTracker {
+    pub fn new(plan: &Dataflow, oid: Oid) -> Result<Self> {
+        let none = vec![Watermarks::new(); plan.nodes.len()];
+        let stored = KeyedState::new(StateId::new(oid, WATERMARKS), CACHE_BYTES);
+        Ok(Self { before: none.clone(), after: none, stored, loaded: false })
+    }
+
+    /// Takes over what the collections say after this epoch.
+    pub fn advance(
+        &mut self,
+        plan: &Dataflow,
+        snapshot: &Snapshot,
+        inputs: &BTreeMap<Oid, CollectionChanges>,
+    ) -> Result<()> {
+        let keys = stored_keys(plan);
+        self.stored.load(snapshot, &keys)?;
+        if !self.loaded {
+            self.restore(plan)?;
+            self.loaded = true;
+        }
+        self.before.clone_from(&self.after);
+        for (index, node) in plan.nodes.iter().enumerate() {
+            let mut next = match &node.op {
+                Op::Input { collection, projection, .. } => {
+                    inputs.get(collection).map_or_else(Watermarks::new, |c| projected(&c.watermarks, projection))
+                }
+                _ => derived(plan, node, &self.after)?,
+            };
+            next.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
+            let moved = move_forward(&mut self.after[index], next);
+            if let Op::Input { .. } = node.op {
+                for column in moved {
+                    let value = encode(&node.schema, column, &self.after[index][&column])?;
+                    self.stored.put(&key(node.id, column), &value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of a node's output before and after the epoch.
+    pub fn of(&self, node: NodeId) -> (&Watermarks, &Watermarks) {
+        (&self.before[node as usize], &self.after[node as usize])
+    }
+
+    /// Those of the dataflow's output after the epoch.
+    pub fn output(&self) -> &Watermarks {
+        self.after.last().expect("a dataflow has at least one node")
+    }
+
+    pub fn flush(&mut self, commit: &mut EpochCommit) {
+        self.stored.flush(commit);
+    }
+
+    /// The watermarks as they were when the last commit was made.
+    fn restore(&mut self, plan: &Dataflow) -> Result<()> {
+        for (index, node) in plan.nodes.iter().enumerate() {
+            let mut restored = Watermarks::new();
+            if let Op::Input { .. } = node.op {
+                for &column in &node.properties.watermarks {
+                    if let Some(value) = self.stored.get(&key(node.id, column)) {
+                        restored.insert(column, decode(&node.schema, column, value)?);
+                    }
+                }
+            } else {
+                restored = derived(plan, node, &self.after)?;
+                restored.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
+            }
+            self.after[index] = restored;
+        }
+        Ok(())
+    }
+}
+
+fn stored_keys(plan: &Dataflow) -> Vec<[u8; 8]> {
+    let inputs = plan.nodes.iter().filter(|n| matches!(n.op, Op::Input { .. }));
+    inputs.flat_map(|n| n.properties.watermarks.iter().map(|&column| key(n.id, column))).collect()
+}
+
+fn key(node: NodeId, column: usize) -> [u8; 8] {
+    let column = u32::try_from(column).expect("a schema has far fewer than 2^32 columns");
+    (u64::from(node) << 32 | u64::from(column)).to_be_bytes()
+}
+
+fn codec(schema: &SchemaRef, column: usize) -> Result<RowCodec> {
+    RowCodec::new(&[Arc::clone(&schema.fields()[column])])
+}
+
+fn encode(schema: &SchemaRef, column: usize, value: &ScalarValue) -> Result<Vec<u8>> {
+    Ok(codec(schema, column)?.encode(&[typed(value, &schema.fields()[column])?])?.row(0).to_vec())
+}
+
+fn decode(schema: &SchemaRef, column: usize, value: &[u8]) -> Result<ScalarValue> {
+    let columns = codec(schema, column)?.decode([value])?;
+    Ok(ScalarValue::try_from_array(&columns[0], 0)?)
+}
+
+fn typed(value: &ScalarValue, field: &FieldRef) -> Result<ArrayRef> {
+    Ok(value.cast_to(field.data_type())?.to_array()?)
+}
+
+/// Raises watermarks, never lowers them; gives the columns that moved.
+fn move_forward(watermarks: &mut Watermarks, next: Watermarks) -> Vec<usize> {
+    let mut moved = Vec::new();
+    for (column, value) in next {
+        let stays = watermarks
+            .get(&column)
+            .is_some_and(|old| matches!(value.partial_cmp(old), Some(Ordering::Less | Ordering::Equal)));
+        if !stays {
+            watermarks.insert(column, value);
+            moved.push(column);
+        }
+    }
+    moved
+}
+
+/// Of a node that is no input, from those of its inputs.
+fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks]) -> Result<Watermarks> {
+    let Some(&first) = node.inputs.first() else { return Ok(Watermarks::new()) };
+    let input = &all[first as usize];
+    match &node.op {
+        Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
+        Op::Filter { .. } | Op::Exchange { .. } => Ok(input.clone()),
+        Op::Project { exprs } => through_project(plan, node, exprs, input),
+        Op::Union => Ok(least_of_all(node.inputs.iter().map(|i| &all[*i as usize]))),
+        Op::Unnest { columns, .. } => through_unnest(columns, input),
+        Op::Aggregate(aggregate) => {
+            let close = aggregate.close.and_then(|column| input.get_key_value(&column));
+            Ok(close.map(|(&column, value)| (column, value.clone())).into_iter().collect())
+        }
+    }
+}
+
+fn projected(watermarks: &Watermarks, projection: &[usize]) -> Watermarks {
+    let columns = projection.iter().enumerate();
+    columns.filter_map(|(to, from)| Some((to, watermarks.get(from)?.clone()))).collect()
+}
+
+/// Evaluates the expressions on a row that has the watermarks and NULL elsewhere.
+fn through_project(
+    plan: &Dataflow,
+    node: &Node,
+    exprs: &[Arc<dyn PhysicalExpr>],
+    input: &Watermarks,
+) -> Result<Watermarks> {
+    if input.is_empty() || node.properties.watermarks.is_empty() {
+        return Ok(Watermarks::new());
+    }
+    let schema = &plan.nodes[node.inputs[0] as usize].schema;
+    let fields: Vec<_> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    let columns = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(column, field)| match input.get(&column) {
+            Some(value) => typed(value, field),
+            None => Ok(new_null_array(field.data_type(), 1)),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    let mut watermarks = Watermarks::new();
+    for &column in &node.properties.watermarks {
+        let value = exprs[column].evaluate(&row)?.into_array(1)?;
+        if value.is_valid(0) {
+            watermarks.insert(column, ScalarValue::try_from_array(&value, 0)?);
+        }
+    }
+    Ok(watermarks)
+}
+
+/// Only columns in which all have one, and there the least.
+fn least_of_all<'a>(mut inputs: impl Iterator<Item = &'a Watermarks>) -> Watermarks {
+    let Some(mut least) = inputs.next().cloned() else { return Watermarks::new() };
+    for input in inputs {
+        least.retain(|column, _| input.contains_key(column));
+        for (column, value) in &mut least {
+            let other = &input[column];
+            if other.partial_cmp(value) == Some(Ordering::Less) {
+                *value = other.clone();
+            }
+        }
+    }
+    least
+}
+
+fn through_unnest(columns: &[UnnestColumn], input: &Watermarks) -> Result<Watermarks> {
+    let mut watermarks = Watermarks::new();
+    for (to, column) in columns.iter().enumerate() {
+        let value = match column {
+            UnnestColumn::Keep(from) => input.get(from).cloned(),
+            UnnestColumn::List { column, depth } => match input.get(column) {
+                Some(list) => least_element(list.clone(), *depth)?,
+                None => None,
+            },
+            UnnestColumn::Field { column, field } => match input.get(column) {
+                Some(ScalarValue::Struct(row)) => Some(ScalarValue::try_from_array(row.column(*field), 0)?),
+                _ => None,
+            },
+        };
+        if let Some(value) = value.filter(|v| !v.is_null()) {
+            watermarks.insert(to, value);
+        }
+    }
+    Ok(watermarks)
+}
+
+/// The least of what a list opened `depth` times holds.
+fn least_element(list: ScalarValue, depth: usize) -> Result<Option<ScalarValue>> {
+    if depth == 0 {
+        return Ok(Some(list).filter(|v| !v.is_null()));
+    }
+    let elements: ArrayRef = match &list {
+        ScalarValue::List(array) => array.value(0),
+        ScalarValue::LargeList(array) => array.value(0),
+        ScalarValue::FixedSizeList(array) => array.value(0),
+        _ => return Ok(None),
+    };
+    let mut least: Option<ScalarValue> = None;
+    for index in 0..elements.len() {
+        if let Some(value) = least_element(ScalarValue::try_from_array(&elements, index)?, depth - 1)? {
+            let is_less = least.as_ref().is_none_or(|l| value.partial_cmp(l) == Some(Ordering::Less));
+            if is_less {
+                least = Some(value);
+            }
+        }
+    }
+    Ok(least)
+}

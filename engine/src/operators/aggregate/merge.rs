@@ -1,0 +1,208 @@
+//! Accumulator states, merged with what each epoch adds. For append-only input.
+//!
+//! ```text
+//!   group key ─▶ [ state columns of call 1 | of call 2 | ... | results that were sent and are not the state itself ]
+//!
+//!   stored states ──merge_batch──┐
+//!   the epoch's rows ──update────┴▶ accumulators ──state──▶ stored ──▶ results
+//! ```
+//!
+//! Results that were sent are stored, not computed again: a state that has been through the store may come to a result that
+//! differs in a last bit or in the order of a list, and what is taken back must be what was sent.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::compute::concat;
+use datafusion::arrow::datatypes::FieldRef;
+use tidemark_common::Result;
+use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
+
+use super::calls::Call;
+use super::{Change, Closed, Groups, Owned, Side, Touched};
+use crate::operators::StateSize;
+
+pub struct Merge {
+    calls: Vec<Call>,
+    codec: RowCodec,
+    state: KeyedState,
+    /// Results are wanted at every change, not only when a group closes.
+    sends_changes: bool,
+}
+
+impl Merge {
+    pub fn new(calls: Vec<Call>, state: KeyedState, sends_changes: bool) -> Result<Self> {
+        let mut fields: Vec<FieldRef> = calls.iter().flat_map(|c| c.state_fields.iter().map(Arc::clone)).collect();
+        if sends_changes {
+            fields.extend(calls.iter().filter(|c| !c.state_is_result()).map(|c| Arc::clone(&c.result)));
+        }
+        Ok(Self { codec: RowCodec::new(&fields)?, calls, state, sends_changes })
+    }
+
+    /// What is stored of the touched groups: which of them are known, and their columns.
+    fn load(&mut self, snapshot: &Snapshot, touched: &Touched) -> Result<Side> {
+        let keys = touched.groups.keys();
+        self.state.load(snapshot, &keys)?;
+        let mut known = Vec::new();
+        let mut rows = Vec::new();
+        for (group, key) in keys.iter().enumerate() {
+            if let Some(row) = self.state.get(key) {
+                known.push(group);
+                rows.push(row);
+            }
+        }
+        let columns = if known.is_empty() { Vec::new() } else { self.codec.decode(rows)? };
+        Ok(Side { groups: known, columns })
+    }
+
+    /// The states of a call after the epoch, one row a touched group.
+    ///
+    /// Accumulators that count groups take it that each has had a row, so stored states can be merged first only if they
+    /// are there for all groups. Else the epoch's rows get accumulators of their own, and both states are merged: at once
+    /// for the same reason, unless there is an accumulator a group, of which some take only one state at a time.
+    fn advance(call: &Call, stored: &[ArrayRef], known: &[usize], touched: &Touched) -> Result<Vec<ArrayRef>> {
+        let total = touched.groups.len();
+        let mut accumulator = call.accumulator()?;
+        if !call.is_ordered() && (known.len() == total || !call.counts_groups()) {
+            if !known.is_empty() {
+                accumulator.merge_batch(stored, known, total)?;
+            }
+            for piece in &touched.pieces {
+                call.update(accumulator.as_mut(), &piece.batch, &piece.groups, total)?;
+            }
+            return call.states(accumulator.as_mut());
+        }
+        let fresh = Self::fresh_states(call, touched)?;
+        if known.is_empty() {
+            return Ok(fresh);
+        }
+        if call.counts_groups() {
+            let groups: Vec<usize> = known.iter().copied().chain(0..total).collect();
+            let both = stored.iter().zip(&fresh).map(|(s, f)| concat(&[s, f])).collect::<Result<Vec<_>, _>>()?;
+            accumulator.merge_batch(&both, &groups, total)?;
+        } else {
+            let all: Vec<usize> = (0..total).collect();
+            accumulator.merge_batch(stored, known, total)?;
+            accumulator.merge_batch(&fresh, &all, total)?;
+        }
+        call.states(accumulator.as_mut())
+    }
+
+    /// The states of the epoch's rows alone. Accumulators that care about order want all rows at once, sorted.
+    fn fresh_states(call: &Call, touched: &Touched) -> Result<Vec<ArrayRef>> {
+        let mut accumulator = call.accumulator()?;
+        if call.is_ordered() {
+            let (batch, groups) = touched.in_one_piece()?;
+            call.update_in_order(accumulator.as_mut(), &batch, &groups, touched.groups.len())?;
+        } else {
+            for piece in &touched.pieces {
+                call.update(accumulator.as_mut(), &piece.batch, &piece.groups, piece.total)?;
+            }
+        }
+        call.states(accumulator.as_mut())
+    }
+
+    /// The results among stored columns.
+    fn stored_results(&self, columns: &[ArrayRef]) -> Vec<ArrayRef> {
+        let mut next_state = 0;
+        let mut next_result: usize = self.calls.iter().map(|c| c.state_fields.len()).sum();
+        let mut results = Vec::with_capacity(self.calls.len());
+        for call in &self.calls {
+            if call.state_is_result() {
+                results.push(Arc::clone(&columns[next_state]));
+            } else {
+                results.push(Arc::clone(&columns[next_result]));
+                next_result += 1;
+            }
+            next_state += call.state_fields.len();
+        }
+        results
+    }
+}
+
+impl Groups for Merge {
+    fn apply(&mut self, snapshot: &Snapshot, touched: &Touched) -> Result<Change> {
+        let total = touched.groups.len();
+        let before = self.load(snapshot, touched)?;
+        if self.calls.is_empty() {
+            return self.apply_distinct(before, touched);
+        }
+        let mut stored = Vec::with_capacity(self.codec.num_columns());
+        let mut offset = 0;
+        for call in &self.calls {
+            let columns = offset..offset + call.state_fields.len();
+            offset = columns.end;
+            let own = if before.groups.is_empty() { &[][..] } else { &before.columns[columns] };
+            stored.extend(Self::advance(call, own, &before.groups, touched)?);
+        }
+        let mut results = Vec::with_capacity(self.calls.len());
+        if self.sends_changes {
+            let mut offset = 0;
+            for call in &self.calls {
+                let states = &stored[offset..offset + call.state_fields.len()];
+                offset += call.state_fields.len();
+                results.push(call.results_of(states, total)?);
+            }
+            stored.extend(
+                self.calls.iter().zip(&results).filter(|(c, _)| !c.state_is_result()).map(|(_, r)| Arc::clone(r)),
+            );
+        }
+        let encoded = self.codec.encode_rows(&stored, total)?;
+        for group in 0..total {
+            self.state.put(touched.groups.key(group), encoded.row(group));
+        }
+        if !self.sends_changes {
+            return Ok(Change::default());
+        }
+        let old_columns = if before.groups.is_empty() { Vec::new() } else { self.stored_results(&before.columns) };
+        let old = Side { groups: before.groups, columns: old_columns };
+        Ok(Change { old, new: Side { groups: (0..total).collect(), columns: results } })
+    }
+
+    fn drop_closed(&mut self, snapshot: &Snapshot, horizon: &[u8]) -> Result<()> {
+        self.state.drop_below(snapshot, horizon)
+    }
+
+    fn take_closed(&mut self, snapshot: &Snapshot, horizon: &[u8], owned: &Owned<'_>) -> Result<Closed> {
+        let (keys, rows): (Vec<_>, Vec<_>) = self.state.take_below(snapshot, horizon)?.into_iter().unzip();
+        let (keys, rows) = owned.only(keys, rows)?;
+        if keys.is_empty() {
+            return Ok(Closed::default());
+        }
+        let columns = self.codec.decode(rows.iter().map(Vec::as_slice))?;
+        let mut offset = 0;
+        let mut results = Vec::with_capacity(self.calls.len());
+        for call in &self.calls {
+            let states = &columns[offset..offset + call.state_fields.len()];
+            offset += call.state_fields.len();
+            results.push(call.results_of(states, keys.len())?);
+        }
+        Ok(Closed { keys, columns: results })
+    }
+
+    fn flush(&mut self, commit: &mut EpochCommit) {
+        self.state.flush(commit);
+    }
+
+    fn size(&self) -> StateSize {
+        super::size_of(&[&self.state])
+    }
+}
+
+impl Merge {
+    /// DISTINCT: a key is stored once, when it is first seen.
+    fn apply_distinct(&mut self, before: Side, touched: &Touched) -> Result<Change> {
+        let mut known = before.groups.into_iter().peekable();
+        let mut new = Vec::new();
+        for group in 0..touched.groups.len() {
+            if known.next_if_eq(&group).is_none() {
+                self.state.put(touched.groups.key(group), &[]);
+                new.push(group);
+            }
+        }
+        if !self.sends_changes {
+            return Ok(Change::default());
+        }
+        Ok(Change { old: Side::default(), new: Side { groups: new, columns: Vec::new() } })
+    }
+}

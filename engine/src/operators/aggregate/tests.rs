@@ -1,0 +1,325 @@
+//! Rows in, rows out, as text. What holds for every function is tested by `dataflow/differential.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::scalar::ScalarValue;
+use expect_test::{Expect, expect};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tidemark_common::SqlState;
+use tidemark_common::plan::AggregateStrategy::{self, Linear, Merge, Recompute};
+
+use crate::dataflow::CollectionChanges;
+use crate::operators::Watermarks;
+use crate::operators::testing::{Lowering, TestFlow, changes, delta, lower, rows_text, schema, show};
+
+const ALL: [AggregateStrategy; 3] = [Merge, Linear, Recompute];
+
+async fn flow(schema: &SchemaRef, sql: &str, strategy: AggregateStrategy, shards: usize) -> TestFlow {
+    TestFlow::new(lower(schema, sql, Lowering { strategy, close: None, emit_on_close: false }).await, shards)
+}
+
+/// Each text is an epoch; all strategies give the same.
+async fn check(strategies: &[AggregateStrategy], columns: &str, sql: &str, epochs: &[&str], expected: Expect) {
+    let schema = schema(columns);
+    let mut texts = Vec::new();
+    for strategy in strategies {
+        let mut flow = flow(&schema, sql, *strategy, 1).await;
+        let sent = epochs.iter().map(|rows| flow.rows(&schema, rows)).enumerate();
+        texts.push(sent.map(|(epoch, sent)| format!("epoch {}\n{sent}", epoch + 1)).collect::<String>());
+    }
+    expected.assert_eq(&texts[0]);
+    for (text, strategy) in texts.iter().zip(strategies) {
+        assert_eq!(*text, texts[0], "{strategy:?}");
+    }
+}
+
+#[tokio::test]
+async fn updates_take_back_what_was_sent() {
+    check(
+        &[Linear, Recompute],
+        "k text, v bigint",
+        "SELECT k, count(*), sum(v) FROM t GROUP BY k",
+        &["+ a 1\n+ b 2\n+ a 3", "- a 1\n+ a 10\n+ c NULL", "- b 2", "", "- a 3\n- a 10\n+ a 13\n+ a 0\n- c NULL"],
+        expect![[r#"
+            epoch 1
+            + a 2 4
+            + b 1 2
+            epoch 2
+            - a 2 4
+            + a 2 13
+            + c 1 NULL
+            epoch 3
+            - b 1 2
+            epoch 4
+            epoch 5
+            - c 1 NULL
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn appended_rows() {
+    check(
+        &ALL,
+        "k text, v bigint",
+        "SELECT k, count(v), sum(v) FROM t GROUP BY k",
+        &["+ a 1\n+ NULL 2\n+ a 3", "+ NULL NULL\n+ NULL 5", "+ a NULL", "+ a 0"],
+        expect![[r#"
+            epoch 1
+            + a 2 4
+            + NULL 1 2
+            epoch 2
+            - NULL 1 2
+            + NULL 2 7
+            epoch 3
+            epoch 4
+            - a 2 4
+            + a 3 4
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn without_group_by_there_is_always_one_row() {
+    check(
+        &ALL,
+        "v bigint",
+        "SELECT count(*), sum(v) FROM t",
+        &["", "", "+ 1\n+ 2"],
+        expect![[r#"
+            epoch 1
+            + 0 NULL
+            epoch 2
+            epoch 3
+            - 0 NULL
+            + 2 3
+        "#]],
+    )
+    .await;
+    check(
+        &[Linear, Recompute],
+        "v bigint",
+        "SELECT count(*), sum(v) FROM t",
+        &["+ 1", "- 1", "+ 5"],
+        expect![[r#"
+            epoch 1
+            + 1 1
+            epoch 2
+            - 1 1
+            + 0 NULL
+            epoch 3
+            - 0 NULL
+            + 1 5
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn distinct_sends_a_row_once() {
+    check(
+        &ALL,
+        "k text, v bigint",
+        "SELECT DISTINCT k FROM t",
+        &["+ a 1\n+ a 2\n+ NULL 1", "+ a 3\n+ b 1\n+ NULL 2", "+ b 1"],
+        expect![[r#"
+            epoch 1
+            + a
+            + NULL
+            epoch 2
+            + b
+            epoch 3
+        "#]],
+    )
+    .await;
+    check(
+        &[Linear, Recompute],
+        "k text, v bigint",
+        "SELECT DISTINCT k FROM t",
+        &["+ a 1\n+ a 2", "- a 1", "- a 2\n+ b 1"],
+        expect![[r#"
+            epoch 1
+            + a
+            epoch 2
+            epoch 3
+            - a
+            + b
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_row_of_a_shardless_aggregate_comes_once_with_many_shards() {
+    for strategy in ALL {
+        let schema = schema("v bigint");
+        let mut flow = flow(&schema, "SELECT count(*) FROM t", strategy, 3).await;
+        assert_eq!(flow.rows(&schema, ""), "+ 0\n");
+        flow.reopen(2);
+        assert_eq!(flow.rows(&schema, "+ 1"), "- 0\n+ 1\n");
+    }
+}
+
+#[tokio::test]
+async fn more_rows_gone_than_come_is_an_internal_error() {
+    for (strategy, part) in [(Linear, "a group has -1 rows"), (Recompute, "a row is there -1 times")] {
+        let schema = schema("k text");
+        let mut flow = flow(&schema, "SELECT k, count(*) FROM t GROUP BY k", strategy, 1).await;
+        let error = flow.try_epoch(changes(vec![delta(&schema, "- a")])).unwrap_err();
+        assert_eq!(error.state(), SqlState::Internal);
+        assert!(error.message().contains(part) && error.message().contains("node 3 of object"), "{error}");
+    }
+    let schema = schema("k text");
+    let mut flow = flow(&schema, "SELECT k, count(*) FROM t GROUP BY k", Merge, 1).await;
+    let error = flow.try_epoch(changes(vec![delta(&schema, "- a")])).unwrap_err();
+    assert!(error.message().contains("went away from append-only input"), "{error}");
+}
+
+#[tokio::test]
+async fn sums_wrap_as_in_datafusion() {
+    check(
+        &ALL,
+        "v bigint",
+        "SELECT sum(v) FROM t",
+        &["+ 9223372036854775807\n+ 2"],
+        expect![[r#"
+            epoch 1
+            + -9223372036854775807
+        "#]],
+    )
+    .await;
+}
+
+/// Rows and a watermark for column `at`.
+fn with_watermark(schema: &SchemaRef, rows: &str, at: usize, watermark: Option<i64>) -> CollectionChanges {
+    let mut input = changes(vec![delta(schema, rows)]);
+    input.watermarks = watermark.map(|w| (at, ScalarValue::Int64(Some(w)))).into_iter().collect::<Watermarks>();
+    input
+}
+
+async fn closing(schema: &SchemaRef, strategy: AggregateStrategy, emit_on_close: bool, shards: usize) -> TestFlow {
+    let sql = "SELECT k, w, count(*), sum(v) FROM t GROUP BY k, w";
+    TestFlow::new(lower(schema, sql, Lowering { strategy, close: Some(1), emit_on_close }).await, shards)
+}
+
+#[tokio::test]
+async fn windows_close() {
+    let schema = schema("w bigint, k text, v bigint");
+    for strategy in [Merge, Linear] {
+        let mut flow = closing(&schema, strategy, false, 1).await;
+        let mut text = String::new();
+        let epochs = [
+            ("+ 10 a 1\n+ 20 a 2\n+ NULL a 3", Some(10)),
+            ("+ 10 b 4\n+ 30 a 5", Some(20)),
+            // The first is late now, and the watermark does not go back.
+            ("+ 10 a 6\n+ 20 a 7\n+ NULL a 1", Some(15)),
+            ("", Some(31)),
+        ];
+        for (rows, watermark) in epochs {
+            text += &show(&flow.epoch(with_watermark(&schema, rows, 0, watermark)).chunks);
+            text += &format!("stored {}, late {}\n", flow.stored_entries(), flow.flow.late_rows());
+        }
+        expect![[r#"
+            + a 10 1 1
+            + a 20 1 2
+            + a NULL 1 3
+            stored 3, late 0
+            + b 10 1 4
+            + a 30 1 5
+            stored 3, late 0
+            - a 20 1 2
+            + a 20 2 9
+            - a NULL 1 3
+            + a NULL 2 4
+            stored 3, late 1
+            stored 1, late 1
+        "#]]
+        .assert_eq(&text);
+    }
+}
+
+#[tokio::test]
+async fn windows_are_sent_when_they_close() {
+    let schema = schema("w bigint, k text, v bigint");
+    for (strategy, shards) in ALL.into_iter().flat_map(|s| [(s, 1), (s, 3)]) {
+        let mut flow = closing(&schema, strategy, true, shards).await;
+        let sent = |flow: &mut TestFlow, rows: &str, watermark: i64| {
+            let chunks = flow.epoch(with_watermark(&schema, rows, 0, Some(watermark))).chunks;
+            let sorted: BTreeSet<String> = show(&chunks).lines().map(String::from).collect();
+            sorted.into_iter().collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(sent(&mut flow, "+ 10 a 1\n+ 20 b 2\n+ NULL a 3\n+ 10 c 1\n+ 10 c 1", 10), "");
+        flow.reopen(shards % 3 + 1);
+        assert_eq!(sent(&mut flow, "+ 10 a 4\n+ 12 d 4\n+ 30 e 9", 20), "+ a 10 2 5; + c 10 2 2; + d 12 1 4");
+        flow.reopen(shards);
+        // Late after the restart as before it.
+        assert_eq!(sent(&mut flow, "+ 10 a 4\n+ 20 b 1", 20), "");
+        assert_eq!(flow.flow.late_rows(), 1);
+        assert_eq!(sent(&mut flow, "", 1000), "+ b 20 2 3; + e 30 1 9");
+        assert_eq!(flow.stored_entries(), 1, "the NULL window stays: {strategy:?}");
+    }
+}
+
+/// Random watermarks: closed windows are exactly the batch result over the rows that were not late.
+#[tokio::test]
+async fn closed_windows_equal_the_batch() {
+    let schema = schema("w bigint, k text, v bigint");
+    for seed in 0..12 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let strategy = ALL[rng.random_range(0..3)];
+        let emit_on_close = rng.random_bool(0.5);
+        let mut flow = closing(&schema, strategy, emit_on_close, rng.random_range(1..4)).await;
+        let mut expected: BTreeMap<(i64, String), (i64, i64)> = BTreeMap::new();
+        let mut contents: BTreeMap<String, i64> = BTreeMap::new();
+        let (mut watermark, mut late) = (0, 0);
+        for epoch in 0..20 {
+            let mut rows = String::new();
+            for _ in 0..rng.random_range(0..10) {
+                let (w, k, v) = (rng.random_range(0..30) + epoch, rng.random_range(0..3), rng.random_range(0..9));
+                rows += &format!("+ {w} k{k} {v}\n");
+                if w < watermark {
+                    late += 1;
+                    continue;
+                }
+                let group = expected.entry((w, format!("k{k}"))).or_default();
+                *group = (group.0 + 1, group.1 + v);
+            }
+            watermark = watermark.max(rng.random_range(0..30) + epoch - 10);
+            if rng.random_ratio(1, 5) {
+                let shards = rng.random_range(1..4);
+                flow.reopen(shards);
+            }
+            for delta in flow.epoch(with_watermark(&schema, &rows, 0, Some(watermark))).chunks {
+                for (row, text) in rows_text(&delta.batch).into_iter().enumerate() {
+                    *contents.entry(text.join(" ")).or_default() += delta.weight(row);
+                }
+            }
+            contents.retain(|_, weight| *weight != 0);
+            let visible = expected.iter().filter(|((w, _), _)| !emit_on_close || *w < watermark);
+            let visible: BTreeMap<String, i64> =
+                visible.map(|((w, k), (count, sum))| (format!("{k} {w} {count} {sum}"), 1)).collect();
+            assert_eq!(contents, visible, "seed {seed}, epoch {epoch}, {strategy:?}, watermark {watermark}");
+            let open = expected.keys().filter(|(w, _)| *w >= watermark).count();
+            if strategy != Recompute {
+                assert_eq!(flow.stored_entries(), open, "seed {seed}, epoch {epoch}");
+            }
+        }
+        assert!(late > 0, "seed {seed} tests no late rows");
+        flow.epoch(with_watermark(&schema, "", 0, Some(1000)));
+        assert_eq!(flow.stored_entries(), 0, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn recompute_stores_rows_and_what_was_sent() {
+    let schema = schema("w bigint, k text, v bigint");
+    let mut flow = closing(&schema, Recompute, false, 2).await;
+    flow.epoch(with_watermark(&schema, "+ 1 a 1\n+ 1 a 1\n+ 1 a 2\n+ 2 a 1", 0, Some(0)));
+    assert_eq!(flow.stored_entries(), 3 + 2, "rows with weights, and a result a group");
+    flow.epoch(with_watermark(&schema, "", 0, Some(2)));
+    assert_eq!(flow.stored_entries(), 2);
+}
