@@ -9,7 +9,17 @@
 //! side of them. A reader only moves forward and keeps no position of its own: what it has delivered becomes true when
 //! the driver commits the positions that came with it, and a restart builds a new reader from those.
 
+mod blackhole;
+mod datagen;
+mod file;
+pub mod formats;
+mod generator;
+mod nexmark;
 pub mod options;
+mod pace;
+mod spec;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -19,6 +29,11 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Delta, Epoch, Result};
+
+pub use spec::{FormatSpec, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};
+
+/// Rows that a reader makes or decodes at a time, at most.
+pub const CHUNK_ROWS: usize = 8192;
 
 /// How far a source has been read: split -> position, both as text that a person can read in `tidemark.sources`.
 /// A split is what is read in order: a partition of a topic, one file, a generator. A split that is not in the map has not
@@ -76,6 +91,11 @@ pub struct SourceBatch {
 pub trait Sink: Send + Sync + Debug {
     /// Opens the target and checks that it can be written. Called at CREATE SINK and at each start.
     async fn writer(&self) -> Result<Box<dyn SinkWriter>>;
+
+    /// True if rows are to be counted and forgotten, so that nothing needs to be kept for delivery.
+    fn discards(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait]

@@ -58,9 +58,7 @@ impl Options {
     /// All options whose key starts with `prefix`, the prefix cut off.
     pub fn take_prefix(&mut self, prefix: &str) -> BTreeMap<String, String> {
         let keys: Vec<String> = self.values.keys().filter(|k| k.starts_with(prefix)).cloned().collect();
-        keys.into_iter()
-            .filter_map(|k| self.values.remove(&k).map(|v| (k[prefix.len()..].to_string(), v)))
-            .collect()
+        keys.into_iter().filter_map(|k| self.values.remove(&k).map(|v| (k[prefix.len()..].to_string(), v))).collect()
     }
 
     /// Refuses what nobody took.

@@ -99,10 +99,11 @@ fn connector(options: &mut Options, kind: &str, known: &[&str]) -> Result<String
 /// FORMAT .. ENCODE .. means nothing to a generator or a blackhole.
 pub(crate) fn refuse_format(format: Option<&FormatSpec>, connector: &str) -> Result<()> {
     match format {
-        Some(spec) if spec.encode != "NATIVE" => {
-            Err(Error::invalid(format!("connector \"{connector}\" takes no FORMAT {} ENCODE {}", spec.format, spec.encode))
-                .with_hint("Leave the FORMAT clause out."))
-        }
+        Some(spec) if spec.encode != "NATIVE" => Err(Error::invalid(format!(
+            "connector \"{connector}\" takes no FORMAT {} ENCODE {}",
+            spec.format, spec.encode
+        ))
+        .with_hint("Leave the FORMAT clause out.")),
         _ => Ok(()),
     }
 }

@@ -52,23 +52,50 @@ impl ColumnOptions {
 /// How a value comes from its row number. Whole numbers, dates, times and decimals are handled as the integers that hold them.
 #[derive(Debug)]
 enum Values {
-    Sequence { start: i128, step: i128 },
-    Uniform { min: i128, max: i128 },
-    FloatSequence { start: f64 },
-    Float { min: f64, max: f64 },
+    Sequence {
+        start: i128,
+        step: i128,
+    },
+    Uniform {
+        min: i128,
+        max: i128,
+    },
+    FloatSequence {
+        start: f64,
+    },
+    Float {
+        min: f64,
+        max: f64,
+    },
     /// Event time less a random part of `max_past`.
-    Time { time: EventTime, max_past: i64 },
+    Time {
+        time: EventTime,
+        max_past: i64,
+    },
     Choice(ArrayRef),
     Boolean,
-    TextSequence { start: i64 },
-    Text { length: usize },
-    Bytes { length: usize },
+    TextSequence {
+        start: i64,
+    },
+    Text {
+        length: usize,
+    },
+    Bytes {
+        length: usize,
+    },
     Uuid,
     Json,
     Interval,
-    List { items: Box<Column>, length: usize },
+    List {
+        items: Box<Column>,
+        length: usize,
+    },
     Struct(Vec<Column>),
-    Map { keys: Box<Column>, values: Box<Column>, length: usize },
+    Map {
+        keys: Box<Column>,
+        values: Box<Column>,
+        length: usize,
+    },
     Null,
 }
 
@@ -90,7 +117,12 @@ const DAY_MICROS: i128 = 86_400_000_000;
 
 impl Column {
     /// The column, and how many rows it has if it ends.
-    pub fn new(field: &FieldRef, seed: u64, time: EventTime, options: &mut ColumnOptions) -> Result<(Self, Option<u64>)> {
+    pub fn new(
+        field: &FieldRef,
+        seed: u64,
+        time: EventTime,
+        options: &mut ColumnOptions,
+    ) -> Result<(Self, Option<u64>)> {
         let null_rate = options.parse("null_rate", "a number from 0 to 1")?.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&null_rate) {
             return Err(Error::invalid("option \"null_rate\" must be a number from 0 to 1"));
@@ -105,7 +137,9 @@ impl Column {
             "choice" => (choice(&sql_type, options)?, None),
             "random" | "default" => (random(field, &sql_type, &kind, seed, time, options)?, None),
             other => {
-                return Err(Error::invalid(format!("option \"kind\" must be sequence, random or choice, not \"{other}\"")));
+                return Err(Error::invalid(format!(
+                    "option \"kind\" must be sequence, random or choice, not \"{other}\""
+                )));
             }
         };
         Ok((Self { field: field.clone(), values, key: mix(seed, name_key(field.name())), null_rate }, rows))
@@ -120,8 +154,7 @@ impl Column {
         if self.null_rate == 0.0 {
             return Ok(array);
         }
-        let nulls: BooleanArray =
-            rows.map(|n| Some(unit(mix(self.key ^ 0x6e75_6c6c, n)) < self.null_rate)).collect();
+        let nulls: BooleanArray = rows.map(|n| Some(unit(mix(self.key ^ 0x6e75_6c6c, n)) < self.null_rate)).collect();
         Ok(compute::nullif(&array, &nulls)?)
     }
 
@@ -154,9 +187,9 @@ impl Column {
             }
             Values::Uuid => self.texts(rows.map(|n| uuid(bits(n), mix(self.key ^ 1, n)))),
             Values::Json => self.texts(rows.map(|n| format!("{{\"n\": {n}, \"v\": {}}}", bits(n) % 1000))),
-            Values::Interval => Arc::new(IntervalMonthDayNanoArray::from_iter_values(rows.map(|n| {
-                IntervalMonthDayNano::new(0, 0, (bits(n) % 86_400) as i64 * 1_000_000_000)
-            }))),
+            Values::Interval => Arc::new(IntervalMonthDayNanoArray::from_iter_values(
+                rows.map(|n| IntervalMonthDayNano::new(0, 0, (bits(n) % 86_400) as i64 * 1_000_000_000)),
+            )),
             Values::List { items, length } => self.list(items, *length, rows)?,
             Values::Struct(columns) => {
                 let arrays = columns.iter().map(|c| c.build(rows.clone())).collect::<Result<Vec<_>>>()?;
@@ -198,18 +231,24 @@ impl Column {
         let out_of_range = |value: i128| {
             Error::new(
                 SqlState::NumericValueOutOfRange,
-                format!("column \"{}\": {value} is out of range for type {}", self.field.name(), SqlType::from_field(&self.field)),
+                format!(
+                    "column \"{}\": {value} is out of range for type {}",
+                    self.field.name(),
+                    SqlType::from_field(&self.field)
+                ),
             )
         };
         Ok(match data_type {
-            DataType::Decimal128(precision, scale) => Arc::new(
-                Decimal128Array::from_iter_values(values).with_precision_and_scale(*precision, *scale)?,
-            ),
+            DataType::Decimal128(precision, scale) => {
+                Arc::new(Decimal128Array::from_iter_values(values).with_precision_and_scale(*precision, *scale)?)
+            }
             DataType::Decimal256(precision, scale) => Arc::new(
-                Decimal256Array::from_iter_values(values.map(i256::from_i128)).with_precision_and_scale(*precision, *scale)?,
+                Decimal256Array::from_iter_values(values.map(i256::from_i128))
+                    .with_precision_and_scale(*precision, *scale)?,
             ),
             _ => {
-                let narrow = values.map(|v| i64::try_from(v).map_err(|_| out_of_range(v))).collect::<Result<Vec<i64>>>()?;
+                let narrow =
+                    values.map(|v| i64::try_from(v).map_err(|_| out_of_range(v))).collect::<Result<Vec<i64>>>()?;
                 let int64 = Int64Array::new(ScalarBuffer::from(narrow), None);
                 match data_type {
                     DataType::Int64 => Arc::new(int64),
@@ -291,16 +330,18 @@ fn random(
     let seed = mix(seed, name_key(field.name()));
     Ok(match sql_type {
         SqlType::Boolean => Values::Boolean,
-        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Oid => uniform(sql_type, DEFAULT_MAX, options)?,
+        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Oid => {
+            uniform(sql_type, DEFAULT_MAX, options)?
+        }
         SqlType::Numeric(_) => {
-            let DataType::Decimal128(p, s) | DataType::Decimal256(p, s) = sql_type.data_type() else {
+            let (DataType::Decimal128(p, s) | DataType::Decimal256(p, s)) = sql_type.data_type() else {
                 return Err(Error::internal("a numeric that is not a decimal"));
             };
             let largest = 10i128.checked_pow(u32::from(p)).map_or(i128::MAX, |v| v - 1);
             uniform(sql_type, largest.min(DEFAULT_MAX * 10i128.pow(s.max(0) as u32)), options)?
         }
         SqlType::Real | SqlType::Double => {
-            let max = options.parse("max", "a number")?;
+            let max: Option<f64> = options.parse("max", "a number")?;
             let min = options.parse("min", "a number")?.unwrap_or_else(|| max.unwrap_or(0.0).min(0.0));
             let max = max.unwrap_or(min + DEFAULT_MAX as f64);
             if min > max {
@@ -330,10 +371,9 @@ fn random(
 
 fn nested(field: &FieldRef, seed: u64, time: EventTime, options: &mut ColumnOptions) -> Result<Values> {
     Ok(match field.data_type() {
-        DataType::List(item) => Values::List {
-            items: Column::nested(item, seed, time)?,
-            length: length(DEFAULT_ITEMS, 10_000, options)?,
-        },
+        DataType::List(item) => {
+            Values::List { items: Column::nested(item, seed, time)?, length: length(DEFAULT_ITEMS, 10_000, options)? }
+        }
         DataType::Struct(fields) => {
             let columns = fields.iter().map(|f| Column::nested(f, seed, time).map(|c| *c));
             Values::Struct(columns.collect::<Result<_>>()?)
@@ -358,9 +398,10 @@ fn timestamps(sql_type: &SqlType, kind: &str, time: EventTime, options: &mut Col
     let min = bound("min", sql_type, options)?;
     let max = bound("max", sql_type, options)?;
     match (min, max) {
-        (None, None) if kind == "random" && max_past == 0 => {
-            Ok(Values::Uniform { min: time.start_micros.into(), max: i128::from(time.start_micros) + 365 * DAY_MICROS - 1 })
-        }
+        (None, None) if kind == "random" && max_past == 0 => Ok(Values::Uniform {
+            min: time.start_micros.into(),
+            max: i128::from(time.start_micros) + 365 * DAY_MICROS - 1,
+        }),
         (None, None) => Ok(Values::Time { time, max_past }),
         _ if max_past != 0 => Err(Error::invalid("options \"max_past\" and \"min\"/\"max\" exclude each other")),
         (min, max) => {
@@ -411,7 +452,7 @@ fn bound(option: &str, sql_type: &SqlType, options: &mut ColumnOptions) -> Resul
 }
 
 /// The integer that holds the one value of `array`.
-pub(super) fn raw(array: &ArrayRef) -> Result<i128> {
+pub(crate) fn raw(array: &ArrayRef) -> Result<i128> {
     Ok(match array.data_type() {
         DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value(0),
         DataType::Decimal256(..) => array

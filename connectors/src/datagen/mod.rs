@@ -12,12 +12,15 @@ mod options;
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
+use datafusion::arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
+};
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use self::column::Column;
+pub(crate) use self::column::raw;
 use crate::generator::{Generate, GeneratorSource};
 use crate::options::Options;
 use crate::spec::{SourceSpec, refuse_format, with_include};
@@ -61,8 +64,10 @@ pub(crate) fn open(spec: SourceSpec, mut options: Options) -> Result<Arc<dyn Sou
     if spec.columns.fields().is_empty() {
         return Err(Error::new(SqlState::InvalidTableDefinition, "a datagen source must declare its columns"));
     }
-    let schema =
-        with_include(&spec, &[("offset", SqlType::BigInt), ("partition", SqlType::Integer), ("timestamp", SqlType::TimestampTz)])?;
+    let schema = with_include(
+        &spec,
+        &[("offset", SqlType::BigInt), ("partition", SqlType::Integer), ("timestamp", SqlType::TimestampTz)],
+    )?;
     let included = spec.include.iter().map(|(what, _)| match what.as_str() {
         "offset" => Included::Offset,
         "partition" => Included::Partition,
@@ -85,7 +90,14 @@ impl Generate for Datagen {
         self.schema.clone()
     }
 
-    fn generate(&self, from: u64, end: u64, most: usize, columns: &[usize], projected: &SchemaRef) -> Result<(RecordBatch, u64)> {
+    fn generate(
+        &self,
+        from: u64,
+        end: u64,
+        most: usize,
+        columns: &[usize],
+        projected: &SchemaRef,
+    ) -> Result<(RecordBatch, u64)> {
         let end = end.min(from + most as u64);
         let rows = (end - from) as usize;
         let arrays = columns.iter().map(|&index| match self.columns.get(index) {

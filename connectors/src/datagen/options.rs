@@ -23,10 +23,8 @@ const COLUMN_OPTIONS: [&str; 10] =
 
 pub(super) fn parse(spec: &SourceSpec, options: &mut Options) -> Result<Parsed> {
     let rate = rate(options)?;
-    let time = EventTime {
-        start_micros: start_time(options)?,
-        micros_per_row: 1e6 / rate.unwrap_or(UNLIMITED_EVENT_RATE),
-    };
+    let time =
+        EventTime { start_micros: start_time(options)?, micros_per_row: 1e6 / rate.unwrap_or(UNLIMITED_EVENT_RATE) };
     let seed: u64 = options.parse("seed", "a whole number from 0")?.unwrap_or(0);
     let mut rows: Option<u64> = match options.parse("rows", "a whole number from 0")? {
         Some(rows) => Some(rows),

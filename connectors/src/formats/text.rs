@@ -38,7 +38,9 @@ pub fn parse(values: &StringArray, field: &Field) -> Result<Parsed> {
         }
         SqlType::Varchar(Some(n)) => texts(values, |text| fit(text, *n, false)),
         SqlType::Char(n) => texts(values, |text| fit(text, *n, true)),
-        SqlType::Uuid => texts(values, |text| canonical_uuid(text).map(Cow::Owned).ok_or_else(|| syntax(&sql_type, text))),
+        SqlType::Uuid => {
+            texts(values, |text| canonical_uuid(text).map(Cow::Owned).ok_or_else(|| syntax(&sql_type, text)))
+        }
         SqlType::Json | SqlType::Jsonb => texts(values, |text| match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => Ok(Cow::Borrowed(text)),
             Err(error) => Err(syntax(&sql_type, text).with_detail(error.to_string())),
@@ -53,9 +55,10 @@ pub fn parse(values: &StringArray, field: &Field) -> Result<Parsed> {
 /// a varchar within its length, a char padded.
 pub fn conform(array: ArrayRef, field: &Field) -> Result<Parsed> {
     match (SqlType::from_field(field), array.data_type()) {
-        (SqlType::Uuid | SqlType::Varchar(Some(_)) | SqlType::Char(_) | SqlType::Json | SqlType::Jsonb, DataType::Utf8) => {
-            parse(array.as_string::<i32>(), field)
-        }
+        (
+            SqlType::Uuid | SqlType::Varchar(Some(_)) | SqlType::Char(_) | SqlType::Json | SqlType::Jsonb,
+            DataType::Utf8,
+        ) => parse(array.as_string::<i32>(), field),
         _ => Ok(Parsed { array, failures: Vec::new() }),
     }
 }
@@ -91,7 +94,13 @@ pub fn cast(array: &ArrayRef, field: &Field) -> Result<Parsed> {
     let sql_type = SqlType::from_field(field);
     let failures = failed.into_iter().map(|row| {
         let shown = datafusion::arrow::util::display::array_value_to_string(array, row).unwrap_or_default();
-        (row, in_column(Error::new(SqlState::NumericValueOutOfRange, format!("{shown} is out of range for type {sql_type}")), field))
+        (
+            row,
+            in_column(
+                Error::new(SqlState::NumericValueOutOfRange, format!("{shown} is out of range for type {sql_type}")),
+                field,
+            ),
+        )
     });
     let mut failures: Vec<_> = failures.collect();
     let conformed = conform(result, field)?;
@@ -166,7 +175,10 @@ fn fit(text: &str, n: u32, pad: bool) -> Result<Cow<'_, str>> {
         let cut = text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
         if !text[cut..].trim_matches(' ').is_empty() {
             let kind = if pad { "character" } else { "character varying" };
-            return Err(Error::new(SqlState::StringDataRightTruncation, format!("value too long for type {kind}({n})")));
+            return Err(Error::new(
+                SqlState::StringDataRightTruncation,
+                format!("value too long for type {kind}({n})"),
+            ));
         }
         return Ok(Cow::Borrowed(&text[..cut]));
     }
@@ -262,36 +274,10 @@ fn array_literal(text: &str) -> Option<String> {
     let mut items = Vec::new();
     let mut chars = inner.chars().peekable();
     while chars.peek().is_some() {
-        let mut item = String::new();
-        let quoted = chars.next_if_eq(&'"').is_some();
-        loop {
-            match chars.next() {
-                Some('\\') => item.push(chars.next()?),
-                Some('"') if quoted => break,
-                Some(',') if !quoted => {
-                    items.push(array_item(item.trim(), false)?);
-                    item = String::new();
-                    if chars.peek().is_none() {
-                        return None;
-                    }
-                    if chars.next_if_eq(&'"').is_some() {
-                        items.push(quoted_item(&mut chars)?);
-                        break;
-                    }
-                }
-                Some(c) => item.push(c),
-                None if quoted => return None,
-                None => {
-                    items.push(array_item(item.trim(), false)?);
-                    return Some(format!("[{}]", items.join(",")));
-                }
-            }
-        }
-        if quoted {
-            items.push(array_item(&item, true)?);
-        }
+        items.push(array_item(&mut chars)?);
         match chars.next() {
             None => break,
+            // A comma must be followed by an item.
             Some(',') if chars.peek().is_some() => {}
             _ => return None,
         }
@@ -299,30 +285,94 @@ fn array_literal(text: &str) -> Option<String> {
     Some(format!("[{}]", items.join(",")))
 }
 
-fn quoted_item(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
+/// One item as JSON, up to the comma or the end.
+fn array_item(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
     let mut item = String::new();
-    loop {
-        match chars.next()? {
-            '\\' => item.push(chars.next()?),
-            '"' => return array_item(&item, true),
-            c => item.push(c),
+    if chars.next_if_eq(&'"').is_some() {
+        loop {
+            match chars.next()? {
+                '\\' => item.push(chars.next()?),
+                '"' => return serde_json::to_string(&item).ok(),
+                c => item.push(c),
+            }
         }
+    }
+    while let Some(c) = chars.next_if(|c| *c != ',') {
+        item.push(c);
+    }
+    match item.trim() {
+        "" => None,
+        t if t.contains(['{', '}', '"']) => None,
+        t if t.eq_ignore_ascii_case("null") => Some("null".to_string()),
+        "t" | "true" => Some("true".to_string()),
+        "f" | "false" => Some("false".to_string()),
+        t if serde_json::from_str::<serde_json::Number>(t).is_ok() => Some(t.to_string()),
+        t => serde_json::to_string(t).ok(),
     }
 }
 
-fn array_item(text: &str, quoted: bool) -> Option<String> {
-    if !quoted && text.eq_ignore_ascii_case("null") {
-        return Some("null".to_string());
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::util::display::array_value_to_string;
+
+    use super::*;
+
+    fn read(value: &str, sql_type: &SqlType) -> String {
+        match parse_one(value, sql_type) {
+            Ok(array) => array_value_to_string(&array, 0).unwrap(),
+            Err(error) => format!("{error:?}"),
+        }
     }
-    if !quoted && (text.is_empty() || text.contains(['{', '}', '"'])) {
-        return None;
+
+    #[test]
+    fn postgres_spellings_are_understood() {
+        let u = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+        for (value, sql_type, expected) in [
+            ("42", SqlType::Integer, "42"),
+            (" 42 ", SqlType::Integer, "42"),
+            ("t", SqlType::Boolean, "true"),
+            ("off", SqlType::Boolean, "false"),
+            ("1.5e3", SqlType::Double, "1500.0"),
+            ("12.345", SqlType::Numeric(Some((10, 2))), "12.35"),
+            ("2024-02-29", SqlType::Date, "2024-02-29"),
+            ("23:59:59.5", SqlType::Time, "23:59:59.500"),
+            ("2024-01-02 03:04:05", SqlType::Timestamp, "2024-01-02T03:04:05"),
+            ("2024-01-02T03:04:05.678Z", SqlType::Timestamp, "2024-01-02T03:04:05.678"),
+            ("2024-01-02 03:04:05+01", SqlType::TimestampTz, "2024-01-02T02:04:05Z"),
+            ("2024-01-02 03:04:05", SqlType::TimestampTz, "2024-01-02T03:04:05Z"),
+            ("{0A1B2C3D4E5F60718293A4B5C6D7E8F9}", SqlType::Uuid, u),
+            (u, SqlType::Uuid, u),
+            ("{\"a\": [1, 2]}", SqlType::Jsonb, "{\"a\": [1, 2]}"),
+            ("\\x00ff", SqlType::Bytea, "00ff"),
+            ("ab", SqlType::Char(4), "ab  "),
+            ("ab  ", SqlType::Varchar(Some(2)), "ab"),
+            ("{1,2,NULL}", SqlType::Array(Box::new(SqlType::Integer)), "[1, 2, ]"),
+            ("{a b,\"c,d\"}", SqlType::Array(Box::new(SqlType::Text)), "[a b, c,d]"),
+            ("[1, 2]", SqlType::Array(Box::new(SqlType::Integer)), "[1, 2]"),
+            ("{}", SqlType::Array(Box::new(SqlType::Integer)), "[]"),
+            ("{\"a\": 1}", SqlType::Struct(vec![("a".into(), SqlType::Integer)]), "{a: 1}"),
+        ] {
+            assert_eq!(read(value, &sql_type), expected, "{value} as {sql_type}");
+        }
     }
-    if !quoted && serde_json::from_str::<serde_json::Number>(text).is_ok() {
-        return Some(text.to_string());
-    }
-    match text {
-        "t" | "true" if !quoted => Some("true".to_string()),
-        "f" | "false" if !quoted => Some("false".to_string()),
-        _ => serde_json::to_string(text).ok(),
+
+    #[test]
+    fn what_is_not_of_the_type_is_refused() {
+        for (value, sql_type, code) in [
+            ("4x", SqlType::Integer, "22P02"),
+            ("", SqlType::Integer, "22P02"),
+            ("99999", SqlType::SmallInt, "22P02"),
+            ("maybe", SqlType::Boolean, "22P02"),
+            ("2024-02-30", SqlType::Date, "22007"),
+            ("yesterdayish", SqlType::Timestamp, "22007"),
+            ("0a1b", SqlType::Uuid, "22P02"),
+            ("{\"a\":", SqlType::Json, "22P02"),
+            ("\\x0", SqlType::Bytea, "22P02"),
+            ("abc", SqlType::Varchar(Some(2)), "22001"),
+            ("{1,x}", SqlType::Array(Box::new(SqlType::Integer)), "22P02"),
+        ] {
+            let error = parse_one(value, &sql_type).expect_err(&format!("{value} as {sql_type}"));
+            assert_eq!(error.code(), code, "{value} as {sql_type}: {error:?}");
+        }
     }
 }

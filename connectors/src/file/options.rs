@@ -1,0 +1,152 @@
+//! The options of a file source, checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{IntervalMonthDayNanoType, SchemaRef};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Clock, Error, Result, SqlState};
+
+use super::store::{Location, S3Options};
+use crate::formats::{Format, text};
+use crate::options::Options;
+use crate::spec::{FormatSpec, SourceSpec, with_include};
+
+/// What to do with a record that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnError {
+    Fail,
+    Drop,
+}
+
+/// What INCLUDE can tell of a file's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Included {
+    File,
+    Offset,
+    Timestamp,
+}
+
+/// Rows go out as far apart as the times in `column`, divided by `speed`.
+#[derive(Debug, Clone)]
+pub(super) struct Replay {
+    /// Place among the declared columns.
+    pub column: usize,
+    pub speed: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct FileOptions {
+    pub location: Location,
+    pub format: Format,
+    pub on_error: OnError,
+    pub bounded: bool,
+    pub poll_interval: Duration,
+    pub rows_per_second: Option<f64>,
+    pub replay: Option<Replay>,
+    pub included: Vec<Included>,
+    pub declared: SchemaRef,
+    /// The declared columns and the included.
+    pub schema: SchemaRef,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl FileOptions {
+    pub fn parse(spec: SourceSpec, mut options: Options) -> Result<Self> {
+        let schema = with_include(
+            &spec,
+            &[("file", SqlType::Text), ("offset", SqlType::BigInt), ("timestamp", SqlType::TimestampTz)],
+        )?;
+        let included = spec.include.iter().map(|(what, _)| match what.as_str() {
+            "file" => Included::File,
+            "offset" => Included::Offset,
+            _ => Included::Timestamp,
+        });
+        let (location, format) = where_and_what(&mut options, spec.format.as_ref())?;
+        let on_error = match options.take("on_error").map(|t| t.to_lowercase()).as_deref() {
+            None | Some("fail") => OnError::Fail,
+            Some("drop") => OnError::Drop,
+            Some(other) => {
+                return Err(Error::invalid(format!("option \"on_error\" must be 'fail' or 'drop', not \"{other}\"")));
+            }
+        };
+        let rows_per_second = positive(&mut options, "rows_per_second")?;
+        let replay = replay(&mut options, &spec.columns)?;
+        let poll_interval = match options.take("poll_interval") {
+            None => Duration::from_secs(1),
+            Some(text) => duration(&text).map_err(|e| e.context("option \"poll_interval\""))?,
+        };
+        let bounded = options.bool("bounded")?.unwrap_or(false);
+        options.finish()?;
+        Ok(Self {
+            location,
+            format,
+            on_error,
+            bounded,
+            poll_interval,
+            rows_per_second,
+            replay,
+            included: included.collect(),
+            declared: spec.columns,
+            schema,
+            clock: spec.clock,
+        })
+    }
+}
+
+/// The options that say which files there are and how to read them.
+pub(super) fn where_and_what(options: &mut Options, format: Option<&FormatSpec>) -> Result<(Location, Format)> {
+    let path = options.require("path")?;
+    let s3 = S3Options::parse(options)?;
+    let format = Format::choose(format, options, &path)?;
+    Ok((Location::to_read(&path, &s3)?, format))
+}
+
+fn positive(options: &mut Options, key: &'static str) -> Result<Option<f64>> {
+    match options.parse::<f64>(key, "a number above 0")? {
+        Some(value) if value <= 0.0 || !value.is_finite() => {
+            Err(Error::invalid(format!("option \"{key}\" must be a number above 0, not \"{value}\"")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn replay(options: &mut Options, columns: &SchemaRef) -> Result<Option<Replay>> {
+    let speed = positive(options, "replay_speed")?;
+    let column = options.take("replay_column");
+    let (speed, name) = match (speed, column) {
+        (None, None) => return Ok(None),
+        (Some(speed), Some(name)) => (speed, name),
+        _ => return Err(Error::invalid("options \"replay_speed\" and \"replay_column\" go together")),
+    };
+    let Some((column, field)) = columns.column_with_name(&name) else {
+        return Err(Error::new(SqlState::UndefinedColumn, format!("replay_column \"{name}\" does not exist")));
+    };
+    match SqlType::from_field(field) {
+        SqlType::Timestamp | SqlType::TimestampTz => Ok(Some(Replay { column, speed })),
+        other => Err(Error::new(
+            SqlState::DatatypeMismatch,
+            format!("replay_column \"{name}\" must be a timestamp, not {other}"),
+        )),
+    }
+}
+
+/// `'1 second'`, `'500ms'`, `'2'` (seconds).
+fn duration(value: &str) -> Result<Duration> {
+    if let Ok(seconds) = value.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| Error::invalid(e.to_string()));
+    }
+    let spaced = match value.trim().find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => format!("{} {}", &value.trim()[..at], &value.trim()[at..]),
+        None => value.to_string(),
+    };
+    let array = text::parse_one(&spaced, &SqlType::Interval)
+        .map_err(|_| Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")))?;
+    let span = array.as_primitive::<IntervalMonthDayNanoType>().value(0);
+    let nanos = i64::from(span.days) * 86_400_000_000_000 + span.nanoseconds;
+    if span.months != 0 || nanos <= 0 {
+        return Err(Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")));
+    }
+    Ok(Duration::from_nanos(nanos as u64))
+}

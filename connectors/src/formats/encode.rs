@@ -1,0 +1,147 @@
+//! Rows to the bytes of a whole file.
+//!
+//! The same rows always give the same bytes: a file that is written again after a crash is the file that was there.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
+use datafusion::arrow::csv::WriterBuilder as CsvWriterBuilder;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::WriterBuilder as JsonWriterBuilder;
+use datafusion::arrow::json::writer::{
+    Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder, make_encoder,
+};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::file::properties::WriterProperties;
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result};
+
+use super::csv::CsvOptions;
+use super::{Format, text};
+
+/// The bytes of a file with the rows of `batch`.
+pub fn encode(format: &Format, batch: &RecordBatch) -> Result<Vec<u8>> {
+    match format {
+        Format::Csv(options) => csv(options, batch),
+        Format::Json(_) => json(batch),
+        Format::Parquet => parquet(batch),
+    }
+}
+
+fn csv(options: &CsvOptions, batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let column = csv_column(field, column)?;
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+    let mut builder = CsvWriterBuilder::new()
+        .with_header(options.header)
+        .with_delimiter(options.delimiter)
+        .with_null(options.null.clone().unwrap_or_default());
+    if let Some(quote) = options.quote {
+        builder = builder.with_quote(quote);
+    }
+    if let Some(escape) = options.escape {
+        builder = builder.with_double_quote(false).with_escape(escape);
+    }
+    let mut writer = builder.build(Vec::new());
+    writer.write(&batch)?;
+    Ok(writer.into_inner())
+}
+
+/// What the CSV writer cannot write, as text that our reader reads back.
+fn csv_column(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef> {
+    Ok(match column.data_type() {
+        DataType::Binary => {
+            let texts = column.as_binary::<i32>().iter().map(|v| v.map(|bytes| format!("\\x{}", text::hex(bytes))));
+            Arc::new(texts.collect::<StringArray>())
+        }
+        DataType::Interval(_) => {
+            let formatter = ArrayFormatter::try_new(column, &FormatOptions::default())?;
+            let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| formatter.value(row).to_string()));
+            Arc::new(texts.collect::<StringArray>())
+        }
+        other if other.is_nested() => {
+            let options = EncoderOptions::default().with_encoder_factory(Arc::new(Ours));
+            let mut encoder = make_encoder(field, column, &options)?;
+            let mut texts = Vec::with_capacity(column.len());
+            for row in 0..column.len() {
+                texts.push(if encoder.is_null(row) {
+                    None
+                } else {
+                    let mut out = Vec::new();
+                    encoder.encode(row, &mut out);
+                    Some(String::from_utf8(out).map_err(|e| Error::internal(e.to_string()))?)
+                });
+            }
+            Arc::new(texts.into_iter().collect::<StringArray>())
+        }
+        _ => column.clone(),
+    })
+}
+
+fn json(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let builder = JsonWriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(Ours));
+    let mut writer = builder.build::<_, LineDelimited>(Vec::new());
+    writer.write(batch)?;
+    writer.finish()?;
+    Ok(writer.into_inner())
+}
+
+fn parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let mut out = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), Some(properties)).map_err(unwritable)?;
+    writer.write(batch).map_err(unwritable)?;
+    writer.close().map_err(unwritable)?;
+    Ok(out)
+}
+
+fn unwritable(error: datafusion::parquet::errors::ParquetError) -> Error {
+    Error::unsupported(format!("cannot write as Parquet: {error}"))
+}
+
+/// Values of type json go out as the JSON they are, bytes as Postgres writes them.
+#[derive(Debug)]
+struct Ours;
+
+impl EncoderFactory for Ours {
+    fn make_default_encoder<'a>(
+        &self,
+        field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let encoder: Box<dyn Encoder + 'a> = match (SqlType::from_field(field), array.data_type()) {
+            (SqlType::Json | SqlType::Jsonb, DataType::Utf8) => Box::new(RawJson(array.as_string())),
+            (_, DataType::Binary) => Box::new(Hex(array.as_binary())),
+            _ => return Ok(None),
+        };
+        Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
+    }
+}
+
+struct RawJson<'a>(&'a StringArray);
+
+impl Encoder for RawJson<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        // A record is a line; between tokens a line break is only a blank.
+        out.extend(self.0.value(row).bytes().map(|b| if b == b'\n' || b == b'\r' { b' ' } else { b }));
+    }
+}
+
+struct Hex<'a>(&'a BinaryArray);
+
+impl Encoder for Hex<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"\\\\x");
+        out.extend_from_slice(text::hex(self.0.value(row)).as_bytes());
+        out.push(b'"');
+    }
+}
