@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command beside a PostgreSQL of its own: fresh, in a temporary directory, superuser `tidemark`, no password.
-# The command finds it by PGHOST, PGPORT and PGUSER.
+# The command finds it by PGHOST, PGPORT and PGUSER; PG_LISTEN=127.0.0.1 PG_PORT=.. opens TCP as well.
 #   scripts/postgres.sh psql -c 'SELECT version()' postgres
 set -euo pipefail
 
@@ -17,7 +17,8 @@ trap '"${as[@]}" "$bin/pg_ctl" -D "$dir/data" -m immediate -s stop 2>/dev/null |
 cd /
 "${as[@]}" "$bin/initdb" -D "$dir/data" -U tidemark -A trust -E UTF8 --locale=C --no-sync >/dev/null
 cat >>"$dir/data/postgresql.conf" <<CONF
-listen_addresses = ''
+listen_addresses = '${PG_LISTEN:-}'
+port = ${PG_PORT:-5432}
 unix_socket_directories = '$dir'
 timezone = 'UTC'
 fsync = ${PG_FSYNC:-off}
@@ -25,4 +26,4 @@ CONF
 "${as[@]}" "$bin/pg_ctl" -D "$dir/data" -s -w -l "$dir/log" start
 
 cd "$OLDPWD"
-PGHOST=$dir PGPORT=5432 PGUSER=tidemark "$@"
+PGHOST=$dir PGPORT=${PG_PORT:-5432} PGUSER=tidemark "$@"
