@@ -226,28 +226,31 @@ pub fn split_name(text: &str) -> Option<(Option<String>, String)> {
     Some((parts.pop(), name))
 }
 
-/// Postgres' longer names of types whose catalog name is another.
-const TYPE_ALIASES: [(&str, &str); 20] = [
+/// What types are called where the name in `pg_type` is another.
+const LONG_NAMES: [(&str, &str); 13] = [
     ("boolean", "bool"),
     ("smallint", "int2"),
     ("integer", "int4"),
-    ("int", "int4"),
     ("bigint", "int8"),
     ("real", "float4"),
     ("double precision", "float8"),
-    ("float", "float8"),
-    ("decimal", "numeric"),
     ("character varying", "varchar"),
     ("character", "bpchar"),
-    ("char", "bpchar"),
     ("time without time zone", "time"),
     ("time with time zone", "timetz"),
     ("timestamp without time zone", "timestamp"),
     ("timestamp with time zone", "timestamptz"),
-    ("string", "text"),
     ("bit varying", "varbit"),
+];
+
+/// Names that are read but never shown.
+const SYNONYMS: [(&str, &str); 6] = [
+    ("int", "int4"),
+    ("float", "float8"),
+    ("decimal", "numeric"),
     ("dec", "numeric"),
-    ("blob", "bytea"),
+    ("char", "bpchar"),
+    ("string", "text"),
 ];
 
 /// OID of a type by any of its names.
@@ -260,7 +263,7 @@ pub fn find_type(name: &str) -> Option<Oid> {
     // "char" in quotes is the one-byte type.
     let quoted = text.ends_with('"');
     let (_, bare) = split_name(text)?;
-    let alias = TYPE_ALIASES.iter().find(|(long, _)| *long == bare && !quoted).map(|(_, short)| *short);
+    let alias = LONG_NAMES.iter().chain(&SYNONYMS).find(|(long, _)| *long == bare && !quoted).map(|(_, short)| *short);
     static TYPE_OIDS: LazyLock<HashMap<&'static str, Oid>> =
         LazyLock::new(|| static_tables::types().iter().map(|(oid, t)| (t.name.as_str(), *oid)).collect());
     TYPE_OIDS.get(alias.unwrap_or(&bare)).copied()
@@ -271,8 +274,7 @@ fn type_name(oid: Oid) -> Option<String> {
     if found.item != 0 && found.is_array {
         return type_name(found.item).map(|item| format!("{item}[]"));
     }
-    // The first alias is the official long name.
-    let long = TYPE_ALIASES.iter().find(|(_, short)| *short == found.name).map(|(long, _)| (*long).to_string());
+    let long = LONG_NAMES.iter().find(|(_, short)| *short == found.name).map(|(long, _)| (*long).to_string());
     Some(match (long, found.name.as_str()) {
         (Some(long), _) => long,
         (None, "char") => "\"char\"".into(),

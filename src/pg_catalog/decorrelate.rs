@@ -16,7 +16,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{Column, JoinType};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::Exists;
+use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::expr_rewriter::strip_outer_reference;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not, when};
@@ -77,13 +77,23 @@ impl SystemSubqueries {
     fn extract(&self, expr: Expr, input: &mut LogicalPlan, exists_too: bool) -> Result<Transformed<Expr>> {
         expr.transform_down(|expr| match &expr {
             Expr::ScalarSubquery(subquery) if wants_join(subquery)? => {
-                Ok(match self.join(subquery, input, JoinType::Left)? {
+                Ok(match self.join(subquery, input, JoinType::Left, None)? {
                     Some(column) => Transformed::new(column, true, TreeNodeRecursion::Jump),
                     None => Transformed::no(expr),
                 })
             }
             Expr::Exists(Exists { subquery, negated }) if exists_too => {
-                Ok(match self.join(subquery, input, JoinType::LeftMark)? {
+                Ok(match self.join(subquery, input, JoinType::LeftMark, None)? {
+                    Some(mark) if *negated => Transformed::new(not(mark), true, TreeNodeRecursion::Jump),
+                    Some(mark) => Transformed::new(mark, true, TreeNodeRecursion::Jump),
+                    None => Transformed::no(expr),
+                })
+            }
+            // A mark is false where IN would be NULL, which no one tells apart in these.
+            Expr::InSubquery(InSubquery { expr: wanted, subquery, negated })
+                if exists_too && reads_only_system(&subquery.subquery)? =>
+            {
+                Ok(match self.join(subquery, input, JoinType::LeftMark, Some(wanted))? {
                     Some(mark) if *negated => Transformed::new(not(mark), true, TreeNodeRecursion::Jump),
                     Some(mark) => Transformed::new(mark, true, TreeNodeRecursion::Jump),
                     None => Transformed::no(expr),
@@ -94,7 +104,14 @@ impl SystemSubqueries {
     }
 
     /// Joins the subquery to `input`; returns the column that has its value. `None`: it has to stay.
-    fn join(&self, subquery: &Subquery, input: &mut LogicalPlan, join_type: JoinType) -> Result<Option<Expr>> {
+    /// Of `wanted IN (subquery)` only rows that equal `wanted` count.
+    fn join(
+        &self,
+        subquery: &Subquery,
+        input: &mut LogicalPlan,
+        join_type: JoinType,
+        wanted: Option<&Expr>,
+    ) -> Result<Option<Expr>> {
         let mark = join_type == JoinType::LeftMark;
         let (plan, late) = without_outer_value(subquery.subquery.as_ref())?;
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(mark);
@@ -124,7 +141,10 @@ impl SystemSubqueries {
             });
             renamed.data()
         };
-        let on = conjunction(pull_up.join_filters).map_or(Ok(lit(true)), from_right)?;
+        let mut on = conjunction(pull_up.join_filters).map_or(Ok(lit(true)), from_right)?;
+        if let Some(wanted) = wanted {
+            on = on.and(wanted.clone().eq(Expr::Column(Column::new(Some(alias.as_str()), "v"))));
+        }
         *input = LogicalPlanBuilder::from(input.clone()).join_on(right, join_type, Some(on))?.build()?;
         let value = Expr::Column(Column::new(Some(alias.as_str()), if mark { "mark" } else { "v" }));
         Ok(Some(match late {

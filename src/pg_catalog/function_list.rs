@@ -206,8 +206,13 @@ fn names() -> Vec<Declared> {
             all.push(strict(concat!($name, "_name"), (1, 1), SqlType::Text, |ctx, row| {
                 Ok(ctx.reg_name($name, row.oid(0, ctx, $name)?).into())
             }));
-            all.push(strict(concat!("to_", $name), (1, 1), SqlType::Text, |ctx, row| {
-                Ok(row.oid(0, ctx, $name).ok().map(|oid| ctx.reg_name($name, oid)).into())
+            for name in [concat!("to_", $name), concat!("to_", $name, "_name")] {
+                all.push(strict(name, (1, 1), SqlType::Text, |ctx, row| {
+                    Ok(row.oid(0, ctx, $name).ok().map(|oid| ctx.reg_name($name, oid)).into())
+                }));
+            }
+            all.push(strict(concat!("to_", $name, "_oid"), (1, 1), SqlType::Oid, |ctx, row| {
+                Ok(row.oid(0, ctx, $name).ok().into())
             }));
         )*};
     }
@@ -250,6 +255,9 @@ fn server() -> Vec<Declared> {
         strict("pg_index_has_property", (2, 2), boolean.clone(), |_, row| {
             Ok(matches!(row.text(1), Some("index_scan" | "backward_scan")).into())
         }),
+        strict("pg_stat_get_numscans", (1, 1), SqlType::BigInt, |_, _| Ok(0_i64.into())),
+        // A session holds no advisory lock.
+        strict("pg_advisory_unlock_all", (0, 0), text.clone(), |_, _| Ok("".into())),
         strict("pg_is_other_temp_schema", (1, 1), boolean.clone(), |_, _| Ok(false.into())),
         strict("pg_my_temp_schema", (0, 0), SqlType::Oid, |ctx, _| {
             let used = ctx.catalog.objects().any(|o| o.schema == catalog::PG_TEMP);

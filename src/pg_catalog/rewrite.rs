@@ -17,10 +17,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    AccessExpr, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query,
     Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAliasColumnDef, TableFactor, Value,
-    Visit, VisitMut, Visitor, VisitorMut,
+    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::pg_core::is_always_empty;
@@ -115,19 +115,28 @@ impl Rewriter {
 
     fn table_factor(&self, factor: &mut TableFactor) {
         let TableFactor::Table { name, alias, args, .. } = factor else { return };
-        if args.is_none() {
+        let Some(args) = args else {
             if name.0.len() == 1 && let Some(found) = self.system_relation(name) {
                 *name = ObjectName::from(vec![Ident::new("pg_catalog"), Ident::new(found.name)]);
             }
             return;
-        }
+        };
         strip_qualifier(name);
+        if parts(name).as_slice() != ["generate_series"] {
+            return;
+        }
         // Postgres calls a function's only column as the table is called.
         if let Some(alias) = alias
             && alias.columns.is_empty()
-            && parts(name).as_slice() == ["generate_series"]
         {
             alias.columns.push(TableAliasColumnDef::from_name(alias.name.value.clone()));
+        }
+        for arg in &mut args.args {
+            if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg
+                && matches!(expr, Expr::Function(_))
+            {
+                *expr = cast_to(expr.clone(), DataType::BigInt(None));
+            }
         }
     }
 
@@ -159,6 +168,15 @@ impl Rewriter {
                     *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
             }
+            Expr::CompoundFieldAccess { .. } => fields_of_row(expr),
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                if let Some(Value::SingleQuotedString(escape)) = escape_char.as_ref().map(|v| &v.value)
+                    && let Some(escape) = escape.chars().next().filter(|c| *c != '\\')
+                    && with_backslash(pattern, escape)
+                {
+                    *escape_char = None;
+                }
+            }
             Expr::Case { conditions, .. } => conditions.iter_mut().for_each(never_of_type),
             Expr::Identifier(ident) if ident.quote_style.is_none() => match ident.value.to_ascii_lowercase().as_str() {
                 "current_schema" => *expr = call("current_schema", vec![]),
@@ -183,6 +201,46 @@ impl Rewriter {
     }
 }
 
+/// `(f(x)).field`
+fn fields_of_row(expr: &mut Expr) {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
+    if !matches!(root.as_ref(), Expr::Nested(_)) {
+        return;
+    }
+    let mut value = root.as_ref().clone();
+    for access in access_chain {
+        let AccessExpr::Dot(Expr::Identifier(field)) = access else { return };
+        value = call("get_field", vec![value, Expr::Value(Value::SingleQuotedString(field.value.clone()).into())]);
+    }
+    *expr = value;
+}
+
+/// DataFusion's LIKE escapes by backslash only. `false`: the pattern is not made of literals.
+fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
+    match pattern {
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => {
+            with_backslash(left, escape) && with_backslash(right, escape)
+        }
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => {
+            let mut escaped = String::new();
+            let mut chars = text.chars();
+            while let Some(c) = chars.next() {
+                match c {
+                    c if c == escape => {
+                        escaped.push('\\');
+                        escaped.extend(chars.next());
+                    }
+                    '\\' => escaped.push_str("\\\\"),
+                    c => escaped.push(c),
+                }
+            }
+            *text = escaped;
+            true
+        }
+        _ => false,
+    }
+}
+
 /// `WHEN t.typtype = 'd' THEN (subquery)`: there are no domains and no composite types, so the subquery, which may be beyond
 /// DataFusion, is never asked.
 fn never_of_type(when: &mut CaseWhen) {
@@ -199,8 +257,7 @@ fn never_of_type(when: &mut CaseWhen) {
         let item = if text.contains("::text") { DataType::Text } else { DataType::Integer(None) };
         let is_array = text.contains("array_agg");
         let data_type = if is_array { DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)) } else { item };
-        when.result =
-            Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type, array: false, format: None };
+        when.result = cast_null(data_type);
     }
 }
 
@@ -262,6 +319,14 @@ fn number(n: i64) -> Expr {
     Expr::Value(Value::Number(n.to_string(), false).into())
 }
 
+fn cast_to(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+fn cast_null(data_type: DataType) -> Expr {
+    cast_to(null(), data_type)
+}
+
 fn null() -> Expr {
     Expr::Value(Value::Null.into())
 }
@@ -277,6 +342,7 @@ fn first_argument(function: &Function) -> Option<&Expr> {
 }
 
 fn function(expr: &mut Expr) {
+    rewrite_casts::rename_to_reg(expr, "oid");
     let Expr::Function(f) = expr else { return };
     strip_qualifier(&mut f.name);
     let name = match parts(&f.name).as_slice() {
@@ -290,6 +356,8 @@ fn function(expr: &mut Expr) {
         },
         "generate_subscripts" => first_argument(f).map(|a| call("unnest", vec![call("array_subscripts", vec![a.clone()])])),
         "_pg_expandarray" => first_argument(f).map(|a| call("unnest", vec![call("array_expand", vec![a.clone()])])),
+        "regexp_split_to_table" => rows_of("regexp_split_to_array", f),
+        "string_to_table" => rows_of("string_to_array", f),
         "nextval" | "currval" | "setval" => {
             rewrite_casts::plain_sequence_name(f);
             None
@@ -301,8 +369,21 @@ fn function(expr: &mut Expr) {
     }
 }
 
+/// A function of rows in a select list, by the one that yields the same as an array.
+fn rows_of(array_function: &str, f: &Function) -> Option<Expr> {
+    let mut f = f.clone();
+    f.name = ObjectName::from(vec![Ident::new(array_function)]);
+    Some(call("unnest", vec![Expr::Function(f)]))
+}
+
 /// `ARRAY(query)`
 fn array_of(query: &Query) -> Expr {
+    if let SetExpr::Select(select) = query.body.as_ref()
+        && reads_empty(select)
+    {
+        let texts = DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(DataType::Text), None));
+        return call("array_or_empty", vec![cast_null(texts)]);
+    }
     if let Some(known) = array_over_function(query) {
         return call("array_or_empty", vec![known]);
     }
@@ -387,25 +468,49 @@ fn for_each_select(body: &mut SetExpr, f: &mut impl FnMut(&mut Select)) {
     }
 }
 
-/// An inner-joined table is always empty, and planning the SELECT would take more than DataFusion has.
-fn empty_for_sure(select: &Select) -> bool {
-    let empty = |factor: &TableFactor| match factor {
+/// Whether there can be no row: an inner-joined table is always empty, or only foreign keys are asked for.
+fn reads_empty(select: &Select) -> bool {
+    let name = |factor: &TableFactor| match factor {
         TableFactor::Table { name, args: None, .. } => match parts(name).as_slice() {
-            [name] | ["pg_catalog", name] => is_always_empty("pg_catalog", name),
-            _ => false,
+            [name] | ["pg_catalog", name] => Some((*name).to_string()),
+            _ => None,
         },
-        _ => false,
+        _ => None,
     };
-    let inner = |op: &JoinOperator| matches!(op, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_));
-    let reads_empty = select.from.iter().any(|table| {
-        empty(&table.relation) && table.joins.iter().all(|j| inner(&j.join_operator) || is_left(&j.join_operator))
-            || table.joins.iter().any(|j| inner(&j.join_operator) && empty(&j.relation))
-                && table.joins.iter().all(|j| inner(&j.join_operator) || is_left(&j.join_operator))
-    });
+    let inner = |op: &JoinOperator| {
+        matches!(op, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_))
+    };
+    let no_foreign_keys = select.selection.as_ref().is_some_and(asks_for_foreign_keys);
+    let empty = |factor: &TableFactor| {
+        name(factor).is_some_and(|n| is_always_empty("pg_catalog", &n) || (no_foreign_keys && n == "pg_constraint"))
+    };
+    select.from.iter().any(|table| {
+        let keeps_left = table.joins.iter().all(|j| inner(&j.join_operator) || is_left(&j.join_operator));
+        let joined = table.joins.iter().any(|j| inner(&j.join_operator) && empty(&j.relation));
+        keeps_left && (empty(&table.relation) || joined)
+    })
+}
+
+/// `.. AND contype = 'f' AND ..`
+fn asks_for_foreign_keys(condition: &Expr) -> bool {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            asks_for_foreign_keys(left) || asks_for_foreign_keys(right)
+        }
+        Expr::Nested(inner) => asks_for_foreign_keys(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            output_name(left) == "contype" && right.to_string() == "'f'"
+        }
+        _ => false,
+    }
+}
+
+/// There is no row, and planning the SELECT would take more than DataFusion has.
+fn empty_for_sure(select: &Select) -> bool {
     let all_named = select.projection.iter().all(|item| {
         matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. })
     });
-    reads_empty && all_named && {
+    all_named && reads_empty(select) && {
         let mut hard = Hard::default();
         let _ = select.visit(&mut hard);
         hard.subquery && !hard.aggregate
@@ -420,17 +525,29 @@ fn is_left(op: &JoinOperator) -> bool {
 struct Hard {
     subquery: bool,
     aggregate: bool,
+    /// Queries inside the SELECT that the visitor is in: their aggregates are their own.
+    depth: usize,
 }
 
 impl Visitor for Hard {
     type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         const AGGREGATES: &[&str] = &["count", "sum", "min", "max", "array_agg", "bool_or", "bool_and", "avg"];
         match expr {
             Expr::Subquery(_) | Expr::AnyOp { .. } | Expr::AllOp { .. } => self.subquery = true,
             Expr::Function(f) if matches!(f.args, FunctionArguments::Subquery(_)) => self.subquery = true,
-            Expr::Function(f) => {
+            Expr::Function(f) if self.depth == 0 => {
                 self.aggregate |= parts(&f.name).last().is_some_and(|n| AGGREGATES.contains(&n.to_lowercase().as_str()));
             }
             _ => {}

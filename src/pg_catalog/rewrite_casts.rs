@@ -5,7 +5,8 @@
 //! Both take an OID as well as a name. `pg_catalog.int4` and `"char"` become the types they are held as.
 
 use datafusion::sql::sqlparser::ast::{
-    Array, ArrayElemTypeDef, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, Value,
+    Array, ArrayElemTypeDef, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
+    Value,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -20,34 +21,47 @@ pub(super) fn cast(expr: &mut Expr) {
         *expr = call(&format!("{reg}_oid"), vec![typed(operand)]);
         return;
     }
-    match bare_name(data_type).as_deref() {
-        Some("text" | "varchar" | "name") => {
-            if let Expr::Cast { expr: inner, data_type: from, .. } = unnested(operand)
-                && let Some(reg) = reg_type(from)
-            {
-                *expr = call(&format!("{reg}_name"), vec![typed(inner)]);
+    if matches!(bare_name(data_type).as_deref(), Some("text" | "varchar" | "name")) {
+        match unnested(operand) {
+            Expr::Cast { expr: inner, data_type: from, .. } => {
+                if let Some(reg) = reg_type(from) {
+                    *expr = call(&format!("{reg}_name"), vec![typed(inner)]);
+                    return;
+                }
+            }
+            Expr::Function(f) if to_reg(f).is_some() => {
+                let mut named = unnested(operand).clone();
+                rename_to_reg(&mut named, "name");
+                *expr = named;
                 return;
             }
+            _ => {}
         }
-        Some("oid") => {
-            // to_regclass() and the like give names.
-            if let Expr::Function(f) = unnested(operand)
-                && let Some(name) = last_part(&f.name)
-                && let Some(reg) = name.value.to_lowercase().strip_prefix("to_").filter(|r| REG_TYPES.contains(r))
-            {
-                *expr = call(&format!("{reg}_oid"), vec![operand.as_ref().clone()]);
-                return;
-            }
-        }
-        _ => {}
     }
     if let Some(held) = held_type(data_type) {
         *data_type = held;
     }
 }
 
+/// The `reg..` type that a call of `to_regclass` and its kin yields.
+fn to_reg(function: &Function) -> Option<&'static str> {
+    let name = last_part(&function.name)?.value.to_lowercase();
+    let reg = name.strip_prefix("to_")?;
+    REG_TYPES.into_iter().find(|r| *r == reg)
+}
+
+/// `to_regclass(x)` as one of its two functions: by name where it is shown, by OID where it is compared.
+pub(super) fn rename_to_reg(expr: &mut Expr, suffix: &str) {
+    if let Expr::Function(f) = expr
+        && let Some(reg) = to_reg(f)
+    {
+        f.name = ObjectName::from(vec![Ident::new(format!("to_{reg}_{suffix}"))]);
+    }
+}
+
 /// A cast whose value the client sees.
 pub(super) fn shown(expr: &mut Expr) {
+    rename_to_reg(expr, "name");
     if let Expr::Cast { expr: operand, data_type, .. } = expr
         && let Some(reg) = reg_type(data_type)
     {
