@@ -252,7 +252,7 @@ fn command_line() -> clap::Command {
         let default = if s.default.is_empty() { String::new() } else { format!(" [default: {}]", s.default) };
         command = command.arg(
             Arg::new(s.name)
-                .long(s.flag())
+                .long(&*s.flag().leak()) // clap wants names that live for ever; this runs once
                 .value_name(s.kind.placeholder())
                 .global(true)
                 .action(ArgAction::Set)
