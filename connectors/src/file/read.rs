@@ -43,7 +43,12 @@ enum Output {
 impl Wanted {
     pub fn new(options: &FileOptions, projection: Option<&[usize]>, paced: bool) -> Result<Self> {
         let (schema, indices) = projected(&options.schema, projection)?;
-        let mut places = Vec::new();
+        let declared = options.declared.fields().len();
+        // Which records are bad must not depend on who reads: where they are left out, every column is decoded.
+        let mut places: Vec<usize> = match options.on_error {
+            OnError::Drop => (0..declared).collect(),
+            OnError::Fail => Vec::new(),
+        };
         let mut place_of = |column: usize| match places.iter().position(|p| *p == column) {
             Some(at) => at,
             None => {
@@ -51,7 +56,6 @@ impl Wanted {
                 places.len() - 1
             }
         };
-        let declared = options.declared.fields().len();
         let output = |index: usize| match index.checked_sub(declared) {
             Some(included) => Output::Included(options.included[included]),
             None => Output::Decoded(place_of(index)),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
+use object_store::ObjectMeta;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt};
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
@@ -33,7 +33,7 @@ const QUEUED_PIECES: usize = 2;
 const LANE: &str = "files";
 
 #[derive(Debug)]
-struct FileSource(Arc<FileOptions>);
+pub(super) struct FileSource(pub Arc<FileOptions>);
 
 pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>> {
     if spec.columns.fields().is_empty() {
@@ -179,7 +179,7 @@ impl Walk {
     async fn head(&self, split: &str) -> Result<ObjectMeta> {
         let location = &self.options.location;
         let key = Path::parse(split).map_err(|e| store_error(e.into(), split))?;
-        match location.store.head(&key).await {
+        match location.head(&key).await {
             Ok(meta) => Ok(meta),
             Err(error) => Err(store_error(error, &location.show(&key))
                 .with_hint("Rows of this file have been read, and are needed again: put it back.")),

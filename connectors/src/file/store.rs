@@ -154,12 +154,12 @@ impl Location {
         let error = |e| store_error(e, &self.base);
         let prefix = match &self.matching {
             // That it was there has been checked; a file that is taken away after it was read is no error.
-            Matching::One(key) => match self.store.head(key).await {
+            Matching::One(key) => match self.head(key).await {
                 Ok(meta) => return Ok(vec![meta]),
                 Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
                 Err(other) => return Err(error(other)),
             },
-            Matching::OneOrAll(key) => match self.store.head(key).await {
+            Matching::OneOrAll(key) => match self.head(key).await {
                 Ok(meta) => return Ok(vec![meta]),
                 Err(object_store::Error::NotFound { .. }) => Some(key),
                 Err(other) => return Err(error(other)),
@@ -175,6 +175,11 @@ impl Location {
             .map_err(error)?;
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
+    }
+
+    /// What the store knows of a file. (A store below a prefix answers with the whole key.)
+    pub async fn head(&self, key: &Path) -> object_store::Result<ObjectMeta> {
+        Ok(ObjectMeta { location: key.clone(), ..self.store.head(key).await? })
     }
 
     fn matches(&self, key: &Path) -> bool {

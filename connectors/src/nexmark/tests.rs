@@ -36,7 +36,7 @@ fn time(millis: u64) -> String {
 #[tokio::test]
 async fn rows_are_those_of_the_public_generator() {
     let (mut people, mut auctions, mut bids) = (Vec::new(), Vec::new(), Vec::new());
-    for event in public(100_000) {
+    for event in public(30_000) {
         match event {
             Event::Person(p) => people.push(
                 [p.id.to_string(), p.name, p.email_address, p.credit_card, p.city, p.state, time(p.date_time), p.extra]
@@ -71,9 +71,9 @@ async fn rows_are_those_of_the_public_generator() {
             ),
         }
     }
-    assert!(read("person", "100000").await == people);
-    assert!(read("auction", "100000").await == auctions);
-    assert!(read("bid", "100000").await == bids);
+    assert!(read("person", "30000").await == people);
+    assert!(read("auction", "30000").await == auctions);
+    assert!(read("bid", "30000").await == bids);
 }
 
 #[tokio::test]
