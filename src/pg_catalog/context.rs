@@ -253,6 +253,13 @@ const SYNONYMS: [(&str, &str); 6] = [
     ("string", "text"),
 ];
 
+/// The name in `pg_type` of a type by any of its names.
+pub fn short_type_name(name: &str) -> String {
+    let bare = name.split('(').next().unwrap_or(name).trim();
+    let short = LONG_NAMES.iter().chain(&SYNONYMS).find(|(long, _)| *long == bare).map(|(_, short)| *short);
+    short.unwrap_or(bare).to_string()
+}
+
 /// OID of a type by any of its names.
 pub fn find_type(name: &str) -> Option<Oid> {
     let text = name.trim();

@@ -19,11 +19,12 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, TableAliasColumnDef, TableFactor, Value,
+    Select, SelectItem, SetExpr, Statement, TableAliasColumnDef, TableFactor, Value,
     ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::pg_core::is_always_empty;
+use super::output_names::{free_name, name_columns, output_name};
 use super::relation::{Relation, relation};
 use super::rewrite_casts::{self, array_items};
 
@@ -59,7 +60,7 @@ impl VisitorMut for Rewriter {
             if empty_for_sure(select) {
                 make_empty(select);
             }
-            unique_names(select);
+            name_columns(select);
         });
         if sorted_empty {
             query.order_by = None;
@@ -261,7 +262,7 @@ fn never_of_type(when: &mut CaseWhen) {
     }
 }
 
-fn parts(name: &ObjectName) -> Vec<&str> {
+pub(super) fn parts(name: &ObjectName) -> Vec<&str> {
     name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect()
 }
 
@@ -570,62 +571,6 @@ fn make_empty(select: &mut Select) {
         };
         used.insert(name.value.clone());
         *item = SelectItem::ExprWithAlias { expr: null(), alias: name };
-    }
-}
-
-/// What Postgres calls the column of an expression.
-fn output_name(expr: &Expr) -> String {
-    match expr {
-        Expr::Identifier(ident) => ident.value.clone(),
-        Expr::CompoundIdentifier(idents) => idents.last().map_or_else(String::new, |i| i.value.clone()),
-        Expr::Function(f) => parts(&f.name).last().map_or_else(String::new, |n| n.to_lowercase()),
-        Expr::Cast { expr, .. } | Expr::Nested(expr) | Expr::Collate { expr, .. } => output_name(expr),
-        Expr::Case { .. } => "case".into(),
-        Expr::Exists { .. } => "exists".into(),
-        _ => "?column?".into(),
-    }
-}
-
-fn free_name(name: String, used: &BTreeSet<String>) -> String {
-    let mut free = name.clone();
-    let mut n = 0;
-    while used.contains(&free) {
-        n += 1;
-        free = format!("{name}_{n}");
-    }
-    free
-}
-
-/// Postgres allows two columns of one name, DataFusion does not.
-fn unique_names(select: &mut Select) {
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut used: BTreeSet<String> = BTreeSet::new();
-    let wild = |qualifier: &str| {
-        select.projection.iter().any(|item| match item {
-            SelectItem::Wildcard(_) => true,
-            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
-                parts(name).last().is_some_and(|n| *n == qualifier)
-            }
-            _ => false,
-        })
-    };
-    let covered: Vec<bool> = select
-        .projection
-        .iter()
-        .map(|item| match item {
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) if idents.len() == 2 => wild(&idents[0].value),
-            SelectItem::UnnamedExpr(Expr::Identifier(_)) => wild(""),
-            _ => false,
-        })
-        .collect();
-    for (item, covered) in select.projection.iter_mut().zip(covered) {
-        let SelectItem::UnnamedExpr(expr) = &*item else { continue };
-        if !seen.insert(expr.to_string()) || covered {
-            used.insert(output_name(expr));
-            let name = free_name(output_name(expr), &used);
-            used.insert(name.clone());
-            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
-        }
     }
 }
 

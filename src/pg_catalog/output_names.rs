@@ -1,0 +1,160 @@
+//! What columns are called that no one named: as Postgres would, so that `count` can be asked for by that name.
+
+use std::collections::BTreeSet;
+
+use datafusion::sql::sqlparser::ast::{
+    DataType, Expr, Ident, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, Value,
+};
+
+use super::rewrite::parts;
+
+const UNNAMED: &str = "?column?";
+
+/// The names of a query's columns as the client should see them, two of one name included; `None`: it takes planning to know
+/// (`*`), or it is no query. To be asked before [`super::rewrite_statement`].
+pub fn output_names(statement: &Statement) -> Option<Vec<String>> {
+    let Statement::Query(query) = statement else { return None };
+    let mut body = query.body.as_ref();
+    loop {
+        match body {
+            SetExpr::Select(select) => return select.projection.iter().map(item_name).collect(),
+            SetExpr::SetOperation { left, .. } => body = left,
+            SetExpr::Query(query) => body = query.body.as_ref(),
+            _ => return None,
+        }
+    }
+}
+
+fn item_name(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Some(output_name(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        _ => None,
+    }
+}
+
+fn folded(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+/// What Postgres calls the column of an expression.
+pub(super) fn output_name(expr: &Expr) -> String {
+    let own = match expr {
+        Expr::Identifier(ident) => return folded(ident),
+        Expr::CompoundIdentifier(idents) => return idents.last().map_or_else(|| UNNAMED.into(), folded),
+        Expr::Function(f) => return parts(&f.name).last().map_or_else(|| UNNAMED.into(), |n| n.to_lowercase()),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return output_name(inner),
+        Expr::Cast { expr, data_type, .. } => return cast_name(expr, data_type),
+        Expr::CompoundFieldAccess { root, .. } => return output_name(root),
+        Expr::Subquery(query) => match query.body.as_ref() {
+            SetExpr::Select(select) => return select.projection.first().and_then(item_name).unwrap_or_else(|| UNNAMED.into()),
+            _ => UNNAMED,
+        },
+        Expr::Case { else_result, .. } => match else_result.as_deref().map(output_name) {
+            Some(name) if name != UNNAMED => return name,
+            _ => "case",
+        },
+        Expr::Value(v) if matches!(v.value, Value::Boolean(_)) => "bool",
+        Expr::TypedString(typed) => return type_name(&typed.data_type),
+        Expr::Interval(_) => "interval",
+        Expr::Exists { .. } => "exists",
+        Expr::Extract { .. } => "extract",
+        Expr::Substring { .. } => "substring",
+        Expr::Trim { .. } => "btrim",
+        Expr::Position { .. } => "position",
+        Expr::Overlay { .. } => "overlay",
+        Expr::Ceil { .. } => "ceil",
+        Expr::Floor { .. } => "floor",
+        Expr::AtTimeZone { .. } => "timezone",
+        Expr::Array(_) => "array",
+        _ => UNNAMED,
+    };
+    own.to_string()
+}
+
+/// A column keeps its name through a cast; anything else is called as the type.
+fn cast_name(expr: &Expr, data_type: &DataType) -> String {
+    let name = output_name(expr);
+    if name == UNNAMED || matches!(expr, Expr::Value(_)) { type_name(data_type) } else { name }
+}
+
+fn type_name(data_type: &DataType) -> String {
+    let text = data_type.to_string().to_lowercase();
+    super::context::short_type_name(text.strip_prefix("pg_catalog.").unwrap_or(&text))
+}
+
+pub(super) fn free_name(name: String, used: &BTreeSet<String>) -> String {
+    let mut free = name.clone();
+    let mut n = 0;
+    while used.contains(&free) {
+        n += 1;
+        free = format!("{name}_{n}");
+    }
+    free
+}
+
+/// Gives unnamed columns their names where these are free. Postgres allows two columns of one name, DataFusion does not: a
+/// second one that it would take for the first gets a number.
+pub(super) fn name_columns(select: &mut Select) {
+    let covered = covered_by_wildcards(select);
+    let names: Vec<String> = select.projection.iter().filter_map(item_name).collect();
+    let alone = |name: &String| names.iter().filter(|n| *n == name).count() == 1;
+    let wild = names.len() < select.projection.len();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut used: BTreeSet<String> = names.iter().cloned().collect();
+    for (item, covered) in select.projection.iter_mut().zip(covered) {
+        let SelectItem::UnnamedExpr(expr) = &*item else { continue };
+        let name = output_name(expr);
+        let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+        let name = if !seen.insert(expr.to_string()) || covered {
+            free_name(name, &used)
+        } else if !is_column && !wild && name != UNNAMED && alone(&name) {
+            name
+        } else {
+            continue;
+        };
+        used.insert(name.clone());
+        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
+    }
+}
+
+/// Which columns `*` or `t.*` beside them brings once more.
+fn covered_by_wildcards(select: &Select) -> Vec<bool> {
+    let wild = |qualifier: &str| {
+        select.projection.iter().any(|item| match item {
+            SelectItem::Wildcard(_) => true,
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+                parts(name).last().is_some_and(|n| *n == qualifier)
+            }
+            _ => false,
+        })
+    };
+    let covers = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) if idents.len() == 2 => wild(&idents[0].value),
+        SelectItem::UnnamedExpr(Expr::Identifier(_)) => wild(""),
+        _ => false,
+    };
+    select.projection.iter().map(covers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_called_as_postgres_calls_them() {
+        let sql = "SELECT 1, count(*), a.B, \"X\", x::text, 'y'::text, 1::int, CASE WHEN a THEN 1 END, EXISTS (SELECT 1), \
+                   (SELECT max(q) FROM t), true, now() AS \"When\", extract(year FROM x), a + 1, sum(a) OVER ()";
+        let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
+        let expected = [
+            "?column?", "count", "b", "X", "x", "text", "int4", "case", "exists", "max", "bool", "When", "extract",
+            "?column?", "sum",
+        ];
+        assert_eq!(output_names(&statement).unwrap(), expected);
+        let star = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT *, 1 FROM t").unwrap().remove(0);
+        assert_eq!(output_names(&star), None);
+    }
+}
