@@ -16,6 +16,10 @@
 #[cfg(test)]
 mod differential;
 mod sharding;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod throughput;
 mod watermarks;
 
 use std::collections::BTreeMap;
