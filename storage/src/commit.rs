@@ -10,8 +10,9 @@ use tidemark_common::{Epoch, Oid, Result};
 use crate::keys::{Key, Span, StateId};
 use crate::value;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EpochCommit {
+    epoch: Epoch,
     /// Keys and values one after the other, as `ops` cuts them.
     data: Vec<u8>,
     ops: Vec<Op>,
@@ -33,6 +34,15 @@ enum Kind {
 }
 
 impl EpochCommit {
+    /// What `epoch` will write. See [`Store::begin`](crate::Store::begin) for the next epoch's.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { epoch, data: Vec::new(), ops: Vec::new() }
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// `value` starts with its format version: see [`value`].
     pub fn put(&mut self, key: &Key<'_>, value: &[u8]) {
         debug_assert_eq!(value.first(), Some(&value::VERSION), "{key:?} without a format version");

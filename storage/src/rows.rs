@@ -15,7 +15,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{ArrowNativeType, DataType, FieldRef, IntervalUnit};
+use datafusion::arrow::datatypes::{ArrowNativeType, DataType, FieldRef};
 use datafusion::arrow::row::{RowConverter, RowParser, Rows, SortField};
 use tidemark_common::{Error, Result};
 
@@ -145,7 +145,6 @@ impl RowCodec {
     /// All columns of rows that this codec encoded.
     pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         let Some((converter, parser)) = &self.whole else { return Ok(Vec::new()) };
-        // The parser outlives this call, the rows may not: hence the shorter lifetime that `parse` gives.
         let parsed: Vec<_> = rows.into_iter().map(|row| parser.parse(row)).collect();
         let decoded = converter.convert_rows(parsed)?;
         decoded.into_iter().zip(&self.columns).map(|(array, column)| column.typed(array)).collect()
@@ -237,7 +236,6 @@ impl Width {
             | DataType::LargeBinary
             | DataType::BinaryView => Width::Blocks,
             DataType::FixedSizeBinary(n) => Width::Fixed(1 + *n as usize),
-            DataType::Interval(IntervalUnit::MonthDayNano) => Width::Fixed(17),
             DataType::List(_)
             | DataType::LargeList(_)
             | DataType::ListView(_)
@@ -505,7 +503,9 @@ mod tests {
         let encoded = RowCodec::new(&fields).unwrap().encode(&columns).unwrap();
         let text: String = encoded.iter().map(|row| hex(row) + "\n").collect();
         expect![[r#"
-            0180000000000000010261626300000000000301" "01"#]]
+            01800000000000000102616263000000000003017fffffffffffffffffffffffffffffff01800000018000000280000000000000030201800000050000000501
+            000000000000000000010180000000000000000000000000000001018000000180000002800000000000000300
+        "#]]
         .assert_eq(&text);
     }
 

@@ -104,8 +104,9 @@ impl Store {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// An empty commit of the epoch after the last.
     pub fn begin(&self) -> EpochCommit {
-        EpochCommit::default()
+        EpochCommit::new(self.epoch() + 1)
     }
 
     /// Writes `commit` as `epoch`, which follows the last one. With `sync` it is on disk when this returns.
@@ -115,8 +116,10 @@ impl Store {
             return Err(error.clone());
         }
         let last = self.epoch();
-        if epoch != last + 1 {
-            return Err(Error::internal(format!("epoch {epoch} cannot be committed after epoch {last}")));
+        if epoch != last + 1 || epoch != commit.epoch() {
+            let begun = commit.epoch();
+            let message = format!("a commit begun for epoch {begun} cannot be epoch {epoch}, after epoch {last}");
+            return Err(Error::internal(message));
         }
         commit.put_value(&Key::Epoch, &epoch)?;
         let written = match writer.fail_next.take() {

@@ -54,12 +54,13 @@ impl Interval {
 
 /// Halves intervals until there are `wanted`, or all are solid. In the order of keys.
 fn sample(snapshot: &Snapshot, whole: Interval, wanted: usize) -> Result<Vec<Interval>> {
+    let (common, ..) = numbers(&whole.from, &whole.to);
     let mut intervals = vec![whole];
     while intervals.len() < wanted {
-        // What is only in memory has no known size: then the widest goes first, by being cut the least often.
+        // What is only in memory has no known size: then the widest goes first.
         let biggest = (0..intervals.len()).filter(|&i| !intervals[i].solid).max_by_key(|&i| {
-            let interval = &intervals[i];
-            (interval.bytes, width(&interval.from, &interval.to))
+            let Interval { from, to, bytes, .. } = &intervals[i];
+            (*bytes, number(to, common) - number(from, common))
         });
         let Some(at) = biggest else { break };
         let interval = &mut intervals[at];
@@ -80,8 +81,7 @@ fn sample(snapshot: &Snapshot, whole: Interval, wanted: usize) -> Result<Vec<Int
 
 /// Keys at which to cut into at most `n` parts of about the same number of bytes, or of intervals where bytes are unknown.
 fn balance(intervals: &[Interval], n: usize) -> Vec<Vec<u8>> {
-    let known = intervals.iter().all(|i| i.bytes > 0);
-    let size = |i: &Interval| if known { i.bytes } else { 1 };
+    let size = |interval: &Interval| interval.bytes.max(1);
     let total: u64 = intervals.iter().map(size).sum();
     let mut cuts = Vec::new();
     let mut sum = 0;
@@ -95,17 +95,19 @@ fn balance(intervals: &[Interval], n: usize) -> Vec<Vec<u8>> {
     cuts
 }
 
-/// Bytes in front of the number that a pair of keys differs by, and that number's first bytes.
+/// How many bytes two keys have in common, and the numbers that follow.
 fn numbers(from: &[u8], to: &[u8]) -> (usize, u128, u128) {
     let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-    let number = |key: &[u8]| {
-        let mut bytes = [0; 16];
-        let rest = &key[common.min(key.len())..];
-        let len = rest.len().min(15);
-        bytes[1..=len].copy_from_slice(&rest[..len]);
-        u128::from_be_bytes(bytes)
-    };
-    (common, number(from), number(to))
+    (common, number(from, common), number(to, common))
+}
+
+/// The 15 bytes of a key that follow the first `at`, as a number.
+fn number(key: &[u8], at: usize) -> u128 {
+    let mut bytes = [0; 16];
+    let rest = &key[at.min(key.len())..];
+    let len = rest.len().min(15);
+    bytes[1..=len].copy_from_slice(&rest[..len]);
+    u128::from_be_bytes(bytes)
 }
 
 fn halfway(from: &[u8], to: &[u8]) -> Vec<u8> {
@@ -114,10 +116,4 @@ fn halfway(from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut key = to[..common].to_vec();
     key.extend_from_slice(&middle.to_be_bytes()[1..]);
     key
-}
-
-/// Comparable between intervals: how far apart the keys are, those that differ earlier the farther.
-fn width(from: &[u8], to: &[u8]) -> (std::cmp::Reverse<usize>, u128) {
-    let (common, a, b) = numbers(from, to);
-    (std::cmp::Reverse(common), b - a)
 }

@@ -184,18 +184,18 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
     let mut store = open(dir.path());
     let mut writer = CollectionWriter::new(collection(layout.clone()), budget);
     for epoch in 0..60 {
-        let snapshot = store.snapshot();
+        let before = store.snapshot();
         let mut commit = store.begin();
         for _ in 0..rng.random_range(0..4) {
-            writer.apply(&snapshot, &delta(&model.changes(&mut rng)), &mut commit).unwrap();
+            writer.apply(&before, &delta(&model.changes(&mut rng)), &mut commit).unwrap();
             if rng.random_bool(0.03) {
-                writer.truncate(&snapshot, &mut commit).unwrap();
+                writer.truncate(&before, &mut commit).unwrap();
                 model.clear();
             }
         }
-        assert_eq!(writer.row_count(&snapshot).unwrap(), model.rows().len() as u64);
+        assert_eq!(writer.row_count(&before).unwrap(), model.rows().len() as u64);
         if let Model::Keyed(model) = &model {
-            check_current(&mut rng, &mut writer, &snapshot, model);
+            check_current(&mut rng, &mut writer, &before, model);
         }
         let snapshot = finish(&store, commit);
         let collection = writer.collection();
@@ -203,7 +203,7 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
         assert_eq!(scanned(collection, &snapshot, &KeyRange::full(), size), model.rows(), "epoch {epoch}");
         assert_eq!(collection.row_count(&snapshot).unwrap(), model.rows().len() as u64);
         if epoch % 25 == 24 {
-            drop((store, snapshot));
+            drop((store, before, snapshot));
             store = open(dir.path());
             writer = CollectionWriter::new(Arc::clone(writer.collection()), budget);
         }
@@ -268,7 +268,14 @@ fn bytes_are_pinned() {
     }
     expect![[r#"
         Keyed { key: [1, 0] }
-          30000040000000000002610000000000000001018000 = wrong
+          300000400000000000026100000000000000010180000001 = 0102780000000000000001
+          320000400000000000 = 010100
+        Sequence
+          3000004000000000000000000000000000 = 0101800000010261000000000000000102780000000000000001
+          320000400000000000 = 010101
+        Multiset
+          30000040000000000001800000010261000000000000000102780000000000000001 = 0102
+          320000400000000000 = 010100
     "#]]
     .assert_eq(&text);
 }

@@ -9,9 +9,9 @@
 //!                             RocksDB, as of the snapshot, many keys at once
 //! ```
 //!
-//! The snapshot given is always that of the last commit. What changed since (dirty, or flushed into the commit that is
-//! being made) is *recent*: it stays cached and overlays the snapshot until a newer one is seen. Clean entries that are not
-//! recent equal the snapshot, so they may be evicted; that happens when a new snapshot is first seen.
+//! What the snapshot given does not show (dirty, or flushed into a commit of a later epoch) is *recent*: it stays cached and
+//! overlays the snapshot until one is seen that shows it. Clean entries that are not recent equal the snapshot, so they may
+//! be evicted; that happens when a new snapshot is first seen.
 //!
 //! *low* is a key below which nothing lives. It makes taking what a watermark has passed cheap when nothing has.
 
@@ -54,6 +54,8 @@ pub struct KeyedState {
     low: Option<Vec<u8>>,
     /// Of the snapshot last seen.
     epoch: Option<Epoch>,
+    /// Of the last commit flushed into that no snapshot has shown yet.
+    flushed_into: Option<Epoch>,
 }
 
 /// A range whose entries in the snapshot are gone.
@@ -62,7 +64,7 @@ struct Gap {
     from: Vec<u8>,
     /// `None`: to the end.
     to: Option<Vec<u8>>,
-    /// Its range deletion is in the commit being made.
+    /// Its range deletion is in a commit.
     flushed: bool,
 }
 
@@ -100,6 +102,7 @@ impl KeyedState {
             complete: None,
             low: Some(Vec::new()),
             epoch: None,
+            flushed_into: None,
         }
     }
 
@@ -205,6 +208,11 @@ impl KeyedState {
 
     /// Writes what changed into `commit`, in the order of keys.
     pub fn flush(&mut self, commit: &mut EpochCommit) {
+        debug_assert!(
+            self.epoch.is_none_or(|seen| seen < commit.epoch()),
+            "a commit of an epoch that was read already"
+        );
+        self.flushed_into = Some(commit.epoch());
         for gap in self.gaps.iter_mut().filter(|gap| !gap.flushed) {
             let from = [&self.span.start, gap.from.as_slice()].concat();
             match &gap.to {
@@ -282,7 +290,8 @@ impl KeyedState {
             return Ok(());
         }
         let mut stored = self.complete != Some(true);
-        let doomed: Vec<u32> = self.slots.live().filter(|&at| self.slots.slot(at).key() < upper).collect();
+        // Below low there may be deletions still to be flushed; they stay.
+        let doomed = self.sorted_slots(&low, Some(upper));
         for at in doomed {
             stored |= self.slots.slot(at).is(STORED);
             self.slots.remove(at);
@@ -425,30 +434,37 @@ impl KeyedState {
         [&self.span.start, key].concat()
     }
 
-    /// With a newer snapshot, what was flushed is on disk and need not be remembered any more.
+    /// Notes which snapshot is read, and with a newer one, what need not be remembered any more.
     fn observe(&mut self, snapshot: &Snapshot) -> Result<()> {
         let epoch = snapshot.epoch();
         debug_assert!(self.epoch.is_none_or(|seen| seen <= epoch), "an older snapshot than before");
-        if self.epoch.is_some_and(|seen| seen != epoch) {
-            self.gaps.retain(|gap| !gap.flushed);
-            self.sort_recent();
-            let slots = &mut self.slots;
-            self.recent.retain(|&at| {
-                let keep = slots.slot(at).is(DIRTY);
-                if !keep {
-                    slots.forget_recent(at);
-                }
-                keep
-            });
-            if self.slots.bytes() > self.budget && self.slots.evict(self.budget - self.budget / 8) {
-                self.complete = Some(false);
-            }
+        if self.flushed_into.is_some_and(|flushed| flushed <= epoch) {
+            self.settle();
+        }
+        let newer = self.epoch.is_some_and(|seen| seen != epoch);
+        if newer && self.slots.bytes() > self.budget && self.slots.evict(self.budget - self.budget / 8) {
+            self.complete = Some(false);
         }
         self.epoch = Some(epoch);
         if self.complete.is_none() {
             self.warm_up(snapshot)?;
         }
         Ok(())
+    }
+
+    /// All that was flushed is in the snapshot now.
+    fn settle(&mut self) {
+        self.flushed_into = None;
+        self.gaps.retain(|gap| !gap.flushed);
+        self.sort_recent();
+        let slots = &mut self.slots;
+        self.recent.retain(|&at| {
+            let keep = slots.slot(at).is(DIRTY);
+            if !keep {
+                slots.forget_recent(at);
+            }
+            keep
+        });
     }
 
     /// Reads the whole state into the cache, if it is small.

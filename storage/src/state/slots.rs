@@ -13,7 +13,7 @@ pub const DIRTY: u8 = 2;
 pub const STORED: u8 = 4;
 /// Looked at since the clock hand passed.
 pub const USED: u8 = 8;
-/// Changed since the last snapshot, which hence does not show it as it is.
+/// Changed since the snapshot last seen, which hence does not show it as it is.
 pub const RECENT: u8 = 16;
 
 /// Bytes, short ones in place.

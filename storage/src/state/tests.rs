@@ -111,16 +111,16 @@ fn run(seed: u64, budget: usize, keep: bool) {
     neighbour.put(b"stays", b"here");
     commit(&store, &mut neighbour);
     for epoch in 0..120 {
-        let snapshot = store.snapshot();
+        let before = store.snapshot();
         for _ in 0..rng.random_range(0..25) {
-            step(&mut rng, &mut state, &mut model, &snapshot);
+            step(&mut rng, &mut state, &mut model, &before);
         }
         let mut batch = store.begin();
         if rng.random_bool(0.3) {
             // Flushed twice in one epoch, changed in between.
             state.flush(&mut batch);
             for _ in 0..5 {
-                step(&mut rng, &mut state, &mut model, &snapshot);
+                step(&mut rng, &mut state, &mut model, &before);
             }
         }
         state.flush(&mut batch);
@@ -128,7 +128,7 @@ fn run(seed: u64, budget: usize, keep: bool) {
         let mut fresh = KeyedState::with_prefix(ID, &[7], budget);
         assert_eq!(fresh.scan_prefix(&snapshot, b"").unwrap(), entries(&model), "epoch {epoch}");
         if epoch % 40 == 39 && !keep {
-            drop((store, snapshot));
+            drop((store, before, snapshot));
             store = open(dir.path());
             state = KeyedState::with_prefix(ID, &[7], budget);
         }

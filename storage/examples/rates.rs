@@ -1,0 +1,105 @@
+//! How fast the store is: `cargo run -p tidemark-storage --example rates [ROWS]`. Prints rows per second of one thread.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::{Field, Schema};
+use tidemark_common::{Delta, Result};
+use tidemark_storage::{Collection, CollectionWriter, KeyRange, KeyedState, Layout, StateId, Store, StoreOptions};
+
+const EPOCH_ROWS: usize = 50_000;
+
+/// Seven columns, as Nexmark's bids.
+fn bids(from: usize, rows: usize) -> Result<RecordBatch> {
+    let ids = from..from + rows;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(ids.clone().map(|i| i as i64).collect::<Int64Array>())),
+        ("auction", Arc::new(ids.clone().map(|i| scatter(i) as i64 % 10_000).collect::<Int64Array>())),
+        ("bidder", Arc::new(ids.clone().map(|i| scatter(i + 1) as i64 % 100_000).collect::<Int64Array>())),
+        ("price", Arc::new(ids.clone().map(|i| scatter(i + 2) as i32 % 1000).collect::<Int32Array>())),
+        ("channel", Arc::new(ids.clone().map(|i| Some(["Google", "Apple", "Baidu"][i % 3])).collect::<StringArray>())),
+        ("url", Arc::new(ids.clone().map(|i| Some(format!("https://example.org/item/{i}"))).collect::<StringArray>())),
+        ("ts", Arc::new(ids.map(|i| Some(i as i64 * 100)).collect::<TimestampMicrosecondArray>())),
+    ];
+    let fields: Vec<Field> = columns.iter().map(|(name, a)| Field::new(*name, a.data_type().clone(), true)).collect();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+fn scatter(i: usize) -> usize {
+    (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 33
+}
+
+fn report(what: &str, rows: usize, start: Instant) {
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{what:<52} {:>12.0} rows/s", rows as f64 / seconds);
+}
+
+fn write(store: &Store, collection: &Arc<Collection>, rows: usize) -> Result<()> {
+    let mut writer = CollectionWriter::new(Arc::clone(collection), 64 << 20);
+    for from in (0..rows).step_by(EPOCH_ROWS) {
+        let snapshot = store.snapshot();
+        let mut commit = store.begin();
+        writer.apply(&snapshot, &Delta::inserts(bids(from, EPOCH_ROWS)?), &mut commit)?;
+        store.commit(commit, store.epoch() + 1, true)?;
+    }
+    Ok(())
+}
+
+fn scan(store: &Store, collection: &Arc<Collection>, columns: Option<Vec<usize>>) -> Result<usize> {
+    let scan = collection.scan(&store.snapshot(), columns, &KeyRange::full(), 8192)?;
+    scan.map(|batch| Ok(batch?.num_rows())).sum()
+}
+
+fn state(store: &Store, rows: usize) -> Result<()> {
+    let mut state = KeyedState::new(StateId::new(1, 1), 512 << 20);
+    let start = Instant::now();
+    for from in (0..rows).step_by(EPOCH_ROWS) {
+        let keys: Vec<[u8; 16]> =
+            (from..from + EPOCH_ROWS).map(|i| ((scatter(i) as u128) << 64 | i as u128).to_be_bytes()).collect();
+        state.load(&store.snapshot(), &keys)?;
+        for key in &keys {
+            state.put(key, &[7; 16]);
+        }
+        let mut commit = store.begin();
+        state.flush(&mut commit);
+        store.commit(commit, store.epoch() + 1, true)?;
+    }
+    report("KeyedState: load, put, flush sorted, commit", rows, start);
+    let start = Instant::now();
+    let mut cold = KeyedState::new(StateId::new(1, 1), 1 << 20);
+    for from in (0..rows / 4).step_by(EPOCH_ROWS) {
+        let keys: Vec<[u8; 16]> =
+            (from..from + EPOCH_ROWS).map(|i| ((scatter(i) as u128) << 64 | i as u128).to_be_bytes()).collect();
+        cold.load(&store.snapshot(), &keys)?;
+    }
+    report("KeyedState: load of cold keys", rows / 4, start);
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let rows = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let dir = std::env::temp_dir().join(format!("tidemark-rates-{}", std::process::id()));
+    let store = Store::open(&dir, &StoreOptions::default())?;
+    let schema = bids(0, 1)?.schema();
+    let layouts =
+        [("keyed", Layout::Keyed { key: vec![0] }), ("sequence", Layout::Sequence), ("multiset", Layout::Multiset)];
+    for (oid, (name, layout)) in layouts.into_iter().enumerate() {
+        let collection = Arc::new(Collection::new(StateId::new(oid as u32 + 2, 0), Arc::clone(&schema), layout)?);
+        let start = Instant::now();
+        write(&store, &collection, rows)?;
+        report(&format!("{name}: write, an fsync every {EPOCH_ROWS}"), rows, start);
+        let start = Instant::now();
+        scan(&store, &collection, None)?;
+        report(&format!("{name}: scan of 7 columns"), rows, start);
+        let start = Instant::now();
+        scan(&store, &collection, Some(vec![3]))?;
+        report(&format!("{name}: scan of 1 column, the 4th"), rows, start);
+    }
+    state(&store, rows)?;
+    println!("{:?}", store.stats()?);
+    store.close()?;
+    drop(store);
+    Ok(std::fs::remove_dir_all(dir)?)
+}
