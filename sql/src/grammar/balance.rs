@@ -1,4 +1,4 @@
-//! Long chains of AND and OR made into balanced trees.
+//! Long chains of AND, OR and UNION made into balanced trees.
 //!
 //! ```text
 //!          OR                        OR
@@ -8,11 +8,13 @@
 //! ```
 //!
 //! `a = 1 OR a = 2 OR ...`, written by programs, is parsed into a tree as deep as it is long. AND and OR are associative, with
-//! NULLs too, so depth can be taken out before anything recurses into it.
+//! NULLs too, and so is UNION: depth can be taken out before anything recurses into it.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, Statement, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Statement, Table, VisitMut, VisitorMut,
+};
 
 /// A chain is taken apart from this length on.
 const LONG: usize = 32;
@@ -36,13 +38,34 @@ struct Balance;
 impl VisitorMut for Balance {
     type Break = std::convert::Infallible;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        if let SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, .. } = query.body.as_ref() {
+            let quantifier = *set_quantifier;
+            if is_long_union(&query.body, quantifier) {
+                let nothing = SetExpr::Table(Box::new(Table { table_name: None, schema_name: None }));
+                let whole = std::mem::replace(query.body.as_mut(), nothing);
+                *query.body = pair_up(branches(whole, quantifier), |left, right| SetExpr::SetOperation {
+                    op: SetOperator::Union,
+                    set_quantifier: quantifier,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                });
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     /// Before the children are visited: so the visit does not go deep.
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Some(op) = connective(expr)
             && is_long(expr, &op)
         {
             let whole = std::mem::replace(expr, Expr::Tuple(vec![]));
-            *expr = build(operands(whole, &op), &op);
+            *expr = pair_up(operands(whole, &op), |left, right| Expr::BinaryOp {
+                left: Box::new(left),
+                op: op.clone(),
+                right: Box::new(right),
+            });
         }
         ControlFlow::Continue(())
     }
@@ -83,20 +106,49 @@ fn operands(mut expr: Expr, chain: &BinaryOperator) -> Vec<Expr> {
     }
 }
 
+fn is_long_union(mut body: &SetExpr, quantifier: SetQuantifier) -> bool {
+    for _ in 0..LONG {
+        match body {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, .. } if *set_quantifier == quantifier => {
+                body = left;
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn branches(mut body: SetExpr, quantifier: SetQuantifier) -> Vec<SetExpr> {
+    let mut branches = Vec::new();
+    loop {
+        match body {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } if set_quantifier == quantifier => {
+                branches.push(*right);
+                body = *left;
+            }
+            first => {
+                branches.push(first);
+                branches.reverse();
+                return branches;
+            }
+        }
+    }
+}
+
 /// Pairs neighbours until one is left: the order stays.
-fn build(mut operands: Vec<Expr>, op: &BinaryOperator) -> Expr {
-    while operands.len() > 1 {
-        let mut pairs = Vec::with_capacity(operands.len().div_ceil(2));
-        let mut rest = operands.into_iter();
+fn pair_up<T>(mut items: Vec<T>, pair: impl Fn(T, T) -> T) -> T {
+    while items.len() > 1 {
+        let mut pairs = Vec::with_capacity(items.len().div_ceil(2));
+        let mut rest = items.into_iter();
         while let Some(left) = rest.next() {
             pairs.push(match rest.next() {
-                Some(right) => Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) },
+                Some(right) => pair(left, right),
                 None => left,
             });
         }
-        operands = pairs;
+        items = pairs;
     }
-    operands.pop().expect("a chain has operands")
+    items.pop().expect("a chain has operands")
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ pub const MAX_CHAIN: usize = 1_000;
 /// ANDs and ORs in a row.
 pub const MAX_CONDITIONS: usize = 20_000;
 
+/// Brackets open at one time in FROM that start with another bracket. `((` there may begin a subquery or a join in brackets, and
+/// the parser tries both: its work doubles with each.
+pub const MAX_JOIN_BRACKETS: usize = 12;
+
 /// One statement's place in the script, without surrounding blanks and comments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -42,6 +46,7 @@ pub(super) fn split(script: &str) -> Result<Vec<Piece>> {
         tokens: 0,
         levels: vec![Level::default()],
         conditions: 0,
+        previous: Previous::Other,
     };
     while scanner.step()? {}
     scanner.finish_piece();
@@ -54,6 +59,18 @@ struct Level {
     operators: usize,
     conditions: usize,
     set_operations: usize,
+    /// The bracket around this level may hold a subquery or a join.
+    in_from: bool,
+    /// And its first token is another such bracket.
+    starts_with_bracket: bool,
+}
+
+/// What stands before a token, as far as it matters to a bracket.
+#[derive(Clone, Copy, PartialEq)]
+enum Previous {
+    FromOrJoin,
+    Bracket,
+    Other,
 }
 
 struct Scanner<'a> {
@@ -67,6 +84,7 @@ struct Scanner<'a> {
     tokens: usize,
     levels: Vec<Level>,
     conditions: usize,
+    previous: Previous,
 }
 
 impl Scanner<'_> {
@@ -100,12 +118,22 @@ impl Scanner<'_> {
             '$' => self.dollar(start_byte, start)?,
             '(' | '[' | '{' => self.open(start)?,
             ')' | ']' | '}' => self.close(),
-            ',' => *self.level() = Level::default(),
+            ',' => self.comma(),
             c if is_word_start(c) => self.word(start_byte, start)?,
             c if c.is_ascii_digit() => self.skip_while(is_word_part),
             '.' => {}
-            _ => self.operator(start)?,
+            _ => {
+                self.rest_of_operator();
+                self.operator(start)?;
+            }
         }
+        self.previous = match c {
+            '(' => Previous::Bracket,
+            // A list in FROM goes on after a comma; elsewhere the guess does no harm.
+            ',' => Previous::FromOrJoin,
+            c if is_word_start(c) && self.is_from_or_join(start_byte) => Previous::FromOrJoin,
+            _ => Previous::Other,
+        };
         let (byte, character) = self.current.map_or((start_byte, start), |(byte, character, _)| (byte, character));
         self.current = Some((byte, character, self.byte()));
         Ok(true)
@@ -118,6 +146,7 @@ impl Scanner<'_> {
         self.tokens = 0;
         self.conditions = 0;
         self.levels = vec![Level::default()];
+        self.previous = Previous::Other;
     }
 
     fn quoted(&mut self, quote: char, backslash: bool, start: usize) -> Result<()> {
@@ -230,7 +259,10 @@ impl Scanner<'_> {
             }
             "SELECT" | "CASE" => level.operators = 0,
             w if OPERATORS.contains(&w) => return self.operator(start),
-            w if BREAKS.contains(&w) => *level = Level { set_operations: level.set_operations, ..Level::default() },
+            w if BREAKS.contains(&w) => {
+                level.operators = 0;
+                level.conditions = 0;
+            }
             _ => {}
         }
         Ok(())
@@ -247,6 +279,27 @@ impl Scanner<'_> {
         Ok(())
     }
 
+    /// The characters of one operator: `||`, `::`, `->>`.
+    fn rest_of_operator(&mut self) {
+        while self.peek().is_some_and(|c| "+-*/<>=~!@#%^&|`?:".contains(c)) {
+            let rest = &self.script[self.byte()..];
+            if rest.starts_with("--") || rest.starts_with("/*") {
+                return;
+            }
+            self.next();
+        }
+    }
+
+    fn comma(&mut self) {
+        let level = self.level();
+        *level = Level { in_from: level.in_from, starts_with_bracket: level.starts_with_bracket, ..Level::default() };
+    }
+
+    fn is_from_or_join(&mut self, start_byte: usize) -> bool {
+        let word = &self.script[start_byte..self.byte()];
+        ["FROM", "JOIN", "LATERAL"].iter().any(|known| word.eq_ignore_ascii_case(known))
+    }
+
     fn open(&mut self, start: usize) -> Result<()> {
         // A subscript and a call are steps of a chain as well: a[1][2], f(x)(y).
         self.operator(start)?;
@@ -254,7 +307,16 @@ impl Scanner<'_> {
             return Err(limit(start, "statement is nested too deeply")
                 .with_detail(format!("At most {MAX_NESTING} brackets can be open at one time.")));
         }
-        self.levels.push(Level::default());
+        let nested = self.previous == Previous::Bracket && self.level().in_from;
+        if nested {
+            self.level().starts_with_bracket = true;
+            if self.levels.iter().filter(|level| level.starts_with_bracket).count() > MAX_JOIN_BRACKETS {
+                return Err(limit(start, "too many brackets in FROM")
+                    .with_hint("Leave out brackets around brackets, or name the subqueries in WITH."));
+            }
+        }
+        let in_from = nested || self.previous == Previous::FromOrJoin;
+        self.levels.push(Level { in_from, ..Level::default() });
         Ok(())
     }
 
