@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub use tidemark_sqllogictest::{Client, Server};
+pub use tidemark_sqllogictest::Server;
 use tokio_postgres::NoTls;
 
 /// How long a condition may take to come true; generous, for loaded machines.
