@@ -2,6 +2,8 @@
 
 use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::functions_nested::remove::array_remove_all_udf;
+use datafusion::functions_nested::replace::array_replace_all_udf;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
@@ -14,7 +16,12 @@ use Kind::{AnyArray, Int4, Text};
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
     let length = |row: &Row<'_>| Ok(length_of(row.list(0), row.int(1)).into());
-    vec![
+    // Postgres removes and replaces every occurrence.
+    let every = [
+        array_remove_all_udf().as_ref().clone().with_aliases(["array_remove"]),
+        array_replace_all_udf().as_ref().clone().with_aliases(["array_replace"]),
+    ];
+    let mut all = vec![
         function("array_lower")
             .on(&[AnyArray, Int4], Int4, |row| Ok(length_of(row.list(0), row.int(1)).map(|_| 1i64).into()))
             .udf(),
@@ -52,7 +59,9 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .on_nulls(&[Text, Text], None, Kind::Texts, split)
             .on_nulls(&[Text, Text, Text], None, Kind::Texts, split)
             .udf(),
-    ]
+    ];
+    all.extend(every);
+    all
 }
 
 /// The length of each dimension; `None` for an empty array, which has none in Postgres.

@@ -1,6 +1,7 @@
 //! `bytea`: encodings, bytes and bits.
 
 use datafusion::logical_expr::ScalarUDF;
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::declare::{Kind, function};
@@ -57,7 +58,12 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
         function("length")
             .alias("char_length")
             .alias("character_length")
-            .on(&[Text], Int4, |r| Ok(Value::count(r.text(0).chars().count())))
+            .on(&[Text], Int4, |r| {
+                // A char's blanks are padding, not value.
+                let padded = matches!(r.any(0).2, SqlType::Char(_));
+                let text = if padded { r.text(0).trim_end_matches(' ') } else { r.text(0) };
+                Ok(Value::count(text.chars().count()))
+            })
             .on(&[Bytea], Int4, |r| Ok(Value::count(r.bytes(0).len())))
             .udf(),
         function("octet_length")
@@ -69,7 +75,6 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .on(&[Bytea], Int4, |r| Ok(Value::count(r.bytes(0).len() * 8)))
             .udf(),
         function(BYTEA_CONCAT).on(&[Bytea, Bytea], Bytea, |r| Ok([r.bytes(0), r.bytes(1)].concat().into())).udf(),
-        function("tidemark_to_bytea").on(&[Text], Bytea, |r| Ok(parse_bytea(r.text(0))?.into())).udf(),
     ]
 }
 

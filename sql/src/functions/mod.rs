@@ -14,17 +14,25 @@ mod casts;
 mod datetime;
 mod declare;
 mod extract;
+mod format_number;
+mod format_time;
+mod input;
 mod json;
 mod json_access;
 mod json_edit;
+mod math;
 mod names;
 mod output;
 #[cfg(test)]
 mod parity;
 mod planner;
+mod read_time;
 mod regexp;
+mod rewrite;
 mod session;
 mod strings;
+mod system;
+mod to_char;
 mod value;
 mod windows;
 
@@ -37,6 +45,7 @@ use tidemark_common::Result;
 pub use arrays::parse_text_array;
 pub use binary::parse_bytea;
 pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};
+pub use input::{parse_date, parse_time, parse_timestamp, parse_timestamptz};
 pub use json_access::{
     JSON_GET, JSON_GET_PATH, JSON_GET_PATH_TEXT, JSON_GET_TEXT, JSONB_CONTAINS, JSONB_EXISTS, JSONB_EXISTS_ALL,
     JSONB_EXISTS_ANY,
@@ -44,6 +53,7 @@ pub use json_access::{
 pub use output::text_of;
 pub use planner::expr_planners;
 pub use session::{SessionFacts, session_functions};
+pub use system::POSTGRES_VERSION;
 pub use strings::{quote_ident, quote_literal};
 pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END};
 
@@ -60,16 +70,23 @@ pub fn functions() -> Vec<ScalarUDF> {
         datetime::functions(),
         extract::functions(),
         json_edit::functions(),
+        input::functions(),
+        rewrite::functions(),
+        math::functions(),
+        system::functions(),
+        to_char::functions(),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// Registers [`functions`], over DataFusion's of the same name.
+/// Registers [`functions`], over DataFusion's of the same name, and the rule for Postgres' casts. Operators are planned by
+/// [`expr_planners`], which the session's builder must be given because ours come first.
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in functions() {
         registry.register_udf(Arc::new(function))?;
     }
+    registry.register_function_rewrite(Arc::new(rewrite::PostgresCasts::new()))?;
     Ok(())
 }

@@ -98,3 +98,89 @@ async fn expressions_as_postgres_answers_them() {
         assert_eq!(recorded, actual, "run with UPDATE_EXPECT=1 if the change is meant");
     }
 }
+
+/// The text of each value of a one-column query.
+async fn column(context: &SessionContext, sql: &str) -> Vec<Option<String>> {
+    let parsed = grammar::parse_one(sql).unwrap();
+    let Statement::Sql(mut statement) = parsed.statement else { panic!("{sql}") };
+    grammar::windows::rewrite(statement.as_mut()).unwrap();
+    grammar::casts::rewrite(statement.as_mut()).unwrap();
+    let plan =
+        context.state().statement_to_plan(datafusion::sql::parser::Statement::Statement(statement)).await.unwrap();
+    let batches = context.execute_logical_plan(plan).await.unwrap().collect().await.unwrap();
+    let mut out = Vec::new();
+    for batch in &batches {
+        let sql_type = SqlType::from_field(batch.schema().field(0));
+        out.extend((0..batch.num_rows()).map(|row| super::text_of(batch.column(0), row, &sql_type).unwrap()));
+    }
+    out
+}
+
+/// A column goes another way through a function than a constant does; both must say the same.
+#[tokio::test]
+async fn columns_and_constants_agree() {
+    let context = context();
+    let cases: [(&str, &[&str]); 12] = [
+        ("upper(x) || tidemark_to_varchar(x, 2)", &["'abc'", "NULL", "'é'"]),
+        ("x::uuid", &["'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", "NULL"]),
+        ("x::jsonb -> 'a' ->> 0", &["'{\"a\":[1]}'", "NULL", "'[]'"]),
+        ("x::numeric", &["'1.50'", "NULL", "'-3'"]),
+        ("x::timestamp", &["'2024-02-29 10:00'", "NULL", "'29 Feb 2024'"]),
+        ("tidemark_tumble_start(x::timestamp, interval '1 hour')", &["'2024-02-29 10:59'", "NULL"]),
+        ("tidemark_hop_starts(x::timestamptz, interval '1 hour', interval '2 hours')", &["'2024-02-29 10:59'", "NULL"]),
+        ("extract(hour from x::timestamp)", &["'2024-02-29 10:59'", "NULL"]),
+        ("regexp_replace(x, '(b+)', '<\\1>', 'g')", &["'abbabc'", "NULL"]),
+        ("json_build_object('k', x)", &["'v'", "NULL"]),
+        ("to_char(x::numeric, 'FM999.00')", &["'1.5'", "NULL"]),
+        ("x::timestamp > '2024-02-29 10:00'", &["'2024-02-29 11:00'", "NULL", "'2024-02-28'"]),
+    ];
+    for (expression, values) in cases {
+        let rows: Vec<String> = values.iter().map(|v| format!("({v})")).collect();
+        let over_column = column(&context, &format!("SELECT {expression} FROM (VALUES {}) t(x)", rows.join(", "))).await;
+        let mut over_constants = Vec::new();
+        for value in values {
+            let sql = format!("SELECT {}", replace_x(expression, &format!("({value}::text)")));
+            over_constants.extend(column(&context, &sql).await);
+        }
+        assert_eq!(over_column, over_constants, "{expression}");
+    }
+}
+
+/// `x` as a word of its own.
+fn replace_x(expression: &str, value: &str) -> String {
+    let regex = regex::Regex::new(r"\bx\b").unwrap();
+    regex.replace_all(expression, regex::NoExpand(value)).into_owned()
+}
+
+#[tokio::test]
+async fn types_are_told_by_the_fields() {
+    let context = context();
+    for (expression, sql_type) in [
+        ("tidemark_to_uuid('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')", SqlType::Uuid),
+        ("tidemark_to_varchar('abc', 2)", SqlType::Varchar(Some(2))),
+        ("tidemark_assign_char('abc', 5)", SqlType::Char(5)),
+        ("tidemark_to_jsonb('[1]') -> 0", SqlType::Jsonb),
+        ("tidemark_to_json('[1]') -> 0", SqlType::Json),
+        ("tidemark_to_numeric('1')", SqlType::Numeric(None)),
+        ("current_user", SqlType::Name),
+        ("date '2024-01-01' + interval '1 day'", SqlType::Timestamp),
+    ] {
+        let plan = context.sql(&format!("SELECT {expression}")).await.unwrap();
+        assert_eq!(SqlType::from_field(plan.schema().field(0)), sql_type, "{expression}");
+        let batches = plan.collect().await.unwrap();
+        assert_eq!(SqlType::from_field(batches[0].schema().field(0)), sql_type, "{expression}, run");
+    }
+}
+
+/// Waiting in `pg_sleep` ends when the query is dropped.
+#[tokio::test]
+async fn sleep_is_cancelled_with_its_query() {
+    let context = context();
+    let asleep = context.sql("SELECT pg_sleep(86400)").await.unwrap();
+    let sleeping = tokio::spawn(asleep.collect());
+    tokio::task::yield_now().await;
+    sleeping.abort();
+    assert!(sleeping.await.unwrap_err().is_cancelled());
+    let awake = context.sql("SELECT pg_sleep(0)").await.unwrap().collect().await.unwrap();
+    assert_eq!(awake[0].num_rows(), 1);
+}

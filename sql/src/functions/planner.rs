@@ -6,6 +6,8 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionStateDefaults;
+use datafusion::functions::math::expr_fn;
+use datafusion::functions_nested::expr_fn::array_has_any;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, lit};
@@ -100,7 +102,6 @@ fn function_of(op: &BinaryOperator, left: Family, right: Family) -> Option<(&'st
         (B::Plus, F::Interval, F::Time) => (datetime::TIME_ADD, true),
         (B::Multiply | B::Divide, F::Interval, F::Integer | F::Number) => (datetime::INTERVAL_MULTIPLY, false),
         (B::Multiply, F::Integer | F::Number, F::Interval) => (datetime::INTERVAL_MULTIPLY, true),
-        (B::PGExp, ..) => ("power", false),
         _ => return None,
     })
 }
@@ -108,6 +109,11 @@ fn function_of(op: &BinaryOperator, left: Family, right: Family) -> Option<(&'st
 impl ExprPlanner for PostgresOperators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
         use BinaryOperator as B;
+        match expr.op {
+            B::PGExp => return Ok(PlannerResult::Planned(expr_fn::power(expr.left, expr.right))),
+            B::PGOverlap => return Ok(PlannerResult::Planned(array_has_any(expr.left, expr.right))),
+            _ => {}
+        }
         let (left, right) = (family(&expr.left, schema)?, family(&expr.right, schema)?);
         let Some((name, swapped)) = function_of(&expr.op, left, right) else {
             return Ok(PlannerResult::Original(expr));

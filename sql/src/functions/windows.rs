@@ -396,3 +396,103 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::parse_timestamp;
+    use super::super::output::timestamp;
+    use super::*;
+
+    fn span(months: i32, micros: i64) -> IntervalMonthDayNano {
+        IntervalMonthDayNano::new(months, 0, micros * 1000)
+    }
+
+    fn times(values: &[Option<i64>]) -> TimestampMicrosecondArray {
+        TimestampMicrosecondArray::from(values.to_vec())
+    }
+
+    fn evaluate(which: Which, ts: &[Option<i64>], spans: &[IntervalMonthDayNano]) -> Result<ArrayRef> {
+        WindowFunction::new(which).evaluate(&times(ts), &Spans::Constant(Some(spans.to_vec())))
+    }
+
+    fn one(which: Which, ts: &str, spans: &[IntervalMonthDayNano]) -> String {
+        let array = evaluate(which, &[Some(parse_timestamp(ts).unwrap())], spans).unwrap();
+        timestamp(array.as_primitive::<TimestampMicrosecondType>().value(0))
+    }
+
+    fn hops(ts: i64, spans: &[IntervalMonthDayNano]) -> Vec<i64> {
+        let array = evaluate(Which::HopStarts, &[Some(ts)], spans).unwrap();
+        array.as_list::<i32>().value(0).as_primitive::<TimestampMicrosecondType>().values().to_vec()
+    }
+
+    #[test]
+    fn windows_are_aligned_to_the_epoch_also_before_it() {
+        let hour = [span(0, calendar::HOUR)];
+        assert_eq!(one(Which::TumbleStart, "2024-02-29 13:59:59", &hour), "2024-02-29 13:00:00");
+        assert_eq!(one(Which::TumbleStart, "1969-12-31 23:30:00", &hour), "1969-12-31 23:00:00");
+        assert_eq!(one(Which::TumbleEnd, "1969-12-31 23:30:00", &hour), "1970-01-01 00:00:00");
+        let shifted = [span(0, calendar::HOUR), span(0, 15 * calendar::MINUTE)];
+        assert_eq!(one(Which::TumbleStart, "2024-02-29 13:10:00", &shifted), "2024-02-29 12:15:00");
+        assert_eq!(one(Which::TumbleEnd, "2024-02-29 13:10:00", &shifted), "2024-02-29 13:15:00");
+    }
+
+    #[test]
+    fn months_follow_the_calendar() {
+        assert_eq!(one(Which::TumbleStart, "2024-02-29 13:00:00", &[span(1, 0)]), "2024-02-01 00:00:00");
+        assert_eq!(one(Which::TumbleEnd, "2024-02-29 13:00:00", &[span(1, 0)]), "2024-03-01 00:00:00");
+        assert_eq!(one(Which::TumbleStart, "1969-05-05 00:00:00", &[span(12, 0)]), "1969-01-01 00:00:00");
+        assert_eq!(one(Which::TumbleStart, "2024-02-29 00:00:00", &[span(12, 0), span(3, 0)]), "2023-04-01 00:00:00");
+        let fifth = [span(1, 0), span(0, 4 * DAY)];
+        assert_eq!(one(Which::TumbleStart, "2024-03-02 00:00:00", &fifth), "2024-02-05 00:00:00");
+        assert_eq!(one(Which::TumbleEnd, "2024-03-02 00:00:00", &fifth), "2024-03-05 00:00:00");
+        assert_eq!(one(Which::WindowEnd, "2024-02-01 00:00:00", &[span(3, 0)]), "2024-05-01 00:00:00");
+        let may = parse_timestamp("2024-05-15").unwrap();
+        let starts: Vec<String> = hops(may, &[span(1, 0), span(3, 0)]).into_iter().map(timestamp).collect();
+        assert_eq!(starts, ["2024-03-01 00:00:00", "2024-04-01 00:00:00", "2024-05-01 00:00:00"]);
+    }
+
+    /// Against the definition: every s with s <= ts < s + size and s = offset modulo slide.
+    #[test]
+    fn hops_are_all_windows_that_hold_the_moment() {
+        for (slide, size, offset) in [(5i64, 10i64, 0i64), (5, 12, 2), (7, 3, 1), (3, 3, -4), (4, 30, 9)] {
+            for ts in -50i64..50 {
+                let expected: Vec<i64> =
+                    (-100..=ts).filter(|s| (s - offset).rem_euclid(slide) == 0 && ts < s + size).collect();
+                assert_eq!(hops(ts, &[span(0, slide), span(0, size), span(0, offset)]), expected, "{slide} {size} {offset} {ts}");
+            }
+        }
+    }
+
+    #[test]
+    fn nulls_stay_and_types_too() {
+        let array = times(&[Some(1), None]).with_timezone("UTC");
+        let function = WindowFunction::new(Which::TumbleStart);
+        let out = function.evaluate(&array, &Spans::Constant(Some(vec![span(0, 10)]))).unwrap();
+        assert_eq!(out.data_type(), array.data_type());
+        assert!(out.is_null(1) && out.is_valid(0));
+        assert_eq!(function.evaluate(&array, &Spans::Constant(None)).unwrap().null_count(), 2);
+        let sizes = PrimitiveArray::<IntervalMonthDayNanoType>::from(vec![None, Some(span(0, 10))]);
+        assert_eq!(function.evaluate(&array, &Spans::Columns(vec![sizes])).unwrap().null_count(), 2);
+        let lists = WindowFunction::new(Which::HopStarts)
+            .evaluate(&array, &Spans::Constant(Some(vec![span(0, 5), span(0, 10)])))
+            .unwrap();
+        assert!(lists.is_null(1) && lists.as_list::<i32>().value(0).len() == 2);
+    }
+
+    #[test]
+    fn what_is_no_window_is_refused() {
+        for (which, spans, message) in [
+            (Which::TumbleStart, vec![span(0, 0)], "window size must be greater than zero"),
+            (Which::TumbleStart, vec![span(-1, 0)], "window size must be greater than zero"),
+            (Which::HopStarts, vec![span(0, -5), span(0, 5)], "window slide must be greater than zero"),
+            (Which::TumbleStart, vec![span(1, 5)], "window size mixes months with days or hours"),
+            (Which::HopStarts, vec![span(0, 5), span(1, 0)], "window slide and size must both be in months, or both of fixed length"),
+            (Which::HopStarts, vec![span(0, 1), span(0, 20_000)], "each row would fall into 20000 windows"),
+            (Which::TumbleStart, vec![span(0, 5), span(1, 0)], "window offset is in months but the windows are not"),
+        ] {
+            let error = evaluate(which, &[Some(0)], &spans).unwrap_err();
+            assert_eq!((error.code(), error.message()), ("22023", message));
+        }
+        assert_eq!(evaluate(Which::TumbleStart, &[Some(i64::MIN)], &[span(0, 7)]).unwrap_err().code(), "22008");
+    }
+}
