@@ -10,15 +10,15 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Int16Type};
 use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result as DfResult;
-use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use tidemark_catalog::{quote_ident, quote_literal};
 
 pub fn functions() -> Vec<ScalarUDF> {
     [Kind::Subscripts, Kind::Expand, Kind::EmptyIfNull, Kind::Options, Kind::ToastOptions]
         .into_iter()
-        .map(|kind| ScalarUDF::new_from_impl(ArrayFunction { kind, signature: Signature::any(1, Volatility::Immutable) }))
+        .map(|kind| {
+            ScalarUDF::new_from_impl(ArrayFunction { kind, signature: Signature::any(1, Volatility::Immutable) })
+        })
         .collect()
 }
 
@@ -92,7 +92,8 @@ impl ScalarUDFImpl for ArrayFunction {
 
 impl ArrayFunction {
     fn evaluate(&self, list: &ListArray) -> DfResult<ArrayRef> {
-        let lengths: Vec<usize> = (0..list.len()).map(|i| if list.is_null(i) { 0 } else { list.value_length(i) as usize }).collect();
+        let lengths: Vec<usize> =
+            (0..list.len()).map(|i| if list.is_null(i) { 0 } else { list.value_length(i) as usize }).collect();
         let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
         let nulls = list.nulls().cloned();
         let positions = || lengths.iter().flat_map(|n| 1..=*n as i32).collect::<Int32Array>();

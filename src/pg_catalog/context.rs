@@ -1,12 +1,13 @@
 //! What system tables and functions are computed from, and names to OIDs and back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use tidemark_catalog::{self as catalog, Catalog, Column, Key, Object, ObjectKind, quote_ident};
 use tidemark_common::{Error, Oid, Result, SqlState};
 
-use super::facts::SystemFacts;
+use super::facts::{FunctionFact, SystemFacts};
+use super::pg_proc;
 use super::relation::{Relation, relation, relation_by_oid, relations};
 use super::static_tables;
 
@@ -17,6 +18,7 @@ pub struct SystemContext {
     pub facts: Arc<dyn SystemFacts>,
     /// Existing schemas of `search_path`, without the implicit `pg_catalog`.
     pub search_path: Vec<String>,
+    functions: OnceLock<Vec<(Oid, FunctionFact)>>,
 }
 
 /// Anything that has a row in `pg_class`.
@@ -30,7 +32,12 @@ pub enum Class<'a> {
 
 impl SystemContext {
     pub fn new(catalog: Arc<Catalog>, facts: Arc<dyn SystemFacts>, search_path: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { catalog, facts, search_path })
+        Arc::new(Self { catalog, facts, search_path, functions: OnceLock::new() })
+    }
+
+    /// The registry's functions with their OIDs, in the order of both.
+    pub fn functions(&self) -> &[(Oid, FunctionFact)] {
+        self.functions.get_or_init(|| pg_proc::numbered(self.facts.functions()))
     }
 
     /// Tables, views, sequences and the like: what users made that Postgres would call a relation.
@@ -71,7 +78,9 @@ impl SystemContext {
     /// Schema OIDs in the order in which unqualified names are looked up.
     fn path(&self) -> impl Iterator<Item = Oid> {
         let implicit = (!self.search_path.iter().any(|s| s == "pg_catalog")).then_some(catalog::PG_CATALOG);
-        std::iter::once(catalog::PG_TEMP).chain(implicit).chain(self.search_path.iter().filter_map(|s| self.catalog.schema_oid(s)))
+        std::iter::once(catalog::PG_TEMP)
+            .chain(implicit)
+            .chain(self.search_path.iter().filter_map(|s| self.catalog.schema_oid(s)))
     }
 
     /// `[schema.]name` as in `'name'::regclass`, quoted names included.
@@ -116,7 +125,7 @@ impl SystemContext {
     /// OID of a function by name; that of Postgres' own where it has one.
     pub fn find_function(&self, name: &str) -> Option<Oid> {
         let (_, name) = split_name(name)?;
-        super::pg_proc::function_oid(self, &name)
+        pg_proc::function_oid(self, &name)
     }
 
     /// As `find_*` by what a `reg..` type is called, or Postgres' error.
@@ -133,9 +142,11 @@ impl SystemContext {
                 (self.find_class(name), SqlState::UndefinedTable, format!("relation \"{name}\" does not exist"))
             }
             "regtype" => (find_type(name), SqlState::UndefinedObject, format!("type \"{name}\" does not exist")),
-            "regnamespace" => {
-                (self.catalog.schema_oid(&bare()), SqlState::UndefinedSchema, format!("schema \"{name}\" does not exist"))
-            }
+            "regnamespace" => (
+                self.catalog.schema_oid(&bare()),
+                SqlState::UndefinedSchema,
+                format!("schema \"{name}\" does not exist"),
+            ),
             "regrole" => {
                 let found = (bare() == self.catalog.superuser).then_some(catalog::SUPERUSER);
                 (found, SqlState::UndefinedObject, format!("role \"{name}\" does not exist"))
@@ -144,10 +155,14 @@ impl SystemContext {
                 let name = name.split('(').next().unwrap_or(name);
                 (self.find_function(name), SqlState::UndefinedFunction, format!("function \"{name}\" does not exist"))
             }
-            "regcollation" => {
-                (static_tables::collation(&bare()), SqlState::UndefinedObject, format!("collation \"{name}\" does not exist"))
+            "regcollation" => (
+                static_tables::collation(&bare()),
+                SqlState::UndefinedObject,
+                format!("collation \"{name}\" does not exist"),
+            ),
+            _ => {
+                (None, SqlState::InvalidTextRepresentation, format!("invalid input syntax for type {reg}: \"{name}\""))
             }
-            _ => (None, SqlState::InvalidTextRepresentation, format!("invalid input syntax for type {reg}: \"{name}\"")),
         };
         found.ok_or_else(|| Error::new(state, message))
     }
@@ -162,7 +177,7 @@ impl SystemContext {
             "regtype" => type_name(oid),
             "regnamespace" => self.catalog.get(oid).filter(|o| o.schema == 0).map(|o| quote_ident(&o.name)),
             "regrole" => (oid == catalog::SUPERUSER).then(|| quote_ident(&self.catalog.superuser)),
-            "regproc" | "regprocedure" => super::pg_proc::function_name(self, oid),
+            "regproc" | "regprocedure" => pg_proc::function_name(self, oid),
             "regcollation" => static_tables::collation_name(oid),
             _ => None,
         };
@@ -303,7 +318,10 @@ pub fn format_type(oid: Oid, typmod: Option<i64>) -> String {
     match base {
         "numeric" => format!("numeric({},{}){brackets}", (typmod - 4) >> 16, (typmod - 4) & 0x7ff),
         "character varying" | "character" => format!("{base}({}){brackets}", typmod - 4),
-        "time without time zone" | "time with time zone" | "timestamp without time zone" | "timestamp with time zone" => {
+        "time without time zone"
+        | "time with time zone"
+        | "timestamp without time zone"
+        | "timestamp with time zone" => {
             let (first, rest) = base.split_once(' ').unwrap_or((base, ""));
             format!("{first}({typmod}) {rest}{brackets}")
         }

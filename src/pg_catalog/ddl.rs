@@ -297,7 +297,8 @@ fn portable(catalog: &Catalog, query: &str, search_path: &[String]) -> String {
     }
     let _: ControlFlow<()> = visit_relations_mut(&mut statement, |name| {
         if let Some(found) = bare(name).and_then(|name| catalog.find(None, &name, search_path)) {
-            let quoted = |text: &str| ast::Ident { quote_style: (quote_ident(text) != text).then_some('"'), ..text.into() };
+            let quoted =
+                |text: &str| ast::Ident { quote_style: (quote_ident(text) != text).then_some('"'), ..text.into() };
             *name = vec![quoted(catalog.schema_name(found.schema)), quoted(&found.name)].into();
         }
         ControlFlow::Continue(())

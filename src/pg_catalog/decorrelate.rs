@@ -120,7 +120,8 @@ impl SystemSubqueries {
             return Ok(None);
         }
         let alias = format!("__system_sq_{}", self.made.fetch_add(1, Ordering::Relaxed));
-        let mut correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
+        let mut correlated: BTreeSet<Column> =
+            pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
         if let Some(late) = &late {
             correlated.extend(late.column_refs().into_iter().cloned());
         }
@@ -171,7 +172,9 @@ fn without_outer_value(plan: &LogicalPlan) -> Result<(LogicalPlan, Option<Expr>)
 
 /// Whether DataFusion would refuse this scalar subquery though catalog keys make it single-valued.
 fn wants_join(subquery: &Subquery) -> Result<bool> {
-    Ok(!subquery.outer_ref_columns.is_empty() && !is_aggregate(&subquery.subquery) && reads_only_system(&subquery.subquery)?)
+    Ok(!subquery.outer_ref_columns.is_empty()
+        && !is_aggregate(&subquery.subquery)
+        && reads_only_system(&subquery.subquery)?)
 }
 
 fn is_aggregate(plan: &LogicalPlan) -> bool {

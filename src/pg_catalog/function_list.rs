@@ -140,9 +140,18 @@ fn sizes() -> Vec<Declared> {
 
 fn visibility() -> Vec<Declared> {
     let builtin = [
-        "pg_type_is_visible", "pg_function_is_visible", "pg_operator_is_visible", "pg_opclass_is_visible",
-        "pg_opfamily_is_visible", "pg_collation_is_visible", "pg_conversion_is_visible", "pg_ts_config_is_visible",
-        "pg_ts_dict_is_visible", "pg_ts_parser_is_visible", "pg_ts_template_is_visible", "pg_statistics_obj_is_visible",
+        "pg_type_is_visible",
+        "pg_function_is_visible",
+        "pg_operator_is_visible",
+        "pg_opclass_is_visible",
+        "pg_opfamily_is_visible",
+        "pg_collation_is_visible",
+        "pg_conversion_is_visible",
+        "pg_ts_config_is_visible",
+        "pg_ts_dict_is_visible",
+        "pg_ts_parser_is_visible",
+        "pg_ts_template_is_visible",
+        "pg_statistics_obj_is_visible",
     ];
     // All of these are in pg_catalog, which is always on the path.
     let mut all: Vec<Declared> =
@@ -156,8 +165,18 @@ fn visibility() -> Vec<Declared> {
 /// There are no roles but the superuser, who may do everything that exists.
 fn privileges() -> Vec<Declared> {
     let kinds = [
-        "table", "schema", "database", "function", "sequence", "language", "type", "tablespace", "any_column", "server",
-        "foreign_data_wrapper", "parameter",
+        "table",
+        "schema",
+        "database",
+        "function",
+        "sequence",
+        "language",
+        "type",
+        "tablespace",
+        "any_column",
+        "server",
+        "foreign_data_wrapper",
+        "parameter",
     ];
     let mut all: Vec<Declared> = kinds
         .iter()
@@ -227,7 +246,8 @@ fn server() -> Vec<Declared> {
             Ok(if row.int(0) == Some(6) { "UTF8" } else { "" }.into())
         }),
         strict("pg_char_to_encoding", (1, 1), SqlType::Integer, |_, row| {
-            let utf8 = row.text(0).is_some_and(|t| matches!(t.to_ascii_lowercase().as_str(), "utf8" | "utf-8" | "unicode"));
+            let utf8 =
+                row.text(0).is_some_and(|t| matches!(t.to_ascii_lowercase().as_str(), "utf8" | "utf-8" | "unicode"));
             Ok(if utf8 { 6_i64 } else { -1 }.into())
         }),
         strict("getdatabaseencoding", (0, 0), SqlType::Name, |_, _| Ok("UTF8".into())),

@@ -7,9 +7,10 @@
 //! They run a few hundred times a statement at most, so they work row by row. An OID argument may also come as its text or as
 //! the object's name, which is what Postgres' implicit casts allow.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
 use datafusion::arrow::compute::cast;
@@ -22,6 +23,7 @@ use datafusion::logical_expr::{
 use tidemark_common::types::SqlType;
 use tidemark_common::{Oid, Result};
 
+use super::array_functions;
 use super::context::SystemContext;
 use super::relation::{Value, to_array};
 
@@ -38,21 +40,31 @@ pub(super) struct Declared {
     pub eval: Eval,
 }
 
-/// All functions of this module, for one statement's or session's context.
+static DECLARED: LazyLock<HashMap<&'static str, &'static Declared>> = LazyLock::new(|| {
+    let declared: &'static [Declared] = super::function_list::declared().leak();
+    declared.iter().map(|d| (d.name.as_str(), d)).collect()
+});
+
+/// The function of this name over `ctx`, if it is one of this module's: for looking up only what a statement uses.
+pub fn function(name: &str, ctx: &Arc<SystemContext>) -> Option<ScalarUDF> {
+    let over_catalog = DECLARED.get(name).map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));
+    over_catalog.or_else(|| array_functions::functions().into_iter().find(|f| f.name() == name))
+}
+
+/// All functions of this module over `ctx`.
 pub fn functions(ctx: &Arc<SystemContext>) -> Vec<ScalarUDF> {
-    let declared = super::function_list::declared();
-    let over_catalog = declared.into_iter().map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));
-    over_catalog.chain(super::array_functions::functions()).collect()
+    let over_catalog = DECLARED.values().map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));
+    over_catalog.chain(array_functions::functions()).collect()
 }
 
 struct SystemFunction {
-    declared: Declared,
+    declared: &'static Declared,
     signature: Signature,
     ctx: Arc<SystemContext>,
 }
 
 impl SystemFunction {
-    fn new(declared: Declared, ctx: Arc<SystemContext>) -> Self {
+    fn new(declared: &'static Declared, ctx: Arc<SystemContext>) -> Self {
         let (fewest, most) = declared.arguments;
         let counts = (fewest..=most).map(|n| if n == 0 { TypeSignature::Nullary } else { TypeSignature::Any(n) });
         let signature = Signature::one_of(counts.collect(), Volatility::Stable);
@@ -96,16 +108,17 @@ impl ScalarUDFImpl for SystemFunction {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let rows = if constant { 1 } else { args.number_rows };
-        let columns = args
-            .args
-            .into_iter()
-            .map(|arg| Argument::new(&arg.into_array(rows)?))
-            .collect::<DfResult<Vec<_>>>()?;
+        let columns =
+            args.args.into_iter().map(|arg| Argument::new(&arg.into_array(rows)?)).collect::<DfResult<Vec<_>>>()?;
         let strict = self.declared.strict.min(columns.len());
         let values = (0..rows)
             .map(|row| {
                 let row = Row { columns: &columns, row };
-                if (0..strict).any(|i| row.is_null(i)) { Ok(Value::Null) } else { (self.declared.eval)(&self.ctx, &row) }
+                if (0..strict).any(|i| row.is_null(i)) {
+                    Ok(Value::Null)
+                } else {
+                    (self.declared.eval)(&self.ctx, &row)
+                }
             })
             .collect::<Result<Vec<_>>>()
             .map_err(DataFusionError::from)?;

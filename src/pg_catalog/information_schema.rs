@@ -207,7 +207,10 @@ fn constraints(table: &Object) -> Vec<Constraint<'_>> {
         ObjectKind::Table(table) => table.checks.as_slice(),
         _ => &[],
     };
-    keys(table).map(|(key, primary)| Constraint::Key(key, primary)).chain(checks.iter().map(Constraint::Check)).collect()
+    keys(table)
+        .map(|(key, primary)| Constraint::Key(key, primary))
+        .chain(checks.iter().map(Constraint::Check))
+        .collect()
 }
 
 fn table_constraint_rows(view: &str, ctx: &SystemContext, rows: &mut Rows) {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Expr, Ident, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, Value,
+    DataType, Distinct, Expr, Ident, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    Statement, Value,
 };
 
 use super::rewrite::parts;
@@ -39,43 +40,46 @@ fn folded(ident: &Ident) -> String {
 
 /// What Postgres calls the column of an expression.
 pub(super) fn output_name(expr: &Expr) -> String {
-    let own = match expr {
-        Expr::Identifier(ident) => return folded(ident),
-        Expr::CompoundIdentifier(idents) => return idents.last().map_or_else(|| UNNAMED.into(), folded),
-        Expr::Function(f) => return parts(&f.name).last().map_or_else(|| UNNAMED.into(), |n| n.to_lowercase()),
-        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return output_name(inner),
-        Expr::Cast { expr, data_type, .. } => return cast_name(expr, data_type),
-        Expr::CompoundFieldAccess { root, .. } => return output_name(root),
-        Expr::Subquery(query) => match query.body.as_ref() {
-            SetExpr::Select(select) => return select.projection.first().and_then(item_name).unwrap_or_else(|| UNNAMED.into()),
-            _ => UNNAMED,
-        },
-        Expr::Case { else_result, .. } => match else_result.as_deref().map(output_name) {
-            Some(name) if name != UNNAMED => return name,
-            _ => "case",
-        },
-        Expr::Value(v) if matches!(v.value, Value::Boolean(_)) => "bool",
-        Expr::TypedString(typed) => return type_name(&typed.data_type),
-        Expr::Interval(_) => "interval",
-        Expr::Exists { .. } => "exists",
-        Expr::Extract { .. } => "extract",
-        Expr::Substring { .. } => "substring",
-        Expr::Trim { .. } => "btrim",
-        Expr::Position { .. } => "position",
-        Expr::Overlay { .. } => "overlay",
-        Expr::Ceil { .. } => "ceil",
-        Expr::Floor { .. } => "floor",
-        Expr::AtTimeZone { .. } => "timezone",
-        Expr::Array(_) => "array",
-        _ => UNNAMED,
-    };
-    own.to_string()
+    figure(expr).0
 }
 
-/// A column keeps its name through a cast; anything else is called as the type.
-fn cast_name(expr: &Expr, data_type: &DataType) -> String {
-    let name = output_name(expr);
-    if name == UNNAMED || matches!(expr, Expr::Value(_)) { type_name(data_type) } else { name }
+/// A name, and whether it is a column's or a function's own: a cast keeps such a name and replaces any other by the type's.
+fn figure(expr: &Expr) -> (String, bool) {
+    let own = |name: String| (name, true);
+    let weak = |name: &str| (name.to_string(), false);
+    match expr {
+        Expr::Identifier(ident) => own(folded(ident)),
+        Expr::CompoundIdentifier(idents) => idents.last().map_or_else(|| weak(UNNAMED), |ident| own(folded(ident))),
+        Expr::Function(f) => parts(&f.name).last().map_or_else(|| weak(UNNAMED), |n| own(n.to_lowercase())),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => figure(inner),
+        Expr::CompoundFieldAccess { root, .. } => figure(root),
+        Expr::Cast { expr, data_type, .. } => match figure(expr) {
+            (name, true) => own(name),
+            _ => (type_name(data_type), false),
+        },
+        Expr::Case { else_result, .. } => match else_result.as_deref().map(figure) {
+            Some((name, true)) => own(name),
+            _ => weak("case"),
+        },
+        Expr::Subquery(query) => match query.body.as_ref() {
+            SetExpr::Select(select) => select.projection.first().and_then(item_name).map_or_else(|| weak(UNNAMED), own),
+            _ => weak(UNNAMED),
+        },
+        Expr::TypedString(typed) => (type_name(&typed.data_type), false),
+        Expr::Value(v) if matches!(v.value, Value::Boolean(_)) => weak("bool"),
+        Expr::Interval(_) => weak("interval"),
+        Expr::Exists { .. } => own("exists".into()),
+        Expr::Extract { .. } => own("extract".into()),
+        Expr::Substring { .. } => own("substring".into()),
+        Expr::Trim { .. } => own("btrim".into()),
+        Expr::Position { .. } => own("position".into()),
+        Expr::Overlay { .. } => own("overlay".into()),
+        Expr::Ceil { .. } => own("ceil".into()),
+        Expr::Floor { .. } => own("floor".into()),
+        Expr::AtTimeZone { .. } => own("timezone".into()),
+        Expr::Array(_) => own("array".into()),
+        _ => weak(UNNAMED),
+    }
 }
 
 fn type_name(data_type: &DataType) -> String {
@@ -96,6 +100,10 @@ pub(super) fn free_name(name: String, used: &BTreeSet<String>) -> String {
 /// Gives unnamed columns their names where these are free. Postgres allows two columns of one name, DataFusion does not: a
 /// second one that it would take for the first gets a number.
 pub(super) fn name_columns(select: &mut Select) {
+    if matches!(select.distinct, Some(Distinct::On(_))) {
+        // DISTINCT ON, ORDER BY and the list must go on saying the same.
+        return;
+    }
     let covered = covered_by_wildcards(select);
     let names: Vec<String> = select.projection.iter().filter_map(item_name).collect();
     let alone = |name: &String| names.iter().filter(|n| *n == name).count() == 1;
@@ -108,7 +116,7 @@ pub(super) fn name_columns(select: &mut Select) {
         let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
         let name = if !seen.insert(expr.to_string()) || covered {
             free_name(name, &used)
-        } else if !is_column && !wild && name != UNNAMED && alone(&name) {
+        } else if !is_column && !wild && alone(&name) {
             name
         } else {
             continue;
@@ -118,13 +126,32 @@ pub(super) fn name_columns(select: &mut Select) {
     }
 }
 
+/// `SELECT DISTINCT f(x) .. ORDER BY f(x)`: DataFusion looks for the expression under the name that it was given.
+pub(super) fn name_distinct_order(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|o| &mut o.kind) else { return };
+    if select.distinct.is_none() {
+        return;
+    }
+    for by in order {
+        let listed = select.projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias } if *expr == by.expr => Some(alias.clone()),
+            _ => None,
+        });
+        if let Some(alias) = listed {
+            by.expr = Expr::Identifier(alias);
+        }
+    }
+}
+
 /// Which columns `*` or `t.*` beside them brings once more.
 fn covered_by_wildcards(select: &Select) -> Vec<bool> {
+    let one_table = matches!(select.from.as_slice(), [table] if table.joins.is_empty());
     let wild = |qualifier: &str| {
         select.projection.iter().any(|item| match item {
             SelectItem::Wildcard(_) => true,
             SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
-                parts(name).last().is_some_and(|n| *n == qualifier)
+                (one_table && qualifier.is_empty()) || parts(name).last().is_some_and(|n| *n == qualifier)
             }
             _ => false,
         })
@@ -146,7 +173,7 @@ mod tests {
 
     #[test]
     fn columns_are_called_as_postgres_calls_them() {
-        let sql = "SELECT 1, count(*), a.B, \"X\", x::text, 'y'::text, 1::int, CASE WHEN a THEN 1 END, EXISTS (SELECT 1), \
+        let sql = "SELECT 1, count(*), a.B, \"X\", x::text, 'y'::text, '7'::text::int, CASE WHEN a THEN 1 END, EXISTS (SELECT 1), \
                    (SELECT max(q) FROM t), true, now() AS \"When\", extract(year FROM x), a + 1, sum(a) OVER ()";
         let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
         let expected = [

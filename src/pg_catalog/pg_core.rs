@@ -301,7 +301,9 @@ fn rewrite_rows(ctx: &SystemContext, rows: &mut Rows) {
 fn foreign_rows(name: &str, ctx: &SystemContext, rows: &mut Rows) {
     let sources = || {
         ctx.user_relations().filter_map(|o| match &o.kind {
-            ObjectKind::Source(source) => Some((o, source, ddl::option(&source.options, "connector").unwrap_or("none"))),
+            ObjectKind::Source(source) => {
+                Some((o, source, ddl::option(&source.options, "connector").unwrap_or("none")))
+            }
             _ => None,
         })
     };
@@ -335,13 +337,45 @@ fn database_row(ctx: &SystemContext, rows: &mut Rows) {
 /// Used by `pg_class` and tests: relations that are always empty, whose content need not be planned for.
 pub fn is_always_empty(schema: &str, name: &str) -> bool {
     const NEVER: &[&str] = &[
-        "pg_auth_members", "pg_db_role_setting", "pg_default_acl", "pg_enum", "pg_event_trigger", "pg_extension",
-        "pg_inherits", "pg_init_privs", "pg_largeobject_metadata", "pg_partitioned_table", "pg_policies", "pg_policy",
-        "pg_publication", "pg_publication_namespace", "pg_publication_rel", "pg_publication_tables", "pg_rules",
-        "pg_seclabel", "pg_seclabels", "pg_shdepend", "pg_shdescription", "pg_shseclabel", "pg_statistic_ext",
-        "pg_statistic_ext_data", "pg_stats", "pg_subscription", "pg_subscription_rel", "pg_transform", "pg_trigger",
-        "pg_ts_config", "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_user_mapping",
-        "pg_user_mappings", "pg_prepared_xacts", "pg_stat_replication", "pg_stat_subscription",
+        "pg_auth_members",
+        "pg_db_role_setting",
+        "pg_default_acl",
+        "pg_enum",
+        "pg_event_trigger",
+        "pg_extension",
+        "pg_inherits",
+        "pg_init_privs",
+        "pg_largeobject_metadata",
+        "pg_partitioned_table",
+        "pg_policies",
+        "pg_policy",
+        "pg_publication",
+        "pg_publication_namespace",
+        "pg_publication_rel",
+        "pg_publication_tables",
+        "pg_rules",
+        "pg_seclabel",
+        "pg_seclabels",
+        "pg_shdepend",
+        "pg_shdescription",
+        "pg_shseclabel",
+        "pg_statistic_ext",
+        "pg_statistic_ext_data",
+        "pg_stats",
+        "pg_subscription",
+        "pg_subscription_rel",
+        "pg_transform",
+        "pg_trigger",
+        "pg_ts_config",
+        "pg_ts_config_map",
+        "pg_ts_dict",
+        "pg_ts_parser",
+        "pg_ts_template",
+        "pg_user_mapping",
+        "pg_user_mappings",
+        "pg_prepared_xacts",
+        "pg_stat_replication",
+        "pg_stat_subscription",
     ];
     debug_assert!(NEVER.iter().all(|n| relations().any(|r| r.name == *n)));
     schema == "pg_catalog" && NEVER.contains(&name)

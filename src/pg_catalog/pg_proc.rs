@@ -27,13 +27,14 @@ const INTERNAL_LANGUAGE: Oid = 12;
 const MAX_OVERLOADS: usize = 8;
 
 /// (OID, function) in the order of names.
-fn numbered(ctx: &SystemContext) -> Vec<(Oid, FunctionFact)> {
-    let functions: BTreeSet<FunctionFact> = ctx.facts.functions().into_iter().collect();
+pub fn numbered(functions: Vec<FunctionFact>) -> Vec<(Oid, FunctionFact)> {
+    let functions: BTreeSet<FunctionFact> = functions.into_iter().collect();
     (FIRST_FUNCTION..=LAST_FUNCTION).zip(functions).collect()
 }
 
-fn find(ctx: &SystemContext, oid: Oid) -> Option<FunctionFact> {
-    (FIRST_FUNCTION..=LAST_FUNCTION).contains(&oid).then(|| numbered(ctx))?.into_iter().find(|(o, _)| *o == oid).map(|(_, f)| f)
+fn find(ctx: &SystemContext, oid: Oid) -> Option<&FunctionFact> {
+    let index = oid.checked_sub(FIRST_FUNCTION)?;
+    ctx.functions().get(index as usize).map(|(_, f)| f)
 }
 
 pub fn function_oid(ctx: &SystemContext, name: &str) -> Option<Oid> {
@@ -43,7 +44,7 @@ pub fn function_oid(ctx: &SystemContext, name: &str) -> Option<Oid> {
         let row = (0..batch.num_rows()).find(|i| names.value(*i) == name)?;
         Some(batch.column_by_name("oid")?.as_primitive::<Int32Type>().value(row) as Oid)
     };
-    numbered(ctx).into_iter().find(|(_, f)| f.name == name).map(|(oid, _)| oid).or_else(postgres)
+    ctx.functions().iter().find(|(_, f)| f.name == name).map(|(oid, _)| *oid).or_else(postgres)
 }
 
 pub fn function_name(ctx: &SystemContext, oid: Oid) -> Option<String> {
@@ -58,20 +59,22 @@ pub fn function_name(ctx: &SystemContext, oid: Oid) -> Option<String> {
 
 /// `pg_get_function_arguments`
 pub fn arguments(ctx: &SystemContext, oid: Oid) -> Option<String> {
-    find(ctx, oid).map(|f| arguments_text(&f))
+    find(ctx, oid).map(arguments_text)
 }
 
 fn arguments_text(function: &FunctionFact) -> String {
     let last = function.arguments.len().wrapping_sub(1);
-    let shown = function.arguments.iter().enumerate().map(|(i, name)| {
-        if function.variadic && i == last { format!("VARIADIC {name}") } else { name.clone() }
-    });
+    let shown = function
+        .arguments
+        .iter()
+        .enumerate()
+        .map(|(i, name)| if function.variadic && i == last { format!("VARIADIC {name}") } else { name.clone() });
     shown.collect::<Vec<_>>().join(", ")
 }
 
 /// `pg_get_function_result`
 pub fn result(ctx: &SystemContext, oid: Oid) -> Option<String> {
-    find(ctx, oid).map(|f| f.result)
+    find(ctx, oid).map(|f| f.result.clone())
 }
 
 /// `pg_get_functiondef`
@@ -85,7 +88,7 @@ pub fn definition(ctx: &SystemContext, oid: Oid) -> Option<String> {
     Some(format!(
         "CREATE OR REPLACE FUNCTION pg_catalog.{}({})\n RETURNS {}\n LANGUAGE internal\n {volatility}\nAS $function${}$function$\n",
         catalog::quote_ident(&f.name),
-        arguments_text(&f),
+        arguments_text(f),
         f.result,
         f.name,
     ))
@@ -98,7 +101,7 @@ fn type_oid(name: &str) -> Oid {
 pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
     match name {
         "pg_proc" => {
-            for (oid, f) in numbered(ctx) {
+            for (oid, f) in ctx.functions() {
                 let types: Vec<i64> = f.arguments.iter().map(|a| type_oid(a).into()).collect();
                 let kind = match f.kind {
                     FunctionKind::Scalar => 'f',
@@ -106,7 +109,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
                     FunctionKind::Window => 'w',
                 };
                 row!(
-                    rows, oid: oid, proname: &f.name, pronamespace: catalog::PG_CATALOG, proowner: catalog::SUPERUSER,
+                    rows, oid: *oid, proname: &f.name, pronamespace: catalog::PG_CATALOG, proowner: catalog::SUPERUSER,
                     prolang: INTERNAL_LANGUAGE, procost: 1.0, provariadic: if f.variadic { ANY } else { 0 },
                     prokind: kind, provolatile: f.volatility, proparallel: 's', pronargs: types.len() as i64,
                     prorettype: type_oid(&f.result), proargtypes: types, prosrc: &f.name,
@@ -114,8 +117,8 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
             }
         }
         "pg_aggregate" => {
-            for (oid, _) in numbered(ctx).into_iter().filter(|(_, f)| f.kind == FunctionKind::Aggregate) {
-                row!(rows, aggfnoid: oid, aggkind: 'n', aggfinalmodify: 'r', aggmfinalmodify: 'r');
+            for (oid, _) in ctx.functions().iter().filter(|(_, f)| f.kind == FunctionKind::Aggregate) {
+                row!(rows, aggfnoid: *oid, aggkind: 'n', aggfinalmodify: 'r', aggmfinalmodify: 'r');
             }
         }
         _ => return Ok(false),
@@ -145,7 +148,7 @@ pub fn with_type_functions(relation: &Relation, own: RecordBatch) -> Result<Reco
 
 pub fn routine_rows(view: &str, ctx: &SystemContext, rows: &mut Rows) {
     let db = &ctx.catalog.database;
-    for (oid, f) in numbered(ctx) {
+    for (oid, f) in ctx.functions() {
         let specific = format!("{}_{oid}", f.name);
         let result = find_type(&f.result).map_or("USER-DEFINED".to_string(), |oid| format_type(oid, None));
         if view == "routines" {
@@ -192,7 +195,9 @@ pub fn registry_functions(registry: &dyn FunctionRegistry) -> Vec<FunctionFact> 
     }
     for name in registry.udwfs() {
         if let Ok(udwf) = registry.udwf(&name) {
-            let returns = |arguments: &[DataType]| udwf.field(datafusion::logical_expr::function::WindowUDFFieldArgs::new(&fields(arguments), &name)).ok();
+            let returns = |arguments: &[DataType]| {
+                udwf.field(datafusion::logical_expr::function::WindowUDFFieldArgs::new(&fields(arguments), &name)).ok()
+            };
             add(&mut facts, &name, FunctionKind::Window, udwf.signature(), returns);
         }
     }

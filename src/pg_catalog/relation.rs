@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, Int16Builder, Int32Builder,
-    ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, TimestampMicrosecondArray, new_null_array,
+    ArrayRef, BooleanArray, Float32Array, Float64Array, Int16Array, Int16Builder, Int32Array, Int32Builder, Int64Array,
+    ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, TimestampMicrosecondArray,
+    new_null_array,
 };
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use tidemark_common::types::SqlType;
@@ -223,9 +224,9 @@ pub fn to_array(values: &[Value], sql_type: &SqlType) -> Result<ArrayRef> {
         _ => None,
     };
     let array: ArrayRef = match sql_type {
-        SqlType::Boolean => {
-            Arc::new(values.iter().map(|v| if let Value::Bool(b) = v { Some(*b) } else { None }).collect::<BooleanArray>())
-        }
+        SqlType::Boolean => Arc::new(
+            values.iter().map(|v| if let Value::Bool(b) = v { Some(*b) } else { None }).collect::<BooleanArray>(),
+        ),
         SqlType::SmallInt => {
             Arc::new(values.iter().map(|v| int(v).and_then(|i| i.try_into().ok())).collect::<Int16Array>())
         }
@@ -234,7 +235,10 @@ pub fn to_array(values: &[Value], sql_type: &SqlType) -> Result<ArrayRef> {
         SqlType::Real => Arc::new(values.iter().map(|v| float(v).map(|f| f as f32)).collect::<Float32Array>()),
         SqlType::Double => Arc::new(values.iter().map(float).collect::<Float64Array>()),
         SqlType::Text | SqlType::Name => Arc::new(
-            values.iter().map(|v| if let Value::Text(t) = v { Some(t.as_str()) } else { None }).collect::<StringArray>(),
+            values
+                .iter()
+                .map(|v| if let Value::Text(t) = v { Some(t.as_str()) } else { None })
+                .collect::<StringArray>(),
         ),
         SqlType::TimestampTz => {
             Arc::new(values.iter().map(int).collect::<TimestampMicrosecondArray>().with_timezone("UTC"))

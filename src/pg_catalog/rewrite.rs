@@ -17,14 +17,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query,
-    Select, SelectItem, SetExpr, Statement, TableAliasColumnDef, TableFactor, Value,
-    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    AccessExpr, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator,
+    ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, Statement,
+    TableAliasColumnDef, TableFactor, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
+use super::output_names::{free_name, name_columns, name_distinct_order, output_name};
 use super::pg_core::is_always_empty;
-use super::output_names::{free_name, name_columns, output_name};
 use super::relation::{Relation, relation};
 use super::rewrite_casts::{self, array_items};
 
@@ -52,16 +52,18 @@ impl VisitorMut for Rewriter {
         if let Some(with) = &query.with {
             self.local.extend(with.cte_tables.iter().map(|cte| cte.alias.name.value.clone()));
         }
-        if self.depth == 1 {
-            for_each_select(&mut query.body, &mut |select| select.projection.iter_mut().for_each(show_names));
-        }
+        let top = self.depth == 1;
         let sorted_empty = matches!(query.body.as_ref(), SetExpr::Select(select) if empty_for_sure(select));
         for_each_select(&mut query.body, &mut |select| {
             if empty_for_sure(select) {
                 make_empty(select);
             }
             name_columns(select);
+            if top {
+                select.projection.iter_mut().for_each(show_names);
+            }
         });
+        name_distinct_order(query);
         if sorted_empty {
             query.order_by = None;
         }
@@ -117,7 +119,9 @@ impl Rewriter {
     fn table_factor(&self, factor: &mut TableFactor) {
         let TableFactor::Table { name, alias, args, .. } = factor else { return };
         let Some(args) = args else {
-            if name.0.len() == 1 && let Some(found) = self.system_relation(name) {
+            if name.0.len() == 1
+                && let Some(found) = self.system_relation(name)
+            {
                 *name = ObjectName::from(vec![Ident::new("pg_catalog"), Ident::new(found.name)]);
             }
             return;
@@ -257,7 +261,8 @@ fn never_of_type(when: &mut CaseWhen) {
         let text = query.to_string().to_lowercase();
         let item = if text.contains("::text") { DataType::Text } else { DataType::Integer(None) };
         let is_array = text.contains("array_agg");
-        let data_type = if is_array { DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)) } else { item };
+        let data_type =
+            if is_array { DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)) } else { item };
         when.result = cast_null(data_type);
     }
 }
@@ -355,7 +360,9 @@ fn function(expr: &mut Expr) {
             FunctionArguments::Subquery(query) => Some(array_of(query)),
             _ => None,
         },
-        "generate_subscripts" => first_argument(f).map(|a| call("unnest", vec![call("array_subscripts", vec![a.clone()])])),
+        "generate_subscripts" => {
+            first_argument(f).map(|a| call("unnest", vec![call("array_subscripts", vec![a.clone()])]))
+        }
         "_pg_expandarray" => first_argument(f).map(|a| call("unnest", vec![call("array_expand", vec![a.clone()])])),
         "regexp_split_to_table" => rows_of("regexp_split_to_array", f),
         "string_to_table" => rows_of("string_to_array", f),
@@ -478,9 +485,8 @@ fn reads_empty(select: &Select) -> bool {
         },
         _ => None,
     };
-    let inner = |op: &JoinOperator| {
-        matches!(op, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_))
-    };
+    let inner =
+        |op: &JoinOperator| matches!(op, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_));
     let no_foreign_keys = select.selection.as_ref().is_some_and(asks_for_foreign_keys);
     let empty = |factor: &TableFactor| {
         name(factor).is_some_and(|n| is_always_empty("pg_catalog", &n) || (no_foreign_keys && n == "pg_constraint"))
@@ -508,9 +514,10 @@ fn asks_for_foreign_keys(condition: &Expr) -> bool {
 
 /// There is no row, and planning the SELECT would take more than DataFusion has.
 fn empty_for_sure(select: &Select) -> bool {
-    let all_named = select.projection.iter().all(|item| {
-        matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. })
-    });
+    let all_named = select
+        .projection
+        .iter()
+        .all(|item| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }));
     all_named && reads_empty(select) && {
         let mut hard = Hard::default();
         let _ = select.visit(&mut hard);
@@ -549,7 +556,8 @@ impl Visitor for Hard {
             Expr::Subquery(_) | Expr::AnyOp { .. } | Expr::AllOp { .. } => self.subquery = true,
             Expr::Function(f) if matches!(f.args, FunctionArguments::Subquery(_)) => self.subquery = true,
             Expr::Function(f) if self.depth == 0 => {
-                self.aggregate |= parts(&f.name).last().is_some_and(|n| AGGREGATES.contains(&n.to_lowercase().as_str()));
+                self.aggregate |=
+                    parts(&f.name).last().is_some_and(|n| AGGREGATES.contains(&n.to_lowercase().as_str()));
             }
             _ => {}
         }

@@ -48,8 +48,16 @@ pub fn static_batch(relation: &'static Relation) -> Result<Option<RecordBatch>> 
         _ => return Ok(None),
     };
     let mut batch = conform(table, relation)?;
-    if relation.name == "pg_type" {
-        batch = without_row_types(&batch)?;
+    match relation.name {
+        "pg_type" => batch = without_row_types(&batch)?,
+        // Functions are built in; there is no procedural language.
+        "pg_language" => {
+            let names = batch.column_by_name("lanname").map(|names| names.as_string::<i32>());
+            let names = names.ok_or_else(|| Error::internal("pg_language has no lanname"))?;
+            let keep: BooleanArray = names.iter().map(|name| Some(matches!(name, Some("internal" | "sql")))).collect();
+            batch = filter_record_batch(&batch, &keep)?;
+        }
+        _ => {}
     }
     DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(relation.name, batch.clone());
     Ok(Some(batch))
@@ -181,7 +189,10 @@ pub fn collation(name: &str) -> Option<Oid> {
 }
 
 pub fn collation_name(oid: Oid) -> Option<String> {
-    named("pg_collation", "collname").into_iter().find(|(_, o)| *o == oid).map(|(name, _)| tidemark_catalog::quote_ident(&name))
+    named("pg_collation", "collname")
+        .into_iter()
+        .find(|(_, o)| *o == oid)
+        .map(|(name, _)| tidemark_catalog::quote_ident(&name))
 }
 
 pub fn operator_name(oid: Oid) -> Option<String> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider};
 use datafusion::common::TableReference;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::SessionConfig;
@@ -90,7 +90,12 @@ impl SystemFacts for Facts {
         ]
     }
     fn size(&self, oid: Oid) -> Option<RelationSize> {
-        [16387, 16408].contains(&oid).then(|| RelationSize { rows: 3, bytes: 16384, rows_inserted: 3, ..Default::default() })
+        [16387, 16408].contains(&oid).then(|| RelationSize {
+            rows: 3,
+            bytes: 16384,
+            rows_inserted: 3,
+            ..Default::default()
+        })
     }
     fn sequence_last_value(&self, oid: Oid) -> Option<i64> {
         (oid == 16385).then_some(10)
@@ -285,7 +290,9 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
     for (name, schema) in system_schemas(system) {
         catalog.register_schema(&name, schema).unwrap();
     }
-    catalog.register_schema("public", Arc::new(datafusion::catalog::MemorySchemaProvider::new())).unwrap();
+    let public = datafusion::catalog::MemorySchemaProvider::new();
+    public.register_table("nums".into(), nums()).unwrap();
+    catalog.register_schema("public", Arc::new(public)).unwrap();
     ctx.register_catalog("tidemark", Arc::new(catalog));
     ctx.add_analyzer_rule(Arc::new(SystemSubqueries::default()));
     tidemark_sql::functions::register(&mut ctx).unwrap();
@@ -310,6 +317,15 @@ fn size_pretty() -> datafusion::logical_expr::ScalarUDF {
         Ok(ColumnarValue::Array(Arc::new(texts)))
     };
     create_udf("pg_size_pretty", vec![DataType::Int64], DataType::Utf8, Volatility::Immutable, Arc::new(eval))
+}
+
+/// A user's table: (1, x), (2, Y), (NULL, x)
+fn nums() -> Arc<dyn datafusion::catalog::TableProvider> {
+    use datafusion::arrow::array::{Int32Array, StringArray};
+    let a = Arc::new(Int32Array::from(vec![Some(1), Some(2), None]));
+    let b = Arc::new(StringArray::from(vec!["x", "Y", "x"]));
+    let batch = RecordBatch::try_from_iter([("a", a as _), ("b", b as _)]).unwrap();
+    Arc::new(datafusion::catalog::MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())
 }
 
 async fn run(ctx: &SessionContext, sql: &str) -> std::result::Result<String, String> {
@@ -405,7 +421,12 @@ async fn jdbc_is_answered() {
 #[tokio::test]
 async fn tools_are_answered() {
     // A lateral unnest WITH ORDINALITY is beyond DataFusion.
-    check_fixture(include_str!("fixtures/tools.sql"), &["Django constraints"], Some(expect_file!["fixtures/tools.out"])).await;
+    check_fixture(
+        include_str!("fixtures/tools.sql"),
+        &["Django constraints"],
+        Some(expect_file!["fixtures/tools.out"]),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -435,19 +456,29 @@ async fn check(query: &str, expected: Expect) {
 
 #[tokio::test]
 async fn schema_tidemark_tells_what_runs() {
-    check("SELECT name, state, progress, rows_total FROM tidemark.jobs", expect![[r#"
+    check(
+        "SELECT name, state, progress, rows_total FROM tidemark.jobs",
+        expect![[r#"
         +--------+---------+----------+------------+
         | name   | state   | progress | rows_total |
         +--------+---------+----------+------------+
         | totals | running | 0.25     | 100        |
-        +--------+---------+----------+------------+"#]]).await;
-    check("SELECT name, connector, state, offsets, watermark, late_rows FROM tidemark.sources", expect![[r#"
+        +--------+---------+----------+------------+"#]],
+    )
+    .await;
+    check(
+        "SELECT name, connector, state, offsets, watermark, late_rows FROM tidemark.sources",
+        expect![[r#"
         +--------+-----------+---------+---------+----------------------+-----------+
         | name   | connector | state   | offsets | watermark            | late_rows |
         +--------+-----------+---------+---------+----------------------+-----------+
         | clicks | file      | running | 42      | 2023-11-14T22:13:20Z | 1         |
-        +--------+-----------+---------+---------+----------------------+-----------+"#]]).await;
-    check("SELECT schema_name, name, kind, depends_on FROM tidemark.objects ORDER BY oid", expect![[r#"
+        +--------+-----------+---------+---------+----------------------+-----------+"#]],
+    )
+    .await;
+    check(
+        "SELECT schema_name, name, kind, depends_on FROM tidemark.objects ORDER BY oid",
+        expect![[r#"
         +-------------+---------------+-------------------+------------+
         | schema_name | name          | kind              | depends_on |
         +-------------+---------------+-------------------+------------+
@@ -459,27 +490,41 @@ async fn schema_tidemark_tells_what_runs() {
         | sales       | totals        | materialized view | [16399]    |
         | public      | clicks        | source            | []         |
         | public      | to_nowhere    | sink              | [16408]    |
-        +-------------+---------------+-------------------+------------+"#]]).await;
-    check("SELECT name, connector, state, epochs_behind FROM tidemark.sinks", expect![[r#"
+        +-------------+---------------+-------------------+------------+"#]],
+    )
+    .await;
+    check(
+        "SELECT name, connector, state, epochs_behind FROM tidemark.sinks",
+        expect![[r#"
         +------------+-----------+----------+---------------+
         | name       | connector | state    | epochs_behind |
         +------------+-----------+----------+---------------+
         | to_nowhere | blackhole | starting | 0             |
-        +------------+-----------+----------+---------------+"#]]).await;
-    check("SELECT name, value, source, changeable FROM tidemark.settings", expect![[r#"
+        +------------+-----------+----------+---------------+"#]],
+    )
+    .await;
+    check(
+        "SELECT name, value, source, changeable FROM tidemark.settings",
+        expect![[r#"
         +----------------+--------+--------------------+------------+
         | name           | value  | source             | changeable |
         +----------------+--------+--------------------+------------+
         | search_path    | public | default            | by SET     |
         | work_mem       | 4MB    | default            | by SET     |
         | epoch_interval | 20ms   | configuration file | by SET     |
-        +----------------+--------+--------------------+------------+"#]]).await;
-    check("SELECT name, state, rows, emit FROM tidemark.materialized_views", expect![[r#"
+        +----------------+--------+--------------------+------------+"#]],
+    )
+    .await;
+    check(
+        "SELECT name, state, rows, emit FROM tidemark.materialized_views",
+        expect![[r#"
         +--------+------------------+------+-----------------+
         | name   | state            | rows | emit            |
         +--------+------------------+------+-----------------+
         | totals | backfill running | 3    | on window close |
-        +--------+------------------+------+-----------------+"#]]).await;
+        +--------+------------------+------+-----------------+"#]],
+    )
+    .await;
 }
 
 #[test]
@@ -547,6 +592,51 @@ fn show_create_runs_again() {
 fn the_registry_tells_its_functions() {
     let facts = registry_functions(&SessionContext::new().state());
     let has = |name: &str, kind| facts.iter().any(|f| f.name == name && f.kind == kind);
-    assert!(has("lower", FunctionKind::Scalar) && has("sum", FunctionKind::Aggregate) && has("rank", FunctionKind::Window));
+    assert!(
+        has("lower", FunctionKind::Scalar) && has("sum", FunctionKind::Aggregate) && has("rank", FunctionKind::Window)
+    );
     assert!(facts.len() < 2000, "{}", facts.len());
+}
+
+/// What is rewritten for the catalog's sake must leave users' own queries as they are.
+#[tokio::test]
+async fn queries_of_users_tables_are_not_hurt() {
+    let system = system();
+    let ctx = session(&system);
+    let queries = [
+        "SELECT b, count(*) FROM nums GROUP BY b ORDER BY count DESC",
+        "SELECT b, count(*) FROM nums GROUP BY b ORDER BY count(*) DESC, b",
+        "SELECT count(*), count(a), count(*) + 1 FROM nums",
+        "SELECT DISTINCT lower(b) FROM nums ORDER BY lower(b)",
+        "SELECT DISTINCT lower(b) FROM nums ORDER BY lower",
+        "SELECT lower(b), sum(a) FROM nums GROUP BY lower(b) HAVING sum(a) > 0 ORDER BY sum(a)",
+        "SELECT a + 1 FROM nums GROUP BY a + 1 ORDER BY a + 1",
+        "SELECT abs(a) FROM nums ORDER BY a DESC NULLS LAST",
+        "SELECT a::text FROM nums WHERE a > 1 GROUP BY a ORDER BY a",
+        "SELECT max(a) FROM nums HAVING max(a) > 1 ORDER BY max(a)",
+        "SELECT b, row_number() OVER (ORDER BY b), sum(a) OVER (PARTITION BY b) FROM nums ORDER BY b, row_number",
+        "SELECT t.count FROM (SELECT count(*) FROM nums) t",
+        "SELECT (SELECT max(a) FROM nums), EXISTS (SELECT 1 FROM nums WHERE a = 9)",
+        "SELECT b, (SELECT count(*) FROM nums m WHERE m.b = n.b) FROM nums n ORDER BY 1, 2",
+        "SELECT b FROM nums WHERE lower(b) IN (SELECT upper(b) FROM nums WHERE a = 1) ORDER BY b",
+        "SELECT upper(b) FROM nums UNION SELECT lower(b) FROM nums ORDER BY 1",
+        "SELECT *, a * 2 FROM nums ORDER BY a",
+        "SELECT a, nums.* FROM nums ORDER BY 1",
+        "SELECT a, a, b FROM nums ORDER BY a LIMIT 1",
+        "SELECT 1, 2, 'x', NULL, NULL, true",
+        "WITH c AS (SELECT a % 2, sum(a) FROM nums GROUP BY a % 2) SELECT sum FROM c ORDER BY sum",
+        "SELECT CASE WHEN a > 1 THEN 'big' END, coalesce(a, 0), a IN (1, 2), a = ANY('{1,7}') FROM nums ORDER BY 2",
+        "SELECT b, array(SELECT a FROM nums m WHERE m.b = n.b ORDER BY a) FROM nums n ORDER BY 1",
+        "SELECT x FROM generate_series(1, 2) AS x",
+        "SELECT b LIKE 'x!%' ESCAPE '!' FROM nums ORDER BY 1",
+        "SELECT n.b, count(*) FROM nums n GROUP BY n.b ORDER BY n.b",
+        "SELECT b, grouping(b), sum(a) FROM nums GROUP BY ROLLUP (b) ORDER BY 1, 2",
+        "SELECT a FROM nums n WHERE EXISTS (SELECT 1 FROM nums m WHERE m.b = n.b AND m.a > n.a)",
+    ];
+    let mut out = String::new();
+    for query in queries {
+        let answer = run(&ctx, query).await.unwrap_or_else(|e| e.lines().next().unwrap_or_default().to_string());
+        writeln!(out, "{query}\n{answer}\n").unwrap();
+    }
+    expect_file!["fixtures/users.out"].assert_eq(&out);
 }
