@@ -1,0 +1,236 @@
+//! The loop over a connection's messages, once its session is open.
+//!
+//! ```text
+//!   Query ─────────────────────────▶ simple.rs ──▶ .. ReadyForQuery
+//!   Parse Bind Describe Execute .. ─▶ extended.rs; after an error everything up to Sync is skipped
+//!   Sync ──▶ end of the implicit transaction ──▶ ReadyForQuery
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::scalar::ScalarValue;
+use pgwire::messages::response::{CommandComplete, ReadyForQuery, TransactionStatus as WireStatus};
+use pgwire::messages::startup::ParameterStatus;
+use tidemark_common::Result;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::backend::WireSession;
+use super::errors::{self, Flow, Report, Stop, protocol_violation};
+use super::io::{FLUSH_BYTES, Input, Output, interrupt};
+use super::message::Frontend;
+use super::prepared::{Portal, Prepared};
+use super::rows::{Channel, stop_for};
+use crate::session::{Outcome, TransactionStatus};
+
+pub(super) struct Connection<R, W, S: WireSession> {
+    pub input: Input<R>,
+    pub output: Output<W>,
+    pub session: S,
+    pub shutdown: CancellationToken,
+    pub statements: HashMap<String, Arc<Prepared<S::Statement>>>,
+    pub portals: HashMap<String, Portal<S::Statement>>,
+    /// An error in the extended protocol: messages are skipped up to Sync.
+    pub skipping: bool,
+    /// `begin_implicit` was called since the last Sync.
+    pub implicit: bool,
+}
+
+impl<R, W, S> Connection<R, W, S>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+    S: WireSession,
+{
+    pub fn new(input: Input<R>, output: Output<W>, session: S, shutdown: CancellationToken) -> Self {
+        Self {
+            input,
+            output,
+            session,
+            shutdown,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            skipping: false,
+            implicit: false,
+        }
+    }
+
+    /// Serves the client until it leaves, breaks the protocol, or the server stops.
+    pub async fn run(mut self) {
+        let end = loop {
+            let message = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => break Stop::Fatal(errors::shutting_down()),
+                message = self.input.receive() => message,
+            };
+            let message = match message {
+                Ok(Frontend::Terminate) => break Stop::Gone,
+                Ok(message) => message,
+                Err(stop) => break stop,
+            };
+            if let Err(stop) = self.handle(message).await {
+                break stop;
+            }
+        };
+        if let Stop::Fatal(error) = end {
+            self.say_goodbye(error).await;
+        }
+    }
+
+    /// The last message; a client that does not read it does not hold the connection.
+    async fn say_goodbye(&mut self, error: tidemark_common::Error) {
+        errors::write_error("FATAL", &Report { error, context: None }, &mut self.output.buffer);
+        let sent = tokio::time::timeout(super::serve::GOODBYE_TIMEOUT, self.output.flush()).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!("a client did not take its last message");
+        }
+        self.output.close().await;
+    }
+
+    /// Fails only if the connection ends.
+    async fn handle(&mut self, message: Frontend) -> Flow<()> {
+        match message {
+            Frontend::Query(script) => {
+                self.skipping = false;
+                self.simple_query(&script).await
+            }
+            Frontend::Sync => self.sync().await,
+            // Left over from a COPY that failed: the client had not seen the error yet.
+            Frontend::CopyData(_) | Frontend::CopyDone | Frontend::CopyFail(_) => Ok(()),
+            Frontend::Malformed { extended: false, message } => {
+                self.fail(protocol_violation(message).into()).await?;
+                self.ready().await
+            }
+            Frontend::FunctionCall => {
+                self.fail(
+                    tidemark_common::Error::unsupported("function calls by the fastpath are not supported").into(),
+                )
+                .await?;
+                self.ready().await
+            }
+            Frontend::Password(_) => Err(Stop::Fatal(protocol_violation("unexpected password message"))),
+            _ if self.skipping => Ok(()),
+            message => match self.extended(message).await {
+                Ok(()) => self.flush_if_full().await,
+                Err(stop) => {
+                    self.skipping = true;
+                    self.fail(stop).await?;
+                    self.output.flush().await
+                }
+            },
+        }
+    }
+
+    async fn sync(&mut self) -> Flow<()> {
+        self.skipping = false;
+        self.finish_implicit().await?;
+        self.ready().await
+    }
+
+    /// Ends the implicit transaction, if there is one; its failure is reported, not returned.
+    pub async fn finish_implicit(&mut self) -> Flow<()> {
+        if std::mem::take(&mut self.implicit)
+            && let Err(error) = self.session.end_implicit().await
+        {
+            self.fail(error.into()).await?;
+        }
+        Ok(())
+    }
+
+    pub fn start_implicit(&mut self) {
+        if !self.implicit {
+            self.implicit = true;
+            self.session.begin_implicit();
+        }
+    }
+
+    /// Reports an error to the client. What ends the connection is handed on.
+    pub async fn fail(&mut self, stop: Stop) -> Flow<()> {
+        self.session.statement_failed();
+        match stop {
+            Stop::Report(report) => {
+                self.write_notices();
+                errors::write_error("ERROR", &report, &mut self.output.buffer);
+                Ok(())
+            }
+            end => Err(end),
+        }
+    }
+
+    /// What the session wants to say besides its results.
+    pub fn write_notices(&mut self) {
+        for notice in self.session.take_notices() {
+            errors::write_notice(&notice, &mut self.output.buffer);
+        }
+        for (name, value) in self.session.take_parameter_changes() {
+            if let Err(error) = self.output.put(ParameterStatus::new(name, value)) {
+                tracing::warn!(%error, "a setting is too long to be told to a client");
+            }
+        }
+    }
+
+    pub async fn ready(&mut self) -> Flow<()> {
+        self.write_notices();
+        let status = match self.session.transaction_status() {
+            TransactionStatus::Idle => {
+                // Portals live as long as their transaction.
+                self.portals.clear();
+                WireStatus::Idle
+            }
+            TransactionStatus::InTransaction => WireStatus::Transaction,
+            TransactionStatus::Failed => WireStatus::Error,
+        };
+        self.output.put(ReadyForQuery::new(status))?;
+        self.output.flush().await?;
+        self.output.shrink();
+        Ok(())
+    }
+
+    pub async fn flush_if_full(&mut self) -> Flow<()> {
+        if self.output.buffer.len() < FLUSH_BYTES { Ok(()) } else { self.output.flush().await }
+    }
+
+    pub fn complete(&mut self, tag: impl Into<String>) -> Flow<()> {
+        self.write_notices();
+        Ok(self.output.put(CommandComplete::new(tag.into()))?)
+    }
+
+    /// Runs a statement while watching the client. An interrupted statement is told by its token and gets to finish: it may
+    /// have committed already.
+    pub async fn execute(
+        &mut self,
+        statement: &S::Statement,
+        parameters: &[ScalarValue],
+        token: &CancellationToken,
+    ) -> Flow<Outcome> {
+        let work = self.session.execute(statement, parameters);
+        watch(&mut self.input, &self.shutdown, token, work).await
+    }
+
+    pub fn channel<'a>(&'a mut self, token: &'a CancellationToken) -> Channel<'a, R, W> {
+        Channel { input: &mut self.input, output: &mut self.output, shutdown: &self.shutdown, token }
+    }
+}
+
+/// Waits for `work`; cancels it by its token if the client leaves or the server stops.
+pub(super) async fn watch<T, R: AsyncRead + Unpin>(
+    input: &mut Input<R>,
+    shutdown: &CancellationToken,
+    token: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Flow<T> {
+    tokio::pin!(work);
+    let why = tokio::select! {
+        biased;
+        result = &mut work => return Ok(result?),
+        why = interrupt(input, shutdown, token) => why,
+    };
+    token.cancel();
+    match (work.await, stop_for(why)) {
+        // The client's own cancel request: what the statement says counts.
+        (Ok(done), Stop::Report(_)) => Ok(done),
+        (Err(error), Stop::Report(_)) => Err(error.into()),
+        (_, end) => Err(end),
+    }
+}

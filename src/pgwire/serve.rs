@@ -1,0 +1,146 @@
+//! The listener: a task a connection, so many and no more, and an orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::{Error, Result, SqlState};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::backend::Backend;
+use super::connection::Connection;
+use super::errors::{self, Flow, Report, Stop, shutting_down};
+use super::io::{Input, Output};
+use super::startup;
+
+/// A client must be through authentication by then, as in Postgres.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take to read the message that ends its connection.
+pub(super) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long connections may take to end when the server stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections beyond the limit that are told so (or bring a cancel request) at the same time; more are closed.
+const MAX_REFUSING: usize = 64;
+/// Pause after the system could not accept, e.g. for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves clients until `shutdown`, then tells each and waits for them to end.
+pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown: CancellationToken) -> Result<()> {
+    let room = Arc::new(Semaphore::new(backend.max_connections().min(Semaphore::MAX_PERMITS)));
+    let refusing = Arc::new(Semaphore::new(MAX_REFUSING));
+    let mut connections = JoinSet::new();
+    loop {
+        let socket = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a connection's task panicked");
+                }
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match socket {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let place = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => Place::Served(permit),
+            Err(_) => match Arc::clone(&refusing).try_acquire_owned() {
+                Ok(permit) => Place::Refused(permit),
+                Err(_) => continue,
+            },
+        };
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let (reader, writer) = socket.into_split();
+        connections.spawn(serve_one(reader, writer, Arc::clone(&backend), shutdown.clone(), place));
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+        tracing::warn!("connections did not end in time");
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+/// What holds a connection's place for as long as it is there.
+pub(super) enum Place {
+    Served(OwnedSemaphorePermit),
+    /// There is no room: to be told so.
+    Refused(OwnedSemaphorePermit),
+}
+
+pub(super) async fn serve_one<R, W, B>(reader: R, writer: W, backend: Arc<B>, shutdown: CancellationToken, place: Place)
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+    B: Backend,
+{
+    let mut input = Input::new(reader);
+    let mut output = Output::new(writer);
+    let opened = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),
+        opened = tokio::time::timeout(STARTUP_TIMEOUT, open(&mut input, &mut output, &backend, &place)) => {
+            opened.unwrap_or(Err(Stop::Gone))
+        }
+    };
+    match opened {
+        Ok(Some(session)) => {
+            let mut connection = Connection::new(input, output, session, shutdown);
+            if connection.ready().await.is_ok() {
+                connection.run().await;
+            }
+        }
+        Ok(None) | Err(Stop::Gone) => {}
+        Err(Stop::Fatal(error)) => refuse(&mut output, Report { error, context: None }).await,
+        Err(Stop::Report(report)) => refuse(&mut output, report).await,
+    }
+    drop(place);
+}
+
+async fn open<R, W, B>(
+    input: &mut Input<R>,
+    output: &mut Output<W>,
+    backend: &Arc<B>,
+    place: &Place,
+) -> Flow<Option<B::Session>>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+    B: Backend,
+{
+    let Some(startup) = startup::open(input, output, backend).await? else {
+        return Ok(None);
+    };
+    if let Place::Refused(_) = place {
+        return Err(Stop::Fatal(
+            Error::new(SqlState::TooManyConnections, "sorry, too many clients already")
+                .with_hint("Raise max_connections, or use a connection pool."),
+        ));
+    }
+    startup::authenticate(input, output, &startup.user, backend.password(&startup.user)).await?;
+    let session = backend.open(&startup.user, &startup.database, &startup.parameters)?;
+    input.trust();
+    startup::introduce(output, &session, &startup.user)?;
+    Ok(Some(session))
+}
+
+async fn refuse<W: AsyncWrite + Unpin>(output: &mut Output<W>, report: Report) {
+    errors::write_error("FATAL", &report, &mut output.buffer);
+    match tokio::time::timeout(GOODBYE_TIMEOUT, output.flush()).await {
+        Ok(Ok(())) => output.close().await,
+        _ => tracing::debug!("a refused client did not read why"),
+    }
+}

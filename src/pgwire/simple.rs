@@ -1,0 +1,69 @@
+//! The simple protocol: a script in one message, all results as text.
+
+use pgwire::messages::response::EmptyQueryResponse;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::backend::WireSession;
+use super::connection::Connection;
+use super::errors::Flow;
+use super::rows::{Format, RowSender, Sent, command_tag, describe, style_of};
+use crate::session::{Outcome, Rows};
+
+impl<R, W, S> Connection<R, W, S>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+    S: WireSession,
+{
+    pub(super) async fn simple_query(&mut self, script: &str) -> Flow<()> {
+        // As in Postgres, a Query message ends what was prepared or bound without a name, and an open pipeline.
+        self.finish_implicit().await?;
+        self.statements.remove("");
+        self.portals.remove("");
+        if let Err(stop) = self.run_script(script).await {
+            self.fail(stop).await?;
+        }
+        self.finish_implicit().await?;
+        self.ready().await
+    }
+
+    async fn run_script(&mut self, script: &str) -> Flow<()> {
+        let statements = self.session.parse(script)?;
+        if statements.is_empty() {
+            self.output.put(EmptyQueryResponse::new())?;
+            return Ok(());
+        }
+        if statements.len() > 1 {
+            self.start_implicit();
+        }
+        for statement in &statements {
+            let token = self.session.cancellation();
+            let outcome = self.execute(statement, &[], &token).await?;
+            self.send_outcome(outcome, &token).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_outcome(&mut self, outcome: Outcome, token: &CancellationToken) -> Flow<()> {
+        match outcome {
+            Outcome::Rows(rows) => self.send_rows(rows, token).await,
+            Outcome::Command(tag) => self.complete(tag),
+            Outcome::CopyIn(copy) => self.copy_in(copy, token).await,
+            Outcome::CopyOut(rows, options) => self.copy_out(rows, &options, token).await,
+            Outcome::Empty => Ok(self.output.put(EmptyQueryResponse::new())?),
+        }
+    }
+
+    async fn send_rows(&mut self, rows: Rows, token: &CancellationToken) -> Flow<()> {
+        let style = style_of(&self.session)?;
+        let formats = vec![Format::Text; rows.schema.fields().len()];
+        self.write_notices();
+        self.output.put(describe(&rows.schema, &formats))?;
+        let mut sender = RowSender::new(rows, formats);
+        match sender.send(self.channel(token), &style, 0).await? {
+            Sent::All(count) => self.complete(command_tag(&sender.tag, count)),
+            Sent::Limit => unreachable!("no limit was given"),
+        }
+    }
+}

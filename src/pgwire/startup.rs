@@ -1,0 +1,191 @@
+//! From a fresh socket to a session: encryption refused, protocol agreed, user proved, settings told.
+//!
+//! ```text
+//!   SSLRequest ─▶ N    GSSENCRequest ─▶ N    CancelRequest ─▶ cancel, hang up
+//!   Startup ─▶ [SCRAM-SHA-256] ─▶ AuthenticationOk, ParameterStatus.., BackendKeyData, ReadyForQuery
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgwire::api::auth::Password;
+use pgwire::api::auth::sasl::SCRAM_SHA_256_METHOD;
+use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramServerAuth, gen_salted_password};
+use pgwire::messages::response::{GssEncResponse, SslResponse};
+use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
+use tidemark_common::{Error, SqlState};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::backend::{Backend, WireSession};
+use super::errors::{Flow, Stop, protocol_violation};
+use super::io::{Input, Output};
+use super::message::{Body, Frontend, Opening};
+
+/// The version of Postgres that clients are told; they choose what to ask by it.
+const SERVER_VERSION: &str = "15.0";
+/// The only version of the protocol, as the newest that a client may be told of.
+const PROTOCOL_3_0: i32 = 3 << 16;
+
+/// Settings that clients hear of at the start, and what they are if the session has no say.
+const REPORTED: [(&str, &str); 14] = [
+    ("server_version", SERVER_VERSION),
+    ("server_encoding", "UTF8"),
+    ("client_encoding", "UTF8"),
+    ("DateStyle", "ISO, MDY"),
+    ("TimeZone", "UTC"),
+    ("integer_datetimes", "on"),
+    ("standard_conforming_strings", "on"),
+    ("IntervalStyle", "postgres"),
+    ("is_superuser", "on"),
+    ("session_authorization", ""),
+    ("application_name", ""),
+    ("in_hot_standby", "off"),
+    ("default_transaction_read_only", "off"),
+    ("scram_iterations", "4096"),
+];
+
+/// Who wants in, and with what settings.
+pub(super) struct Startup {
+    pub user: String,
+    pub database: String,
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Reads up to the Startup message. `None`: the connection was there to cancel another.
+pub(super) async fn open<R, W, B>(
+    input: &mut Input<R>,
+    output: &mut Output<W>,
+    backend: &Arc<B>,
+) -> Flow<Option<Startup>>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+    B: Backend,
+{
+    let (mut ssl_asked, mut gss_asked) = (false, false);
+    loop {
+        match input.receive_opening().await? {
+            Opening::Ssl if !ssl_asked => {
+                ssl_asked = true;
+                output.put(SslResponse::Refuse)?;
+            }
+            Opening::Gss if !gss_asked => {
+                gss_asked = true;
+                output.put(GssEncResponse::Refuse)?;
+            }
+            Opening::Ssl | Opening::Gss => {
+                return Err(Stop::Fatal(protocol_violation("encryption was refused already")));
+            }
+            Opening::Cancel { pid, secret } => {
+                backend.cancel(pid, secret);
+                return Ok(None);
+            }
+            Opening::Startup { minor, parameters } => {
+                negotiate(minor, &parameters, output)?;
+                return Ok(Some(read_parameters(parameters)?));
+            }
+        }
+        if input.is_ahead() {
+            let message = "received unencrypted data after an encryption request";
+            return Err(Stop::Fatal(protocol_violation(message)));
+        }
+        output.flush().await?;
+    }
+}
+
+/// A client that asks for more than version 3.0 is told what there is, and decides whether to go on.
+fn negotiate<W: AsyncWrite + Unpin>(
+    minor: u16,
+    parameters: &BTreeMap<String, String>,
+    output: &mut Output<W>,
+) -> Flow<()> {
+    let unknown: Vec<String> = parameters.keys().filter(|name| name.starts_with("_pq_.")).cloned().collect();
+    if minor > 0 || !unknown.is_empty() {
+        output.put(NegotiateProtocolVersion::new(PROTOCOL_3_0, unknown))?;
+    }
+    Ok(())
+}
+
+fn read_parameters(mut parameters: BTreeMap<String, String>) -> Flow<Startup> {
+    parameters.retain(|name, _| !name.starts_with("_pq_."));
+    let user = parameters.remove("user").filter(|user| !user.is_empty()).ok_or_else(|| {
+        Stop::Fatal(Error::new(SqlState::InvalidAuthorization, "no PostgreSQL user name specified in startup packet"))
+    })?;
+    let database = parameters.remove("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+    match parameters.remove("replication").as_deref() {
+        None | Some("false" | "off" | "no" | "0") => Ok(Startup { user, database, parameters }),
+        Some(_) => Err(Stop::Fatal(Error::unsupported("replication connections are not supported"))),
+    }
+}
+
+/// Lets the client prove that it knows the password, if there is one.
+pub(super) async fn authenticate<R, W>(
+    input: &mut Input<R>,
+    output: &mut Output<W>,
+    user: &str,
+    password: Option<String>,
+) -> Flow<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    if let Some(password) = password {
+        let refused = || {
+            let message = format!("password authentication failed for user \"{user}\"");
+            Stop::Fatal(Error::new(SqlState::InvalidPassword, message))
+        };
+        output.put(Authentication::SASL(vec![SCRAM_SHA_256_METHOD.to_string()]))?;
+        output.flush().await?;
+        let client_first = first_response(receive_password(input).await?).map_err(Stop::Fatal)?;
+
+        let salt: [u8; 16] = rand::random();
+        let salted = gen_salted_password(&password, &salt, SCRAM_ITERATIONS);
+        let scram = ScramServerAuth::new();
+        let (server_first, waiting) = scram
+            .on_client_first_message(&client_first, Password::new(Some(salt.to_vec()), salted))
+            .map_err(|_| Stop::Fatal(protocol_violation("malformed SCRAM message")))?;
+        output.put(Authentication::SASLContinue(server_first.into()))?;
+        output.flush().await?;
+
+        let client_final = receive_password(input).await?;
+        let server_final = waiting.on_client_final_message(&client_final).map_err(|_| refused())?;
+        output.put(Authentication::SASLFinal(server_final.into()))?;
+    }
+    Ok(output.put(Authentication::Ok)?)
+}
+
+async fn receive_password<R: AsyncRead + Unpin>(input: &mut Input<R>) -> Flow<bytes::Bytes> {
+    match input.receive().await? {
+        Frontend::Password(body) => Ok(body),
+        Frontend::Terminate => Err(Stop::Gone),
+        _ => Err(Stop::Fatal(protocol_violation("expected SASL response"))),
+    }
+}
+
+/// SASLInitialResponse: the mechanism chosen and the first message of it.
+fn first_response(body: bytes::Bytes) -> Result<bytes::Bytes, Error> {
+    let mut body = Body(body);
+    if body.string()? != SCRAM_SHA_256_METHOD {
+        return Err(protocol_violation("client selected an invalid SASL authentication mechanism"));
+    }
+    body.value()?.ok_or_else(|| protocol_violation("malformed SCRAM message"))
+}
+
+/// Tells the client what it needs to know of its session.
+pub(super) fn introduce<W, S>(output: &mut Output<W>, session: &S, user: &str) -> Flow<()>
+where
+    W: AsyncWrite + Unpin,
+    S: WireSession,
+{
+    for (name, fallback) in REPORTED {
+        let value = match name {
+            // These are what the wire does, whatever was asked for.
+            "server_version" | "server_encoding" | "client_encoding" | "integer_datetimes" => fallback.to_string(),
+            "session_authorization" => user.to_string(),
+            _ => session.setting(name).unwrap_or_else(|| fallback.to_string()),
+        };
+        output.put(ParameterStatus::new(name.to_string(), value))?;
+    }
+    let (pid, secret) = session.backend_key();
+    Ok(output.put(BackendKeyData::new(pid, SecretKey::I32(secret)))?)
+}
