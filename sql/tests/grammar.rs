@@ -70,26 +70,31 @@ fn source_with_everything() {
     );
     assert!(source.or_replace && source.if_not_exists && !source.columns_from_data);
     assert_eq!(source.name.to_string(), "app.clicks");
-    assert_eq!(source.columns.iter().map(|c| c.to_string()).collect::<Vec<_>>(), [
-        "user_id BIGINT NOT NULL",
-        "page TEXT",
-        "ts TIMESTAMPTZ"
-    ]);
+    assert_eq!(
+        source.columns.iter().map(|c| c.to_string()).collect::<Vec<_>>(),
+        ["user_id BIGINT NOT NULL", "page TEXT", "ts TIMESTAMPTZ"]
+    );
     assert_eq!(source.constraints.len(), 1);
     let watermark = source.watermark.unwrap();
-    assert_eq!((watermark.column.to_string(), watermark.expr.to_string()), ("ts".into(), "ts - INTERVAL '5 seconds'".into()));
+    assert_eq!(
+        (watermark.column.to_string(), watermark.expr.to_string()),
+        ("ts".into(), "ts - INTERVAL '5 seconds'".into())
+    );
     let include = source.include.iter().map(|i| format!("{}>{}", i.what, i.alias.as_ref().map_or("", |a| &a.value)));
     assert_eq!(include.collect::<Vec<_>>(), ["offset>", "partition>p", "timestamp>kafka_ts"]);
-    assert_eq!(options(&source.options), [
-        "connector=kafka",
-        "properties.bootstrap.servers=localhost:9092",
-        "topic=clicks",
-        "fields.id.min=-5",
-        "rate=1.5",
-        "on=true",
-        "password=SECRET pg_pw",
-        "mode=earliest"
-    ]);
+    assert_eq!(
+        options(&source.options),
+        [
+            "connector=kafka",
+            "properties.bootstrap.servers=localhost:9092",
+            "topic=clicks",
+            "fields.id.min=-5",
+            "rate=1.5",
+            "on=true",
+            "password=SECRET pg_pw",
+            "mode=earliest"
+        ]
+    );
     let format = source.format.unwrap();
     assert_eq!((format.format.as_str(), format.encode.as_str()), ("PLAIN", "JSON"));
     assert_eq!(options(&format.options), ["timestamp.format=iso"]);
@@ -100,7 +105,8 @@ fn sources_without_columns() {
     assert!(parsed!("CREATE SOURCE s (*) WITH (connector = 'file')", Statement::CreateSource).columns_from_data);
     let bare = parsed!("CREATE SOURCE s WITH (connector = 'nexmark')", Statement::CreateSource);
     assert!(bare.columns.is_empty() && !bare.columns_from_data);
-    let both = parsed!("CREATE SOURCE s (*, WATERMARK FOR ts AS ts) WITH (connector = 'file')", Statement::CreateSource);
+    let both =
+        parsed!("CREATE SOURCE s (*, WATERMARK FOR ts AS ts) WITH (connector = 'file')", Statement::CreateSource);
     assert!(both.columns_from_data && both.watermark.is_some());
 }
 
@@ -126,12 +132,16 @@ fn the_text_of_a_views_query_is_as_typed() {
         Statement::CreateMaterializedView
     );
     assert!(view.or_replace && view.if_not_exists);
-    assert_eq!((view.columns.len(), options(&view.options), view.query_text), (2, vec!["parallelism=2".into()], "TABLE t".into()));
+    assert_eq!(
+        (view.columns.len(), options(&view.options), view.query_text),
+        (2, vec!["parallelism=2".into()], "TABLE t".into())
+    );
 }
 
 #[test]
 fn sinks() {
-    let sink = parsed!("CREATE SINK s FROM app.v WITH (connector = 'file') FORMAT PLAIN ENCODE CSV", Statement::CreateSink);
+    let sink =
+        parsed!("CREATE SINK s FROM app.v WITH (connector = 'file') FORMAT PLAIN ENCODE CSV", Statement::CreateSink);
     assert_eq!(sink.from, SinkFrom::Relation(parsed!("SHOW COLUMNS FROM app.v", Statement::ShowColumns)));
     assert_eq!(sink.format.unwrap().encode, "CSV");
     let sink = parsed!(
@@ -155,13 +165,19 @@ fn subscriptions() {
     assert_eq!(from("SUBSCRIBE TO (SELECT a FROM v) WITH (snapshot = false)"), "SELECT a FROM v");
     assert_eq!(from("SUBSCRIBE SELECT a FROM v WITH (snapshot = false)"), "SELECT a FROM v");
     assert_eq!(from("SUBSCRIBE (SELECT 1) UNION (SELECT 2)"), "(SELECT 1) UNION (SELECT 2)");
-    assert_eq!(options(&parsed!("SUBSCRIBE v WITH (snapshot = false)", Statement::Subscribe).options), ["snapshot=false"]);
+    assert_eq!(
+        options(&parsed!("SUBSCRIBE v WITH (snapshot = false)", Statement::Subscribe).options),
+        ["snapshot=false"]
+    );
 }
 
 #[test]
 fn drop_alter_show_explain_comment() {
     let drop = parsed!("DROP MATERIALIZED VIEW IF EXISTS a, s.b CASCADE", Statement::Drop);
-    assert_eq!((drop.object_type, drop.if_exists, drop.names.len(), drop.cascade), (ObjectType::MaterializedView, true, 2, true));
+    assert_eq!(
+        (drop.object_type, drop.if_exists, drop.names.len(), drop.cascade),
+        (ObjectType::MaterializedView, true, 2, true)
+    );
     let action = |sql: &str| parsed!(sql, Statement::Alter).action;
     assert_eq!(action("ALTER SOURCE s PAUSE"), AlterAction::Pause);
     assert_eq!(action("ALTER SINK s RESUME"), AlterAction::Resume);
@@ -171,11 +187,10 @@ fn drop_alter_show_explain_comment() {
     assert_eq!(action("ALTER TABLE t SET SCHEMA x"), AlterAction::SetSchema("x".into()));
     assert_eq!(action("ALTER VIEW IF EXISTS v RENAME TO w"), AlterAction::Rename("w".into()));
     let show = parsed!("SHOW MATERIALIZED VIEWS FROM app LIKE 'a%'", Statement::ShowObjects);
-    assert_eq!((show.object_type, show.schema.unwrap().value.as_str(), show.like.unwrap().as_str()), (
-        ObjectType::MaterializedView,
-        "app",
-        "a%"
-    ));
+    assert_eq!(
+        (show.object_type, show.schema.unwrap().value.as_str(), show.like.unwrap().as_str()),
+        (ObjectType::MaterializedView, "app", "a%")
+    );
     assert_eq!(parsed!("SHOW CREATE SINK s", Statement::ShowCreate).object_type, Some(ObjectType::Sink));
     assert_eq!(parsed!("SHOW CREATE s", Statement::ShowCreate).object_type, None);
     let explain = parsed!("EXPLAIN (ANALYZE, VERBOSE off) SELECT 1", Statement::Explain);
@@ -186,7 +201,10 @@ fn drop_alter_show_explain_comment() {
     let ExplainTarget::Statement(inner) = explain.target else { panic!() };
     assert!(matches!(*inner, Statement::CreateMaterializedView(_)));
     let comment = parsed!("COMMENT ON COLUMN s.t.c IS 'it''s'", Statement::Comment);
-    assert_eq!((comment.object_type, comment.name.0.len(), comment.comment.as_deref()), (CommentObject::Column, 3, Some("it's")));
+    assert_eq!(
+        (comment.object_type, comment.name.0.len(), comment.comment.as_deref()),
+        (CommentObject::Column, 3, Some("it's"))
+    );
     assert_eq!(parsed!("COMMENT ON SINK s IS NULL", Statement::Comment).comment, None);
     assert_eq!(parsed!("CANCEL JOB 7", Statement::CancelJob), "7");
     assert_eq!(parsed!("VACUUM FULL t", Statement::NoOp), "VACUUM");

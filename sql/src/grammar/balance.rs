@@ -109,7 +109,9 @@ fn operands(mut expr: Expr, chain: &BinaryOperator) -> Vec<Expr> {
 fn is_long_union(mut body: &SetExpr, quantifier: SetQuantifier) -> bool {
     for _ in 0..LONG {
         match body {
-            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, .. } if *set_quantifier == quantifier => {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, .. }
+                if *set_quantifier == quantifier =>
+            {
                 body = left;
             }
             _ => return false,
@@ -122,7 +124,9 @@ fn branches(mut body: SetExpr, quantifier: SetQuantifier) -> Vec<SetExpr> {
     let mut branches = Vec::new();
     loop {
         match body {
-            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } if set_quantifier == quantifier => {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right }
+                if set_quantifier == quantifier =>
+            {
                 branches.push(*right);
                 body = *left;
             }

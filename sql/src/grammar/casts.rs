@@ -130,9 +130,32 @@ fn plain(sql_type: &SqlType) -> Option<DataType> {
 
 fn is_system_type(name: &str) -> bool {
     const NAMES: [&str; 26] = [
-        "oid", "name", "xid", "xid8", "cid", "tid", "aclitem", "regclass", "regtype", "regproc", "regprocedure", "regoper",
-        "regoperator", "regnamespace", "regrole", "regconfig", "regdictionary", "regcollation", "int2vector", "oidvector",
-        "anyarray", "cstring", "pg_lsn", "pg_node_tree", "char", "unknown",
+        "oid",
+        "name",
+        "xid",
+        "xid8",
+        "cid",
+        "tid",
+        "aclitem",
+        "regclass",
+        "regtype",
+        "regproc",
+        "regprocedure",
+        "regoper",
+        "regoperator",
+        "regnamespace",
+        "regrole",
+        "regconfig",
+        "regdictionary",
+        "regcollation",
+        "int2vector",
+        "oidvector",
+        "anyarray",
+        "cstring",
+        "pg_lsn",
+        "pg_node_tree",
+        "char",
+        "unknown",
     ];
     NAMES.contains(&name.strip_prefix('_').unwrap_or(name)) || name.starts_with("pg_")
 }
@@ -181,8 +204,10 @@ fn qualifier_of_literal(interval: &Interval) -> Result<Qualifier> {
             Some(DateTimeField::Minute | DateTimeField::Minutes) => Field::Minute,
             Some(DateTimeField::Second | DateTimeField::Seconds) => Field::Second,
             Some(other) => {
-                return Err(Error::syntax(format!("{other} cannot follow an interval"))
-                    .with_hint(format!("Put the unit inside the quotes: INTERVAL '1 {}'.", other.to_string().to_lowercase())));
+                return Err(Error::syntax(format!("{other} cannot follow an interval")).with_hint(format!(
+                    "Put the unit inside the quotes: INTERVAL '1 {}'.",
+                    other.to_string().to_lowercase()
+                )));
             }
         }))
     };
@@ -227,7 +252,10 @@ mod tests {
             ("x::numeric", "tidemark_to_numeric(x)"),
             ("numeric '1.5'", "tidemark_to_numeric('1.5')"),
             ("f(x::uuid::text)", "f(tidemark_to_uuid(x)::TEXT)"),
-            ("(SELECT a::uuid FROM t WHERE b::json IS NULL)", "(SELECT tidemark_to_uuid(a) FROM t WHERE tidemark_to_json(b) IS NULL)"),
+            (
+                "(SELECT a::uuid FROM t WHERE b::json IS NULL)",
+                "(SELECT tidemark_to_uuid(a) FROM t WHERE tidemark_to_json(b) IS NULL)",
+            ),
         ];
         for (sql, expected) in table {
             assert_eq!(rewritten(sql).unwrap(), expected, "{sql}");
@@ -236,7 +264,16 @@ mod tests {
 
     #[test]
     fn other_casts_stay() {
-        for sql in ["x::TEXT", "x::VARCHAR", "x::NUMERIC(10,2)", "x::INT", "x::REGCLASS", "x::oid", "x::regtype", "DATE '2020-01-01'"] {
+        for sql in [
+            "x::TEXT",
+            "x::VARCHAR",
+            "x::NUMERIC(10,2)",
+            "x::INT",
+            "x::REGCLASS",
+            "x::oid",
+            "x::regtype",
+            "DATE '2020-01-01'",
+        ] {
             assert_eq!(rewritten(sql).unwrap(), sql);
         }
         assert_eq!(rewritten("x::pg_catalog.int4").unwrap(), "x::INT");

@@ -176,6 +176,6 @@ impl<'t> Cursor<'t> {
     }
 }
 
-pub(super) fn is_word(token: &Token, word: &str) -> bool {
+pub(in crate::grammar) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(Word { value, quote_style: None, .. }) if value.eq_ignore_ascii_case(word))
 }

@@ -254,7 +254,8 @@ fn time(word: &str, qualifier: Qualifier) -> Result<i128, Problem> {
     if minutes >= 60 || seconds > 60 * ONE {
         return Err(Problem::Range);
     }
-    let micros = hours * MICROS_PER_HOUR + minutes * MICROS_PER_MINUTE + divide_rounded(seconds * MICROS_PER_SECOND, ONE);
+    let micros =
+        hours * MICROS_PER_HOUR + minutes * MICROS_PER_MINUTE + divide_rounded(seconds * MICROS_PER_SECOND, ONE);
     Ok(if negative { -micros } else { micros })
 }
 
@@ -386,7 +387,9 @@ mod tests {
 
     #[test]
     fn refused() {
-        for text in ["", "ago", "1 fortnight", "a day", "1:2:3:4", "1 day day", "P", "PT", "P1", "1:-2", "--1 day", "1.2.3 s"] {
+        for text in
+            ["", "ago", "1 fortnight", "a day", "1:2:3:4", "1 day day", "P", "PT", "P1", "1:-2", "--1 day", "1.2.3 s"]
+        {
             let error = parse(text, Qualifier::default()).unwrap_err();
             assert_eq!(error.code(), "22007", "{text}");
         }

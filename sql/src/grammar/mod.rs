@@ -37,9 +37,9 @@ pub mod windows;
 
 use tidemark_common::{Error, Result};
 
-pub use self::scan::{MAX_CHAIN, MAX_CONDITIONS, MAX_NESTING, MAX_TOKENS};
 use self::cursor::Cursor;
 use self::scan::Piece;
+pub use self::scan::{MAX_CHAIN, MAX_CONDITIONS, MAX_NESTING, MAX_TOKENS};
 use self::tokens::Tokens;
 use crate::ast::{Parsed, Statement};
 
@@ -54,8 +54,10 @@ pub fn parse_one(sql: &str) -> Result<Parsed> {
     match pieces.as_slice() {
         [] => Ok(Parsed { statement: Statement::Empty, text: String::new(), offset: 0 }),
         [piece] => parse_piece(sql, piece),
-        [_, second, ..] => Err(Error::syntax("cannot insert multiple commands into a prepared statement")
-            .with_position(second.offset + 1)),
+        [_, second, ..] => {
+            Err(Error::syntax("cannot insert multiple commands into a prepared statement")
+                .with_position(second.offset + 1))
+        }
     }
 }
 
@@ -69,7 +71,8 @@ fn parse_piece(script: &str, piece: &Piece) -> Result<Parsed> {
     }
     let parse = || parse_on_this_stack(script, piece);
     let parsed = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("parse".into()).stack_size(DEEP_STACK).spawn_scoped(scope, parse)?;
+        let thread =
+            std::thread::Builder::new().name("parse".into()).stack_size(DEEP_STACK).spawn_scoped(scope, parse)?;
         Ok::<_, std::io::Error>(thread.join())
     })?;
     parsed.map_err(|_| Error::internal("the parser panicked"))?

@@ -105,7 +105,9 @@ pub(super) fn format(c: &mut Cursor) -> Result<Option<Format>> {
     }
     let format = name(c, "a format", "Formats are PLAIN, UPSERT, DEBEZIUM and MAXWELL.")?;
     if !c.accept(&["ENCODE"]) {
-        return Err(c.unexpected("ENCODE").with_hint(format!("Write FORMAT {format} ENCODE JSON, or AVRO, PROTOBUF, CSV.")));
+        return Err(c
+            .unexpected("ENCODE")
+            .with_hint(format!("Write FORMAT {format} ENCODE JSON, or AVRO, PROTOBUF, CSV.")));
     }
     let encode = name(c, "an encoding", "Encodings are JSON, AVRO, PROTOBUF and CSV.")?;
     let options = if *c.peek(0) == Token::LParen { parenthesized(c)? } else { WithOptions::new() };

@@ -99,7 +99,9 @@ impl Scanner<'_> {
                 .with_hint("Load rows with COPY, or split the statement."));
         }
         match c {
-            '\0' => return Err(Error::syntax("invalid byte sequence for encoding \"UTF8\": 0x00").with_position(start + 1)),
+            '\0' => {
+                return Err(Error::syntax("invalid byte sequence for encoding \"UTF8\": 0x00").with_position(start + 1));
+            }
             ';' => {
                 self.finish_piece();
                 return Ok(true);
@@ -152,7 +154,9 @@ impl Scanner<'_> {
     fn quoted(&mut self, quote: char, backslash: bool, start: usize) -> Result<()> {
         while let Some(c) = self.next() {
             if c == '\0' {
-                return Err(Error::syntax("invalid byte sequence for encoding \"UTF8\": 0x00").with_position(self.position));
+                return Err(
+                    Error::syntax("invalid byte sequence for encoding \"UTF8\": 0x00").with_position(self.position)
+                );
             }
             if c == '\\' && backslash {
                 self.next();
@@ -226,8 +230,8 @@ impl Scanner<'_> {
 
     fn count_word(&mut self, word: &str, start: usize) -> Result<()> {
         const OPERATORS: [&str; 15] = [
-            "NOT", "IS", "IN", "LIKE", "ILIKE", "SIMILAR", "BETWEEN", "COLLATE", "AT", "ISNULL", "NOTNULL", "DIV", "XOR",
-            "OVERLAPS", "RLIKE",
+            "NOT", "IS", "IN", "LIKE", "ILIKE", "SIMILAR", "BETWEEN", "COLLATE", "AT", "ISNULL", "NOTNULL", "DIV",
+            "XOR", "OVERLAPS", "RLIKE",
         ];
         const BREAKS: [&str; 12] =
             ["WHEN", "THEN", "ELSE", "FROM", "WHERE", "ON", "BY", "HAVING", "AS", "SET", "VALUES", "LIMIT"];
@@ -254,7 +258,8 @@ impl Scanner<'_> {
                 level.conditions = 0;
                 level.set_operations += 1;
                 if level.set_operations > MAX_CHAIN {
-                    return Err(limit(start, "too many set operations in a row").with_hint("Use VALUES (...), (...) for constant rows."));
+                    return Err(limit(start, "too many set operations in a row")
+                        .with_hint("Use VALUES (...), (...) for constant rows."));
                 }
             }
             "SELECT" | "CASE" => level.operators = 0,

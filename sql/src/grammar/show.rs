@@ -88,9 +88,8 @@ fn words(c: &mut Cursor) -> (bool, bool) {
 
 fn explain_options(c: &mut Cursor) -> Result<(bool, bool)> {
     // These add figures to Postgres' output; ours shows what it has.
-    const FIGURES: [&str; 10] = [
-        "COSTS", "BUFFERS", "TIMING", "SUMMARY", "SETTINGS", "WAL", "MEMORY", "GENERIC_PLAN", "SERIALIZE", "IO",
-    ];
+    const FIGURES: [&str; 10] =
+        ["COSTS", "BUFFERS", "TIMING", "SUMMARY", "SETTINGS", "WAL", "MEMORY", "GENERIC_PLAN", "SERIALIZE", "IO"];
     let (mut analyze, mut verbose) = (false, false);
     c.expect_token(&Token::LParen)?;
     loop {

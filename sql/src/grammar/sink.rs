@@ -68,7 +68,8 @@ fn options_after_query(c: &Cursor) -> usize {
 
 /// After `SUBSCRIBE`.
 pub(super) fn subscribe(c: &mut Cursor) -> Result<Subscribe> {
-    const HINT: &str = "Write SUBSCRIBE name, or SUBSCRIBE (SELECT ...), then WITH (snapshot = false) for changes only.";
+    const HINT: &str =
+        "Write SUBSCRIBE name, or SUBSCRIBE (SELECT ...), then WITH (snapshot = false) for changes only.";
     c.accept(&["TO"]);
     let options_start = options_after_query(c);
     let inner = c.within(c.at(), options_start);

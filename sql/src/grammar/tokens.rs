@@ -21,11 +21,13 @@ impl<'a> Tokens<'a> {
         let text = &script[piece.bytes.clone()];
         let mut tokens = Self { text, list: Vec::new(), offset: piece.offset, lines: line_starts(text) };
         let mut list = Vec::new();
-        Tokenizer::new(&TidemarkDialect::for_tokens(0), text).tokenize_with_location_into_buf(&mut list).map_err(|e| {
-            Error::syntax(format!("syntax error at or near \"{}\"", tokens.snippet(e.location)))
-                .with_detail(e.message)
-                .with_position(tokens.position(e.location))
-        })?;
+        Tokenizer::new(&TidemarkDialect::for_tokens(0), text).tokenize_with_location_into_buf(&mut list).map_err(
+            |e| {
+                Error::syntax(format!("syntax error at or near \"{}\"", tokens.snippet(e.location)))
+                    .with_detail(e.message)
+                    .with_position(tokens.position(e.location))
+            },
+        )?;
         tokens.list = super::spelling::respell(without_blanks(list));
         Ok(tokens)
     }
@@ -56,7 +58,9 @@ impl<'a> Tokens<'a> {
     }
 
     fn byte(&self, location: Location) -> usize {
-        let Some((start, _)) = self.lines.get((location.line as usize).saturating_sub(1)) else { return self.text.len() };
+        let Some((start, _)) = self.lines.get((location.line as usize).saturating_sub(1)) else {
+            return self.text.len();
+        };
         let column = (location.column as usize).saturating_sub(1);
         self.text[*start..].char_indices().nth(column).map_or(self.text.len(), |(byte, _)| start + byte)
     }

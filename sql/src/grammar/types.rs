@@ -145,7 +145,8 @@ fn named(name: &ObjectName, modifiers: &[String]) -> Result<SqlType> {
         match modifiers {
             [] => Ok(None),
             [length] => {
-                let length = length.parse().map_err(|_| Error::invalid(format!("invalid length {length} for type {base}")))?;
+                let length =
+                    length.parse().map_err(|_| Error::invalid(format!("invalid length {length} for type {base}")))?;
                 character_length(&Some(CharacterLength::IntegerLength { length, unit: None }), &base)
             }
             _ => Err(Error::invalid(format!("type {base} takes one length"))),
@@ -207,9 +208,39 @@ fn malformed(base: &str) -> Error {
 
 pub(super) fn unknown(name: &str) -> Error {
     const NAMES: [&str; 34] = [
-        "boolean", "bool", "smallint", "integer", "int", "bigint", "int2", "int4", "int8", "real", "float4", "float8",
-        "double precision", "numeric", "decimal", "text", "varchar", "char", "bytea", "date", "time", "timestamp",
-        "timestamptz", "interval", "uuid", "json", "jsonb", "oid", "name", "serial", "bigserial", "smallserial", "struct",
+        "boolean",
+        "bool",
+        "smallint",
+        "integer",
+        "int",
+        "bigint",
+        "int2",
+        "int4",
+        "int8",
+        "real",
+        "float4",
+        "float8",
+        "double precision",
+        "numeric",
+        "decimal",
+        "text",
+        "varchar",
+        "char",
+        "bytea",
+        "date",
+        "time",
+        "timestamp",
+        "timestamptz",
+        "interval",
+        "uuid",
+        "json",
+        "jsonb",
+        "oid",
+        "name",
+        "serial",
+        "bigserial",
+        "smallserial",
+        "struct",
         "map",
     ];
     /// Names from elsewhere, and what they are here.
@@ -319,8 +350,17 @@ mod tests {
 
     #[test]
     fn what_a_type_is_called_parses_as_it() {
-        for shown in ["boolean", "double precision", "numeric(10,2)", "character varying(7)", "character(3)", "integer[]",
-            "timestamp with time zone", "time without time zone", "map(text, integer)"] {
+        for shown in [
+            "boolean",
+            "double precision",
+            "numeric(10,2)",
+            "character varying(7)",
+            "character(3)",
+            "integer[]",
+            "timestamp with time zone",
+            "time without time zone",
+            "map(text, integer)",
+        ] {
             assert_eq!(sql_type(&column_type(shown)).unwrap().to_string(), shown);
         }
     }
@@ -337,7 +377,10 @@ mod tests {
     fn unknown_types_have_hints() {
         let error = |text: &str| sql_type(&column_type(text)).unwrap_err();
         let e = error("intege");
-        assert_eq!((e.code(), e.message(), e.hint()), ("42704", "type \"intege\" does not exist", Some("Perhaps you meant integer.")));
+        assert_eq!(
+            (e.code(), e.message(), e.hint()),
+            ("42704", "type \"intege\" does not exist", Some("Perhaps you meant integer."))
+        );
         assert_eq!(error("datetime").hint(), Some("Use timestamp."));
         assert_eq!(error("app.mood").message(), "type \"app.mood\" does not exist");
         assert_eq!(error("numeric(100, 2)").code(), "22023");

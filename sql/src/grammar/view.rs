@@ -93,7 +93,8 @@ impl Tail {
 
     /// EMIT followed by something else is a slip, not an alias.
     fn check(self, c: &Cursor) -> Result<Self> {
-        let last = |back: usize| self.start.checked_sub(back).filter(|i| *i > c.at()).map(|i| (i, &c.tokens.list[i].token));
+        let last =
+            |back: usize| self.start.checked_sub(back).filter(|i| *i > c.at()).map(|i| (i, &c.tokens.list[i].token));
         for back in 1..=4 {
             if let Some((index, token)) = last(back)
                 && is_word(token, "EMIT")

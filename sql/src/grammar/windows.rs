@@ -17,8 +17,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
-    Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem,
+    SetExpr, Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use tidemark_common::{Error, Result};
@@ -83,9 +83,10 @@ fn window_call(factor: &TableFactor) -> Result<Option<WindowCall>> {
     let (name, args, alias) = match factor {
         TableFactor::Table { name, args: Some(args), alias, .. } => (name, &args.args, alias),
         TableFactor::Function { name, args, alias, .. } => (name, args, alias),
-        TableFactor::TableFunction { expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }), alias } => {
-            (name, &list.args, alias)
-        }
+        TableFactor::TableFunction {
+            expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }),
+            alias,
+        } => (name, &list.args, alias),
         _ => return Ok(None),
     };
     let [part] = name.0.as_slice() else { return Ok(None) };
@@ -105,7 +106,9 @@ fn window_call(factor: &TableFactor) -> Result<Option<WindowCall>> {
 fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Result<WindowCall> {
     let (names, usage): (&[&str], _) = match kind {
         Kind::Tumble => (&["data", "timecol", "size", "offset"], "TUMBLE(table, time column, size [, offset])"),
-        Kind::Hop => (&["data", "timecol", "slide", "size", "offset"], "HOP(table, time column, slide, size [, offset])"),
+        Kind::Hop => {
+            (&["data", "timecol", "slide", "size", "offset"], "HOP(table, time column, slide, size [, offset])")
+        }
     };
     let usage_hint = |error: Error| error.with_hint(format!("Write {usage}."));
     let mut found: Vec<Option<Expr>> = vec![None; names.len()];
@@ -122,7 +125,9 @@ fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Res
         };
         match found.get_mut(index) {
             Some(slot @ None) => *slot = Some(value.clone()),
-            Some(Some(_)) => return Err(usage_hint(Error::syntax(format!("argument {} is given twice", names[index])))),
+            Some(Some(_)) => {
+                return Err(usage_hint(Error::syntax(format!("argument {} is given twice", names[index]))));
+            }
             None => return Err(usage_hint(Error::syntax(format!("too many arguments for {}", kind.name())))),
         }
     }
@@ -274,7 +279,11 @@ mod tests {
             "TUMBLE(data => TABLE t, timecol => DESCRIPTOR(ts), size => INTERVAL '1' MINUTE)",
             "TUMBLE(size => INTERVAL '1' MINUTE, DATA => t, TIMECOL => ts)",
         ] {
-            assert_eq!(rewritten(&format!("SELECT * FROM {call}")).unwrap(), format!("SELECT * FROM ({TUMBLED}) AS t"), "{call}");
+            assert_eq!(
+                rewritten(&format!("SELECT * FROM {call}")).unwrap(),
+                format!("SELECT * FROM ({TUMBLED}) AS t"),
+                "{call}"
+            );
         }
         assert_eq!(
             rewritten("SELECT w.a FROM TUMBLE(t, ts, INTERVAL '1' MINUTE) AS w").unwrap(),
@@ -290,8 +299,14 @@ mod tests {
         };
         check("TUMBLE(app.t, ts, INTERVAL '1 day')", "FROM app.t WHERE ts IS NOT NULL) AS t");
         check("TUMBLE(TABLE \"T\", \"Ts\", INTERVAL '1 day')", "FROM \"T\" WHERE \"Ts\" IS NOT NULL) AS \"T\"");
-        check("TUMBLE((SELECT 1 AS ts), ts, INTERVAL '1 day')", "FROM (SELECT 1 AS ts) AS tumble WHERE ts IS NOT NULL) AS tumble");
-        check("TUMBLE(TABLE (SELECT 1 AS ts), ts, INTERVAL '1 day') x", "FROM (SELECT 1 AS ts) AS tumble WHERE ts IS NOT NULL) x");
+        check(
+            "TUMBLE((SELECT 1 AS ts), ts, INTERVAL '1 day')",
+            "FROM (SELECT 1 AS ts) AS tumble WHERE ts IS NOT NULL) AS tumble",
+        );
+        check(
+            "TUMBLE(TABLE (SELECT 1 AS ts), ts, INTERVAL '1 day') x",
+            "FROM (SELECT 1 AS ts) AS tumble WHERE ts IS NOT NULL) x",
+        );
         let nested = rewritten("SELECT * FROM TUMBLE((SELECT * FROM HOP(t, ts, s, z)), ts, z)").unwrap();
         assert!(nested.contains("tidemark_hop_starts") && nested.contains("tidemark_tumble_end"), "{nested}");
     }
@@ -317,7 +332,10 @@ mod tests {
         assert_eq!(error("SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '1 day')").code(), "0A000");
         assert_eq!(error("CUMULATE(t, ts, INTERVAL '1 day', INTERVAL '1 day')").code(), "0A000");
         let e = error("TUMBLE(t, ts)");
-        assert_eq!((e.message(), e.hint()), ("TUMBLE needs its argument size", Some("Write TUMBLE(table, time column, size [, offset]).")));
+        assert_eq!(
+            (e.message(), e.hint()),
+            ("TUMBLE needs its argument size", Some("Write TUMBLE(table, time column, size [, offset])."))
+        );
         assert_eq!(error("TUMBLE(t, ts, a, b, c)").message(), "too many arguments for TUMBLE");
         assert_eq!(error("TUMBLE(t, ts + 1, a)").code(), "42601");
         assert_eq!(error("HOP(1, ts, a, b)").code(), "42601");
@@ -326,7 +344,12 @@ mod tests {
 
     #[test]
     fn other_functions_stay() {
-        for sql in ["SELECT * FROM generate_series(1, 2)", "SELECT hop(1, 2)", "SELECT * FROM tumble", "SELECT * FROM app.hop(1)"] {
+        for sql in [
+            "SELECT * FROM generate_series(1, 2)",
+            "SELECT hop(1, 2)",
+            "SELECT * FROM tumble",
+            "SELECT * FROM app.hop(1)",
+        ] {
             assert_eq!(rewritten(sql).unwrap(), sql);
         }
     }

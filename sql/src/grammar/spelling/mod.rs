@@ -1,0 +1,264 @@
+//! Postgres' spellings that `sqlparser` does not read, turned into ones it does, token by token.
+//!
+//! ```text
+//!   TABLE t                        ──▶  SELECT * FROM t              ABORT              ──▶  ROLLBACK
+//!   integer ARRAY[4]               ──▶  integer[4]                   FETCH c            ──▶  FETCH NEXT FROM c
+//!   INTERVAL(3) '1 s'              ──▶  INTERVAL '1 s' SECOND(3)     CREATE USER a      ──▶  CREATE ROLE a LOGIN
+//!   trim(leading from a)           ──▶  trim(leading ' ' from a)     COPY BINARY t ..   ──▶  COPY t .. BINARY
+//! ```
+//!
+//! Each new token has the place of one that was typed, so errors point into the text as it is.
+
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
+
+use self::words::{is_at, word_at};
+use super::cursor::is_word;
+
+mod statement;
+mod words;
+
+pub(super) fn respell(list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let list = statement::respell(list);
+    let first_word = word_at(&list, 0);
+    let mut speller = Speller { out: Vec::with_capacity(list.len()), from: list, at: 0, first_word };
+    while speller.at < speller.from.len() {
+        if !speller.respelled() {
+            speller.keep();
+        }
+    }
+    speller.out
+}
+
+/// What may stand anywhere.
+struct Speller {
+    from: Vec<TokenWithSpan>,
+    at: usize,
+    out: Vec<TokenWithSpan>,
+    first_word: String,
+}
+
+impl Speller {
+    fn keep(&mut self) {
+        self.out.push(self.from[self.at].clone());
+        self.at += 1;
+    }
+
+    fn put(&mut self, token: Token) {
+        let span = self.from[self.at.min(self.from.len() - 1)].span;
+        self.out.push(TokenWithSpan::new(token, span));
+    }
+
+    fn put_words(&mut self, words: &[&str]) {
+        for word in words {
+            self.put(Token::make_word(word, None));
+        }
+    }
+
+    fn next_is(&self, ahead: usize, word: &str) -> bool {
+        is_at(&self.from, self.at + ahead, word)
+    }
+
+    fn next_token(&self, ahead: usize) -> &Token {
+        self.from.get(self.at + ahead).map_or(&Token::EOF, |t| &t.token)
+    }
+
+    fn previous(&self) -> &Token {
+        self.out.last().map_or(&Token::EOF, |t| &t.token)
+    }
+
+    /// True if the next tokens were put otherwise.
+    fn respelled(&mut self) -> bool {
+        let Token::Word(Word { keyword, quote_style: None, .. }) = self.next_token(0) else { return false };
+        match keyword {
+            Keyword::TABLE if self.is_query() => {
+                self.put_words(&["SELECT"]);
+                self.put(Token::Mul);
+                self.put_words(&["FROM"]);
+                self.at += 1;
+                true
+            }
+            Keyword::INTERVAL => self.interval(),
+            Keyword::ARRAY if self.follows_type() => {
+                self.at += 1;
+                if *self.next_token(0) != Token::LBracket {
+                    self.at -= 1;
+                    self.put(Token::LBracket);
+                    self.put(Token::RBracket);
+                    self.at += 1;
+                }
+                true
+            }
+            Keyword::MAP if *self.next_token(1) == Token::LParen => self.map_type(),
+            Keyword::FOR if self.next_is(1, "NO") && self.next_is(2, "KEY") && self.next_is(3, "UPDATE") => {
+                self.skip_within(2)
+            }
+            Keyword::FOR if self.next_is(1, "KEY") && self.next_is(2, "SHARE") => self.skip_within(1),
+            Keyword::USING if matches!(self.next_token(1), Token::Gt | Token::Lt) => {
+                let word = if *self.next_token(1) == Token::Gt { "DESC" } else { "ASC" };
+                self.put_words(&[word]);
+                self.at += 2;
+                true
+            }
+            Keyword::AT if self.next_is(1, "LOCAL") => {
+                self.put_words(&["AT", "TIME", "ZONE", "current_setting"]);
+                self.put(Token::LParen);
+                self.put(Token::SingleQuotedString("TimeZone".into()));
+                self.put(Token::RParen);
+                self.at += 2;
+                true
+            }
+            Keyword::LEADING | Keyword::TRAILING | Keyword::BOTH if self.next_is(1, "FROM") => {
+                self.keep();
+                self.put(Token::SingleQuotedString(" ".into()));
+                true
+            }
+            Keyword::EXCLUDE if self.next_is(1, "NO") && self.next_is(2, "OTHERS") => {
+                self.at += 3;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Keeps this token and leaves out the `count` after it.
+    fn skip_within(&mut self, count: usize) -> bool {
+        self.keep();
+        self.at += count;
+        true
+    }
+
+    /// `TABLE t` is a query where a query may start, except as the argument of a window function.
+    fn is_query(&self) -> bool {
+        if !matches!(self.next_token(1), Token::Word(_)) {
+            return false;
+        }
+        match self.previous() {
+            Token::EOF => true,
+            Token::LParen => !["TUMBLE", "HOP", "SESSION", "CUMULATE"]
+                .iter()
+                .any(|word| self.out.len() > 1 && is_at(&self.out, self.out.len() - 2, word)),
+            Token::Word(word) => {
+                matches!(
+                    word.keyword,
+                    Keyword::AS | Keyword::UNION | Keyword::ALL | Keyword::EXCEPT | Keyword::INTERSECT
+                ) || self.first_word == "INSERT"
+                    || matches!(word.keyword, Keyword::EXPLAIN | Keyword::VERBOSE)
+                    || (self.first_word == "EXPLAIN" && word.keyword == Keyword::ANALYZE)
+                    || (self.first_word == "EXPLAIN" && self.out.iter().any(|t| is_word(&t.token, "INSERT")))
+            }
+            Token::RParen => matches!(self.first_word.as_str(), "INSERT" | "EXPLAIN" | "WITH"),
+            _ => false,
+        }
+    }
+
+    /// `INTERVAL (3) '1 s'`
+    fn interval(&mut self) -> bool {
+        let literal = matches!(self.next_token(4), Token::SingleQuotedString(_) | Token::EscapedStringLiteral(_));
+        let precision = matches!(self.next_token(2), Token::Number(..));
+        if !(literal && precision && *self.next_token(1) == Token::LParen && *self.next_token(3) == Token::RParen) {
+            return false;
+        }
+        let digits = self.from[self.at + 1..self.at + 4].to_vec();
+        self.keep();
+        self.at += 3;
+        self.keep();
+        self.at -= 1;
+        self.put_words(&["SECOND"]);
+        self.at += 1;
+        self.out.extend(digits);
+        true
+    }
+
+    /// `integer ARRAY`, `numeric(10, 2) ARRAY`
+    fn follows_type(&self) -> bool {
+        let mut last = self.out.len();
+        if *self.previous() == Token::RParen {
+            match self.out.iter().rposition(|t| t.token == Token::LParen) {
+                Some(open) => last = open,
+                None => return false,
+            }
+        }
+        last.checked_sub(1).is_some_and(|i| is_type_word(&self.out[i].token))
+    }
+
+    /// `MAP(TEXT, INT)` as a type; `map(keys, values)` is a function.
+    fn map_type(&mut self) -> bool {
+        let mut depth = 0usize;
+        let mut end = self.at + 1;
+        loop {
+            match self.from.get(end).map(|t| &t.token) {
+                Some(Token::LParen | Token::Lt | Token::LBracket) => depth += 1,
+                Some(Token::Gt | Token::RBracket) => depth = depth.saturating_sub(1),
+                Some(Token::RParen) => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        break;
+                    }
+                }
+                Some(Token::Comma | Token::Number(..)) => {}
+                Some(token) if is_type_word(token) || is_word(token, "MAP") || is_word(token, "STRUCT") => {}
+                _ => return false,
+            }
+            end += 1;
+        }
+        if end <= self.at + 2 {
+            return false;
+        }
+        self.from[self.at + 1].token = Token::Lt;
+        self.from[end].token = Token::Gt;
+        self.keep();
+        self.keep();
+        true
+    }
+}
+
+fn is_type_word(token: &Token) -> bool {
+    const WORDS: [&str; 44] = [
+        "INT",
+        "INTEGER",
+        "INT2",
+        "INT4",
+        "INT8",
+        "SMALLINT",
+        "BIGINT",
+        "REAL",
+        "FLOAT",
+        "FLOAT4",
+        "FLOAT8",
+        "DOUBLE",
+        "PRECISION",
+        "NUMERIC",
+        "DECIMAL",
+        "DEC",
+        "TEXT",
+        "STRING",
+        "VARCHAR",
+        "CHAR",
+        "CHARACTER",
+        "VARYING",
+        "BPCHAR",
+        "BYTEA",
+        "BOOL",
+        "BOOLEAN",
+        "DATE",
+        "TIME",
+        "TIMESTAMP",
+        "TIMESTAMPTZ",
+        "WITH",
+        "WITHOUT",
+        "ZONE",
+        "INTERVAL",
+        "UUID",
+        "JSON",
+        "JSONB",
+        "OID",
+        "NAME",
+        "SERIAL",
+        "BIGSERIAL",
+        "ARRAY",
+        "TIMETZ",
+        "REGCLASS",
+    ];
+    WORDS.iter().any(|word| is_word(token, word))
+}
