@@ -1,4 +1,5 @@
-//! How fast the store is: `cargo run -p tidemark-storage --example rates [ROWS]`. Prints rows per second of one thread.
+//! How fast the store is: `cargo run -p tidemark-storage --example rates [ROWS]`. Prints rows per second of wall clock and
+//! of this thread's processor time; flushes and compactions run in other threads.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,9 +32,32 @@ fn scatter(i: usize) -> usize {
     (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 33
 }
 
-fn report(what: &str, rows: usize, start: Instant) {
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{what:<52} {:>12.0} rows/s", rows as f64 / seconds);
+#[derive(Clone, Copy)]
+struct Stopwatch {
+    wall: Instant,
+    processor: Option<f64>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { wall: Instant::now(), processor: processor_seconds() }
+    }
+
+    fn report(self, what: &str, rows: usize) {
+        let wall = rows as f64 / self.wall.elapsed().as_secs_f64();
+        print!("{what:<52} {wall:>12.0} rows/s");
+        match (self.processor, processor_seconds()) {
+            (Some(from), Some(to)) => println!(" {:>12.0} rows/cpu-s", rows as f64 / (to - from)),
+            _ => println!(),
+        }
+    }
+}
+
+/// Of this thread, where the system tells.
+fn processor_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds: f64 = text.split(' ').next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
 }
 
 fn write(store: &Store, collection: &Arc<Collection>, rows: usize) -> Result<()> {
@@ -54,7 +78,7 @@ fn scan(store: &Store, collection: &Arc<Collection>, columns: Option<Vec<usize>>
 
 fn state(store: &Store, rows: usize) -> Result<()> {
     let mut state = KeyedState::new(StateId::new(1, 1), 512 << 20);
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for from in (0..rows).step_by(EPOCH_ROWS) {
         let keys: Vec<[u8; 16]> =
             (from..from + EPOCH_ROWS).map(|i| ((scatter(i) as u128) << 64 | i as u128).to_be_bytes()).collect();
@@ -66,15 +90,15 @@ fn state(store: &Store, rows: usize) -> Result<()> {
         state.flush(&mut commit);
         store.commit(commit, store.epoch() + 1, true)?;
     }
-    report("KeyedState: load, put, flush sorted, commit", rows, start);
-    let start = Instant::now();
+    start.report("KeyedState: load, put, flush sorted, commit", rows);
+    let start = Stopwatch::start();
     let mut cold = KeyedState::new(StateId::new(1, 1), 1 << 20);
     for from in (0..rows / 4).step_by(EPOCH_ROWS) {
         let keys: Vec<[u8; 16]> =
             (from..from + EPOCH_ROWS).map(|i| ((scatter(i) as u128) << 64 | i as u128).to_be_bytes()).collect();
         cold.load(&store.snapshot(), &keys)?;
     }
-    report("KeyedState: load of cold keys", rows / 4, start);
+    start.report("KeyedState: load of cold keys", rows / 4);
     Ok(())
 }
 
@@ -87,15 +111,15 @@ fn main() -> Result<()> {
         [("keyed", Layout::Keyed { key: vec![0] }), ("sequence", Layout::Sequence), ("multiset", Layout::Multiset)];
     for (oid, (name, layout)) in layouts.into_iter().enumerate() {
         let collection = Arc::new(Collection::new(StateId::new(oid as u32 + 2, 0), Arc::clone(&schema), layout)?);
-        let start = Instant::now();
+        let start = Stopwatch::start();
         write(&store, &collection, rows)?;
-        report(&format!("{name}: write, an fsync every {EPOCH_ROWS}"), rows, start);
-        let start = Instant::now();
+        start.report(&format!("{name}: write, an fsync every {EPOCH_ROWS}"), rows);
+        let start = Stopwatch::start();
         scan(&store, &collection, None)?;
-        report(&format!("{name}: scan of 7 columns"), rows, start);
-        let start = Instant::now();
+        start.report(&format!("{name}: scan of 7 columns"), rows);
+        let start = Stopwatch::start();
         scan(&store, &collection, Some(vec![3]))?;
-        report(&format!("{name}: scan of 1 column, the 4th"), rows, start);
+        start.report(&format!("{name}: scan of 1 column, the 4th"), rows);
     }
     state(&store, rows)?;
     println!("{:?}", store.stats()?);

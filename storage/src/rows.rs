@@ -485,8 +485,8 @@ mod tests {
             }
         }
         // Every column alone, so that each width is measured right.
-        for last in 0..fields.len() {
-            assert_eq!(&codec.decode_columns(&rows, &[last]).unwrap()[0], &columns[last], "column {last}");
+        for (last, column) in columns.iter().enumerate() {
+            assert_eq!(&codec.decode_columns(&rows, &[last]).unwrap()[0], column, "column {last}");
         }
     }
 

@@ -354,7 +354,7 @@ fn ranges_over_values_that_do_not_order_as_bytes_hold_more() {
     let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("f", DataType::Float64, true)]));
     let set = Collection::new(ID, Arc::clone(&schema), Layout::Multiset).unwrap();
     let zero = ScalarValue::Float64(Some(0.0));
-    assert_eq!(set.prefix_range(&[zero.clone()]).unwrap(), KeyRange::full());
+    assert_eq!(set.prefix_range(std::slice::from_ref(&zero)).unwrap(), KeyRange::full());
     assert_eq!(set.bounded_range(&[], Bound::Included(&zero), Bound::Unbounded).unwrap(), KeyRange::full());
     let keyed = Collection::new(ID, Arc::clone(&schema), Layout::Keyed { key: vec![0] }).unwrap();
     let minus =

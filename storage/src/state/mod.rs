@@ -111,6 +111,11 @@ impl KeyedState {
         (self.complete == Some(true)).then(|| self.slots.present())
     }
 
+    /// Whether none lives, if that is known.
+    pub fn is_empty(&self) -> Option<bool> {
+        self.len().map(|len| len == 0)
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.slots.bytes()

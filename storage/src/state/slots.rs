@@ -78,11 +78,25 @@ impl Slot {
 }
 
 /// A slot and its place in the hash table.
-const SLOT_BYTES: usize = size_of::<Slot>() + 8;
+const SLOT_BYTES: usize = size_of::<Slot>() + 2 * size_of::<Indexed>();
+
+/// A slot and half the hash of its key, so that growing and comparing hardly ever touch the slot.
+#[derive(Debug, Clone, Copy)]
+struct Indexed {
+    hash: u32,
+    at: u32,
+}
+
+impl Indexed {
+    /// All bits that the table looks at, from those that are kept.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 #[derive(Debug, Default)]
 pub struct Slots {
-    index: HashTable<u32>,
+    index: HashTable<Indexed>,
     hasher: DefaultHashBuilder,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -107,8 +121,13 @@ impl Slots {
     }
 
     pub fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |&at| self.slots[at as usize].key() == key).copied()
+        let hash = self.hash(key);
+        let is_key = |entry: &Indexed| entry.hash == hash && self.slot(entry.at).key() == key;
+        self.index.find(Indexed::spread(hash), is_key).map(|entry| entry.at)
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        self.hasher.hash_one(key) as u32
     }
 
     /// Numbers of all live slots.
@@ -131,9 +150,8 @@ impl Slots {
                 u32::try_from(self.slots.len() - 1).expect("the budget ends long before 4 billion entries")
             }
         };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash = |at: &u32| hasher.hash_one(slots[*at as usize].key());
-        self.index.insert_unique(hasher.hash_one(key), at, hash);
+        let hash = self.hash(key);
+        self.index.insert_unique(Indexed::spread(hash), Indexed { hash, at }, |entry| Indexed::spread(entry.hash));
         at
     }
 
@@ -162,8 +180,8 @@ impl Slots {
         slot.value = None;
         slot.flags &= RECENT;
         let recent = slot.flags != 0;
-        let hash = self.hasher.hash_one(self.slots[at as usize].key());
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other == at) {
+        let hash = self.hash(self.slot(at).key());
+        if let Ok(entry) = self.index.find_entry(Indexed::spread(hash), |entry| entry.at == at) {
             entry.remove();
         }
         if !recent {
