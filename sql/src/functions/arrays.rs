@@ -39,9 +39,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .udf(),
         function("cardinality")
-            .on(&[AnyArray], Int4, |row| {
-                Ok(Value::count(dimensions(row.list(0)).map_or(0, |d| d.iter().product())))
-            })
+            .on(&[AnyArray], Int4, |row| Ok(Value::count(dimensions(row.list(0)).map_or(0, |d| d.iter().product()))))
             .udf(),
         function("array_to_string")
             .alias("array_join")
@@ -184,7 +182,10 @@ mod tests {
     #[test]
     fn array_literals() {
         let some = |s: &str| Some(s.to_string());
-        assert_eq!(parse_text_array("{a, \"b, c\" ,NULL,\"null\",\\,}").unwrap(), [some("a"), some("b, c"), None, some("null"), some(",")]);
+        assert_eq!(
+            parse_text_array("{a, \"b, c\" ,NULL,\"null\",\\,}").unwrap(),
+            [some("a"), some("b, c"), None, some("null"), some(",")]
+        );
         assert_eq!(parse_text_array(" { } ").unwrap(), []);
         for bad in ["", "a", "{a", "{a,}", "{\"a}", "{\"a\"b}", "{{a}}"] {
             assert!(parse_text_array(bad).is_err(), "{bad}");

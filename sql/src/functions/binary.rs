@@ -199,7 +199,9 @@ fn parse_base64(text: &str) -> Result<Vec<u8>> {
             }
             _ => {
                 let symbol = char::from(c);
-                return Err(Error::invalid(format!("invalid symbol \"{symbol}\" found while decoding base64 sequence")));
+                return Err(Error::invalid(format!(
+                    "invalid symbol \"{symbol}\" found while decoding base64 sequence"
+                )));
             }
         }
         digits += 1;

@@ -75,9 +75,10 @@ impl Cast {
     fn sql_type(self, length: Option<i64>) -> Result<SqlType> {
         let length = || -> Result<u32> {
             let length = length.ok_or_else(|| Error::internal(format!("{} needs a constant length", self.name())))?;
-            u32::try_from(length).ok().filter(|n| *n > 0).ok_or_else(|| {
-                Error::invalid(format!("length for type {} must be at least 1", self.type_name()))
-            })
+            u32::try_from(length)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| Error::invalid(format!("length for type {} must be at least 1", self.type_name())))
         };
         Ok(match self {
             Cast::Uuid => SqlType::Uuid,
@@ -221,7 +222,11 @@ impl ScalarUDFImpl for CastFunction {
         } else {
             self.cast_text(&array, &args.arg_fields[0], length)?
         };
-        if once { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?)) } else { Ok(ColumnarValue::Array(out)) }
+        if once {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(out))
+        }
     }
 
     fn output_ordering(&self, inputs: &[ExprProperties]) -> DfResult<SortProperties> {
@@ -277,8 +282,9 @@ fn to_numeric(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
 }
 
 pub(super) fn numeric_of_text(text: &str, exact: bool) -> Result<i128> {
-    let invalid =
-        || Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type numeric: \"{text}\""));
+    let invalid = || {
+        Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type numeric: \"{text}\""))
+    };
     let trimmed = text.trim();
     if ["nan", "inf", "infinity"].contains(&trimmed.trim_start_matches(['-', '+']).to_lowercase().as_str()) {
         return Err(out_of_range(text));
@@ -330,7 +336,16 @@ mod tests {
         ] {
             assert_eq!(uuid(text).unwrap(), canonical);
         }
-        for text in ["", "{", "{}", "a0eebc99", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}", "a0e-ebc999c0b4ef8bb6d6bb9bd380a11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11-", "a0eebc999c0b4ef8bb6d6bb9bd380a1é"] {
+        for text in [
+            "",
+            "{",
+            "{}",
+            "a0eebc99",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}",
+            "a0e-ebc999c0b4ef8bb6d6bb9bd380a11",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11-",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a1é",
+        ] {
             assert_eq!(uuid(text).unwrap_err().state(), SqlState::InvalidTextRepresentation, "{text}");
         }
     }

@@ -1,14 +1,14 @@
-//! Date and time: parts, differences, construction, bins; `to_char` and its kin are in `format_time.rs`.
+//! Date and time: differences, construction, bins.
 
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{self, Civil, DAY, HOUR, MINUTE, SECOND, add_interval, checked_days, days_in_month};
-use super::declare::{Function, Kind, Row, function};
+use super::declare::{Kind, Row, function};
 use super::value::Value;
 
-use Kind::{Date, Float8, Int4, Int8, Interval, Text, Time, Timestamp, TimestampTz};
+use Kind::{Date, Float8, Int4, Int8, Interval, Time, Timestamp, TimestampTz};
 
 pub const TIMESTAMP_DIFF: &str = "tidemark_timestamp_diff";
 pub const DATE_DIFF: &str = "tidemark_date_diff";
@@ -20,7 +20,7 @@ pub const INTERVAL_MULTIPLY: &str = "tidemark_interval_multiply";
 pub(super) fn functions() -> Vec<ScalarUDF> {
     let mut all = arithmetic();
     all.extend(construction());
-    all.extend(truncation());
+    all.extend(bins());
     all
 }
 
@@ -56,12 +56,13 @@ fn arithmetic() -> Vec<ScalarUDF> {
         function(INTERVAL_MULTIPLY)
             .on(&[Interval, Float8], Interval, |r| Ok(multiply(r.interval(0), r.float(1))?.into()))
             .udf(),
-        function("age")
-            .on(&[Timestamp, Timestamp], Interval, age)
-            .on(&[TimestampTz, TimestampTz], Interval, age)
+        function("age").on(&[Timestamp, Timestamp], Interval, age).on(&[TimestampTz, TimestampTz], Interval, age).udf(),
+        function("justify_days")
+            .on(&[Interval], Interval, |r| justify(r.interval(0), false, true).map(Value::from))
             .udf(),
-        function("justify_days").on(&[Interval], Interval, |r| justify(r.interval(0), false, true).map(Value::from)).udf(),
-        function("justify_hours").on(&[Interval], Interval, |r| justify(r.interval(0), true, false).map(Value::from)).udf(),
+        function("justify_hours")
+            .on(&[Interval], Interval, |r| justify(r.interval(0), true, false).map(Value::from))
+            .udf(),
         function("justify_interval")
             .on(&[Interval], Interval, |r| justify(r.interval(0), true, true).map(Value::from))
             .udf(),
@@ -90,7 +91,7 @@ fn interval_out_of_range() -> Error {
     Error::new(SqlState::DatetimeFieldOverflow, "interval out of range")
 }
 
-fn interval(months: i64, days: i64, micros: i64) -> Result<IntervalMonthDayNano> {
+pub(super) fn interval(months: i64, days: i64, micros: i64) -> Result<IntervalMonthDayNano> {
     let narrow = |n: i64| i32::try_from(n).map_err(|_| interval_out_of_range());
     let nanos = micros.checked_mul(1000).ok_or_else(interval_out_of_range)?;
     Ok(IntervalMonthDayNano::new(narrow(months)?, narrow(days)?, nanos))
@@ -184,7 +185,9 @@ fn construction() -> Vec<ScalarUDF> {
         });
     }
     vec![
-        function("make_date").on(&[Int4, Int4, Int4], Date, |r| Ok(checked_days(r.int(0), r.int(1), r.int(2))?.into())).udf(),
+        function("make_date")
+            .on(&[Int4, Int4, Int4], Date, |r| Ok(checked_days(r.int(0), r.int(1), r.int(2))?.into()))
+            .udf(),
         function("make_time")
             .on(&[Int4, Int4, Float8], Time, |r| Ok(time_of(r.int(0), r.int(1), r.float(2))?.into()))
             .udf(),
@@ -205,22 +208,15 @@ fn time_of(hour: i64, minute: i64, second: f64) -> Result<i64> {
     Ok(total)
 }
 
-fn truncation() -> Vec<ScalarUDF> {
-    let bin = |r: &Row<'_>| Ok(bin(r.interval(0), r.micros(1), r.micros(2))?.into());
-    let bin_from_epoch = |r: &Row<'_>| Ok(self::bin(r.interval(0), r.micros(1), 0)?.into());
-    let trunc = |r: &Row<'_>| Ok(truncate(r.text(0), r.micros(1))?.into());
-    let both = |f: Function, kinds: [Kind; 2], eval: fn(&Row<'_>) -> Result<Value>| f.on(&kinds, kinds[1], eval);
-    let date_trunc = both(function("date_trunc").alias("datetrunc"), [Text, Timestamp], trunc);
+fn bins() -> Vec<ScalarUDF> {
+    let from_origin = |r: &Row<'_>| Ok(bin(r.interval(0), r.micros(1), r.micros(2))?.into());
+    let from_epoch = |r: &Row<'_>| Ok(bin(r.interval(0), r.micros(1), 0)?.into());
     vec![
         function("date_bin")
-            .on(&[Interval, Timestamp, Timestamp], Timestamp, bin)
-            .on(&[Interval, TimestampTz, TimestampTz], TimestampTz, bin)
-            .on(&[Interval, Timestamp], Timestamp, bin_from_epoch)
-            .on(&[Interval, TimestampTz], TimestampTz, bin_from_epoch)
-            .udf(),
-        both(date_trunc, [Text, TimestampTz], trunc)
-            .on(&[Text, Date], TimestampTz, |r| Ok(truncate(r.text(0), date_micros(r, 1)?)?.into()))
-            .on(&[Text, Interval], Interval, |r| Ok(truncate_interval(r.text(0), r.interval(1))?.into()))
+            .on(&[Interval, Timestamp, Timestamp], Timestamp, from_origin)
+            .on(&[Interval, TimestampTz, TimestampTz], TimestampTz, from_origin)
+            .on(&[Interval, Timestamp], Timestamp, from_epoch)
+            .on(&[Interval, TimestampTz], TimestampTz, from_epoch)
             .udf(),
     ]
 }
@@ -236,60 +232,4 @@ fn bin(stride: IntervalMonthDayNano, ts: i64, origin: i64) -> Result<i64> {
     }
     let since = checked_sub(ts, origin)?;
     checked_add(origin, since.div_euclid(stride) * stride)
-}
-
-fn unknown_unit(unit: &str) -> Error {
-    Error::invalid(format!("unit \"{unit}\" not recognized for type timestamp without time zone"))
-}
-
-fn truncate(unit: &str, micros: i64) -> Result<i64> {
-    let lower = unit.to_ascii_lowercase();
-    let civil = Civil::from_micros(micros);
-    let months = |months: i64| {
-        let month = civil.months();
-        // Years count from year 1 for decades and longer; months from January.
-        calendar::month_start(month - (civil.year * 12 + civil.month - 1).rem_euclid(months))
-    };
-    let years = |years: i64| {
-        let year = (civil.year - 1).div_euclid(years) * years + 1;
-        Civil { year, month: 1, day: 1, micros: 0 }.to_micros()
-    };
-    let fixed = |step: i64| checked_sub(micros, micros.rem_euclid(step));
-    match lower.trim_end_matches('s') {
-        "microsecond" => Ok(micros),
-        "millisecond" => fixed(1000),
-        "second" => fixed(SECOND),
-        "minute" => fixed(MINUTE),
-        "hour" => fixed(HOUR),
-        "day" => fixed(DAY),
-        "week" => Ok((civil.days() - civil.iso_weekday() + 1) * DAY),
-        "month" => months(1),
-        "quarter" => months(3),
-        "year" => months(12),
-        "decade" => Civil { year: civil.year.div_euclid(10) * 10, month: 1, day: 1, micros: 0 }.to_micros(),
-        "century" | "centurie" => years(100),
-        "millennium" | "millennia" => years(1000),
-        _ => Err(unknown_unit(unit)),
-    }
-}
-
-fn truncate_interval(unit: &str, value: IntervalMonthDayNano) -> Result<IntervalMonthDayNano> {
-    let lower = unit.to_ascii_lowercase();
-    let (months, days, micros) = (i64::from(value.months), i64::from(value.days), value.nanoseconds / 1000);
-    let whole = |step: i64| months / step * step;
-    match lower.trim_end_matches('s') {
-        "microsecond" => Ok(value),
-        "millisecond" => interval(months, days, micros / 1000 * 1000),
-        "second" => interval(months, days, micros / SECOND * SECOND),
-        "minute" => interval(months, days, micros / MINUTE * MINUTE),
-        "hour" => interval(months, days, micros / HOUR * HOUR),
-        "day" => interval(months, days, 0),
-        "month" => interval(months, 0, 0),
-        "quarter" => interval(whole(3), 0, 0),
-        "year" => interval(whole(12), 0, 0),
-        "decade" => interval(whole(120), 0, 0),
-        "century" | "centurie" => interval(whole(1200), 0, 0),
-        "millennium" | "millennia" => interval(whole(12000), 0, 0),
-        _ => Err(Error::invalid(format!("unit \"{unit}\" not recognized for type interval"))),
-    }
 }

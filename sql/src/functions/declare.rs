@@ -7,16 +7,11 @@
 //! This is for the long tail, where a screen of Arrow code a function would bury what the function does. What runs once a row
 //! of a stream (windows, casts to a type) has its own vectorised code instead.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array,
-    IntervalMonthDayNanoArray, ListArray, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
-};
-use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, IntervalUnit};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{
@@ -25,6 +20,8 @@ use datafusion::logical_expr::{
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+pub(super) use super::row::Row;
+use super::row::{Cache, Column};
 use super::value::{Value, build};
 
 /// What an argument must be, or a result is.
@@ -301,7 +298,8 @@ impl ScalarUDFImpl for RowFunction {
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> DfResult<FieldRef> {
         let types: Vec<DataType> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
         let mut result = self.resolve(&types)?.result;
-        if result == Kind::SameJson && args.arg_fields.first().is_some_and(|f| SqlType::from_field(f) == SqlType::Jsonb) {
+        if result == Kind::SameJson && args.arg_fields.first().is_some_and(|f| SqlType::from_field(f) == SqlType::Jsonb)
+        {
             result = Kind::Jsonb;
         }
         Ok(result.sql_type().to_field_ref(self.name, true))
@@ -327,7 +325,7 @@ impl ScalarUDFImpl for RowFunction {
         let cache = Cache::default();
         let values = (0..rows)
             .map(|row| {
-                let row = Row { columns: &columns, row, cache: &cache };
+                let row = Row::new(&columns, row, &cache);
                 if overload.strict && (0..row.len()).any(|i| row.is_null(i)) {
                     return Ok(Value::Null);
                 }
@@ -335,202 +333,10 @@ impl ScalarUDFImpl for RowFunction {
             })
             .collect::<Result<Vec<Value>>>()?;
         let array = build(overload.result, values)?;
-        if once { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)) } else { Ok(ColumnarValue::Array(array)) }
-    }
-}
-
-enum Data {
-    Bool(BooleanArray),
-    Int(Int64Array),
-    Float(Float64Array),
-    Numeric(Decimal128Array, i8),
-    Text(StringArray),
-    Bytes(BinaryArray),
-    Date(Date32Array),
-    Time(Time64MicrosecondArray),
-    Timestamp(TimestampMicrosecondArray),
-    Interval(IntervalMonthDayNanoArray),
-    List(ListArray),
-    Other,
-}
-
-struct Column {
-    array: ArrayRef,
-    data: Data,
-    sql_type: SqlType,
-    scalar: bool,
-}
-
-impl Column {
-    fn new(arg: &ColumnarValue, sql_type: SqlType) -> Result<Self> {
-        let (array, scalar) = match arg {
-            ColumnarValue::Array(array) => (Arc::clone(array), false),
-            ColumnarValue::Scalar(value) => (value.to_array()?, true),
-        };
-        use datafusion::arrow::datatypes as t;
-        let data = match array.data_type() {
-            DataType::Boolean => Data::Bool(array.as_boolean().clone()),
-            DataType::Int64 => Data::Int(array.as_primitive::<t::Int64Type>().clone()),
-            DataType::Float64 => Data::Float(array.as_primitive::<t::Float64Type>().clone()),
-            DataType::Decimal128(_, s) => Data::Numeric(array.as_primitive::<t::Decimal128Type>().clone(), *s),
-            DataType::Utf8 => Data::Text(array.as_string::<i32>().clone()),
-            DataType::Binary => Data::Bytes(array.as_binary::<i32>().clone()),
-            DataType::Date32 => Data::Date(array.as_primitive::<t::Date32Type>().clone()),
-            DataType::Time64(t::TimeUnit::Microsecond) => {
-                Data::Time(array.as_primitive::<t::Time64MicrosecondType>().clone())
-            }
-            DataType::Timestamp(t::TimeUnit::Microsecond, _) => {
-                Data::Timestamp(array.as_primitive::<t::TimestampMicrosecondType>().clone())
-            }
-            DataType::Interval(IntervalUnit::MonthDayNano) => {
-                Data::Interval(array.as_primitive::<t::IntervalMonthDayNanoType>().clone())
-            }
-            DataType::List(_) => Data::List(array.as_list::<i32>().clone()),
-            _ => Data::Other,
-        };
-        Ok(Self { array, data, sql_type, scalar })
-    }
-}
-
-/// Things made from constant arguments, kept for the rows of one batch.
-#[derive(Default)]
-struct Cache(Mutex<HashMap<String, Arc<regex::Regex>>>);
-
-/// The most compiled patterns kept for one batch.
-const CACHED_PATTERNS: usize = 64;
-
-/// The arguments of one call. The getters are total over what the declared kinds promise; a wrong one is a fault in a
-/// declaration, found by its first test.
-pub(super) struct Row<'a> {
-    columns: &'a [Column],
-    row: usize,
-    cache: &'a Cache,
-}
-
-impl<'a> Row<'a> {
-    pub(super) fn len(&self) -> usize {
-        self.columns.len()
-    }
-
-    fn at(&self, i: usize) -> (&'a Column, usize) {
-        let column = &self.columns[i];
-        (column, if column.scalar { 0 } else { self.row })
-    }
-
-    pub(super) fn is_null(&self, i: usize) -> bool {
-        let (column, row) = self.at(i);
-        column.array.is_null(row) || column.array.data_type().is_null()
-    }
-
-    /// The argument as it came, with its SQL type.
-    pub(super) fn any(&self, i: usize) -> (&'a ArrayRef, usize, &'a SqlType) {
-        let (column, row) = self.at(i);
-        (&column.array, row, &column.sql_type)
-    }
-
-    pub(super) fn bool(&self, i: usize) -> bool {
-        match self.at(i) {
-            (Column { data: Data::Bool(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("boolean"),
+        if once {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(array))
         }
-    }
-
-    pub(super) fn int(&self, i: usize) -> i64 {
-        match self.at(i) {
-            (Column { data: Data::Int(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("bigint"),
-        }
-    }
-
-    /// An integer argument that Postgres declares as `integer`.
-    pub(super) fn int4(&self, i: usize) -> Result<i32> {
-        i32::try_from(self.int(i))
-            .map_err(|_| Error::new(SqlState::NumericValueOutOfRange, "integer out of range"))
-    }
-
-    pub(super) fn float(&self, i: usize) -> f64 {
-        match self.at(i) {
-            (Column { data: Data::Float(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("double precision"),
-        }
-    }
-
-    /// Digits and scale.
-    pub(super) fn numeric(&self, i: usize) -> (i128, i8) {
-        match self.at(i) {
-            (Column { data: Data::Numeric(a, scale), .. }, row) => (a.value(row), *scale),
-            (column, _) => column.mismatch("numeric"),
-        }
-    }
-
-    pub(super) fn text(&self, i: usize) -> &'a str {
-        match self.at(i) {
-            (Column { data: Data::Text(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("text"),
-        }
-    }
-
-    pub(super) fn bytes(&self, i: usize) -> &'a [u8] {
-        match self.at(i) {
-            (Column { data: Data::Bytes(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("bytea"),
-        }
-    }
-
-    /// Days since 1970-01-01.
-    pub(super) fn date(&self, i: usize) -> i32 {
-        match self.at(i) {
-            (Column { data: Data::Date(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("date"),
-        }
-    }
-
-    /// Microseconds: of a time since midnight, of a timestamp since 1970-01-01.
-    pub(super) fn micros(&self, i: usize) -> i64 {
-        match self.at(i) {
-            (Column { data: Data::Timestamp(a), .. }, row) => a.value(row),
-            (Column { data: Data::Time(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("timestamp"),
-        }
-    }
-
-    pub(super) fn interval(&self, i: usize) -> IntervalMonthDayNano {
-        match self.at(i) {
-            (Column { data: Data::Interval(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("interval"),
-        }
-    }
-
-    /// The items of an array argument.
-    pub(super) fn list(&self, i: usize) -> ArrayRef {
-        match self.at(i) {
-            (Column { data: Data::List(a), .. }, row) => a.value(row),
-            (column, _) => column.mismatch("array"),
-        }
-    }
-
-    pub(super) fn texts(&self, i: usize) -> Vec<Option<String>> {
-        self.list(i).as_string::<i32>().iter().map(|s| s.map(str::to_string)).collect()
-    }
-
-    /// The compiled form of `pattern` with Postgres' `flags`.
-    pub(super) fn regex(&self, pattern: &str, flags: &str) -> Result<Arc<regex::Regex>> {
-        let key = format!("{flags}/{pattern}");
-        let mut cached = self.cache.0.lock().map_err(|_| Error::internal("a pattern cache is poisoned"))?;
-        if let Some(found) = cached.get(&key) {
-            return Ok(Arc::clone(found));
-        }
-        let regex = Arc::new(super::regexp::compile(pattern, flags)?);
-        if cached.len() >= CACHED_PATTERNS {
-            cached.clear();
-        }
-        cached.insert(key, Arc::clone(&regex));
-        Ok(regex)
-    }
-}
-
-impl Column {
-    fn mismatch(&self, wanted: &str) -> ! {
-        unreachable!("a function declared for {wanted} was called with {}", self.array.data_type())
     }
 }

@@ -7,7 +7,9 @@ use super::format_time::ordinal_ending;
 #[derive(Debug, Clone, PartialEq)]
 enum Item {
     /// 9, or 0 when `zero`: shown even where there is no digit.
-    Digit { zero: bool },
+    Digit {
+        zero: bool,
+    },
     Group,
     Point,
     Sign,
@@ -15,7 +17,9 @@ enum Item {
     Plus,
     PlusMinus,
     Currency,
-    Ordinal { upper: bool },
+    Ordinal {
+        upper: bool,
+    },
     Text(String),
 }
 
@@ -33,7 +37,8 @@ pub(super) struct Pattern {
     exponent: bool,
 }
 
-const PREFIXES: &[&str] = &["FM", "EEEE", "MI", "PL", "SG", "PR", "RN", "TH", "9", "0", ",", "G", ".", "D", "S", "L", "V"];
+const PREFIXES: &[&str] =
+    &["FM", "EEEE", "MI", "PL", "SG", "PR", "RN", "TH", "9", "0", ",", "G", ".", "D", "S", "L", "V"];
 
 pub(super) fn compile(pattern: &str) -> Result<Pattern> {
     let mut p = Pattern::default();
@@ -97,7 +102,8 @@ impl Decimal {
     /// From plain decimal text, moved `shift` places up and rounded half away from zero to `places`.
     fn new(text: &str, shift: usize, places: usize) -> Self {
         let negative = text.starts_with('-');
-        let (whole, fraction) = text.trim_start_matches('-').split_once('.').unwrap_or((text.trim_start_matches('-'), ""));
+        let (whole, fraction) =
+            text.trim_start_matches('-').split_once('.').unwrap_or((text.trim_start_matches('-'), ""));
         let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|b| b.wrapping_sub(b'0').min(9)).collect();
         let keep = whole.len() + shift + places;
         let up = digits.get(keep).is_some_and(|d| *d >= 5);
@@ -231,7 +237,8 @@ impl<'a> Printer<'a> {
 
     fn fraction_digits_kept(&self) -> usize {
         let places = self.p.items.iter().skip_while(|i| **i != Item::Point).filter(|i| matches!(i, Item::Digit { .. }));
-        let forced = places.enumerate().filter(|(_, i)| **i == Item::Digit { zero: true }).last().map_or(0, |(n, _)| n + 1);
+        let forced =
+            places.enumerate().filter(|(_, i)| **i == Item::Digit { zero: true }).last().map_or(0, |(n, _)| n + 1);
         self.number.fraction.trim_end_matches('0').len().max(forced)
     }
 
@@ -254,8 +261,19 @@ impl<'a> Printer<'a> {
 }
 
 const ROMAN: &[(u32, &str)] = &[
-    (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X"),
-    (9, "IX"), (5, "V"), (4, "IV"), (1, "I"),
+    (1000, "M"),
+    (900, "CM"),
+    (500, "D"),
+    (400, "CD"),
+    (100, "C"),
+    (90, "XC"),
+    (50, "L"),
+    (40, "XL"),
+    (10, "X"),
+    (9, "IX"),
+    (5, "V"),
+    (4, "IV"),
+    (1, "I"),
 ];
 
 fn roman(p: &Pattern, text: &str, lower: bool) -> String {

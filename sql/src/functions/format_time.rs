@@ -20,18 +20,20 @@ pub(super) enum Item {
 
 /// Longest first, so that `YYYY` is not four times `Y`. Those in lower case print in lower case.
 const FIELDS: &[&str] = &[
-    "SSSSS", "Y,YYY", "MONTH", "Month", "month", "A.M.", "P.M.", "a.m.", "p.m.", "B.C.", "A.D.", "b.c.", "a.d.", "HH12",
-    "HH24", "YYYY", "IYYY", "IDDD", "SSSS", "DAY", "Day", "day", "YYY", "IYY", "MON", "Mon", "mon", "DDD", "FF1", "FF2",
-    "FF3", "FF4", "FF5", "FF6", "TZH", "TZM", "AM", "PM", "am", "pm", "BC", "AD", "bc", "ad", "HH", "MI", "SS", "MS", "US",
-    "YY", "IY", "MM", "DD", "DY", "Dy", "dy", "ID", "IW", "WW", "CC", "RM", "rm", "TZ", "tz", "OF", "Y", "I", "D", "W", "Q",
-    "J",
+    "SSSSS", "Y,YYY", "MONTH", "Month", "month", "A.M.", "P.M.", "a.m.", "p.m.", "B.C.", "A.D.", "b.c.", "a.d.",
+    "HH12", "HH24", "YYYY", "IYYY", "IDDD", "SSSS", "DAY", "Day", "day", "YYY", "IYY", "MON", "Mon", "mon", "DDD",
+    "FF1", "FF2", "FF3", "FF4", "FF5", "FF6", "TZH", "TZM", "AM", "PM", "am", "pm", "BC", "AD", "bc", "ad", "HH", "MI",
+    "SS", "MS", "US", "YY", "IY", "MM", "DD", "DY", "Dy", "dy", "ID", "IW", "WW", "CC", "RM", "rm", "TZ", "tz", "OF",
+    "Y", "I", "D", "W", "Q", "J",
 ];
 
 /// Those that are read in either case.
 fn field_at(pattern: &str) -> Option<(&'static str, usize)> {
     let exact = FIELDS.iter().find(|f| pattern.starts_with(**f));
     let upper = || {
-        FIELDS.iter().find(|f| pattern.get(..f.len()).is_some_and(|p| p.eq_ignore_ascii_case(f)) && f.to_uppercase() == **f)
+        FIELDS
+            .iter()
+            .find(|f| pattern.get(..f.len()).is_some_and(|p| p.eq_ignore_ascii_case(f)) && f.to_uppercase() == **f)
     };
     let found = exact.copied().or_else(|| upper().copied())?;
     Some((found, found.len()))

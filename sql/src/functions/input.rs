@@ -92,7 +92,8 @@ fn offset_at_utc(zone: &Tz, utc: i64) -> Result<i64> {
 fn named_zone(name: &str) -> Result<Tz> {
     let utc = ["z", "zulu", "gmt"].contains(&name.to_ascii_lowercase().as_str());
     Tz::from_str(if utc { "UTC" } else { name }).map_err(|_| {
-        Error::invalid(format!("time zone \"{name}\" not recognized")).with_hint("Use a name such as 'Europe/Paris', or an offset such as '+02:00'.")
+        Error::invalid(format!("time zone \"{name}\" not recognized"))
+            .with_hint("Use a name such as 'Europe/Paris', or an offset such as '+02:00'.")
     })
 }
 
@@ -143,10 +144,13 @@ impl Parts {
                 "ad" => true,
                 "t" => parts.time.is_none(),
                 word if word.contains(':') && parts.time.is_none() && !word.starts_with(['+', '-']) => {
-                    parts.time = time(word).ok_or_else(|| invalid(text, what))?.ok_or_else(|| out_of_range(text))?.into();
+                    parts.time =
+                        time(word).ok_or_else(|| invalid(text, what))?.ok_or_else(|| out_of_range(text))?.into();
                     true
                 }
-                word if parts.time.is_some() && (word.starts_with(['+', '-'])) => parts.set_zone(offset(word).map(Zone::Offset)),
+                word if parts.time.is_some() && (word.starts_with(['+', '-'])) => {
+                    parts.set_zone(offset(word).map(Zone::Offset))
+                }
                 word if fields.take(word) => true,
                 "z" | "utc" | "gmt" | "zulu" => parts.set_zone(Some(Zone::Offset(0))),
                 word => {
@@ -271,7 +275,8 @@ fn offset(word: &str) -> Option<i64> {
         None => (body, "0"),
     };
     let (minutes, seconds) = rest.split_once(':').unwrap_or((rest, "0"));
-    let (hours, minutes, seconds): (i64, i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?, seconds.parse().ok()?);
+    let (hours, minutes, seconds): (i64, i64, i64) =
+        (hours.parse().ok()?, minutes.parse().ok()?, seconds.parse().ok()?);
     let valid = (0..16).contains(&hours) && (0..60).contains(&minutes) && (0..60).contains(&seconds);
     valid.then_some(sign * (hours * HOUR + minutes * MINUTE + seconds * SECOND))
 }
@@ -291,9 +296,9 @@ impl DateFields {
 
     fn take(&mut self, word: &str) -> bool {
         if word.starts_with(|c: char| c.is_alphabetic()) {
-            let month = MONTHS.iter().position(|(short, long)| {
-                word.eq_ignore_ascii_case(short) || word.eq_ignore_ascii_case(long)
-            });
+            let month = MONTHS
+                .iter()
+                .position(|(short, long)| word.eq_ignore_ascii_case(short) || word.eq_ignore_ascii_case(long));
             return match month {
                 Some(month) if self.month.is_none() => {
                     self.month = Some(month as i64 + 1);
@@ -338,7 +343,9 @@ impl DateFields {
 }
 
 fn is_weekday(word: &str) -> bool {
-    super::names::WEEKDAYS.iter().any(|(short, long)| word.eq_ignore_ascii_case(short) || word.eq_ignore_ascii_case(long))
+    super::names::WEEKDAYS
+        .iter()
+        .any(|(short, long)| word.eq_ignore_ascii_case(short) || word.eq_ignore_ascii_case(long))
 }
 
 #[cfg(test)]
@@ -365,7 +372,11 @@ mod tests {
             ("2024-02-29 24:00", "2024-03-01 00:00:00"),
         ];
         for (text, expected) in table {
-            assert_eq!(parse_timestamp(text).map(output::timestamp).unwrap_or_else(|e| e.to_string()), expected, "{text}");
+            assert_eq!(
+                parse_timestamp(text).map(output::timestamp).unwrap_or_else(|e| e.to_string()),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -379,7 +390,11 @@ mod tests {
             ("2024-02-29 13:04", "2024-02-29 13:04:00+00"),
         ];
         for (text, expected) in table {
-            assert_eq!(parse_timestamptz(text).map(output::timestamptz).unwrap_or_else(|e| e.to_string()), expected, "{text}");
+            assert_eq!(
+                parse_timestamptz(text).map(output::timestamptz).unwrap_or_else(|e| e.to_string()),
+                expected,
+                "{text}"
+            );
         }
     }
 

@@ -298,10 +298,8 @@ impl<'a> Scanner<'a> {
             high
         };
         match char::from_u32(code) {
-            Some('\0') => {
-                Err(Error::new(SqlState::InvalidTextRepresentation, "unsupported Unicode escape sequence")
-                    .with_detail("\\u0000 cannot be converted to text."))
-            }
+            Some('\0') => Err(Error::new(SqlState::InvalidTextRepresentation, "unsupported Unicode escape sequence")
+                .with_detail("\\u0000 cannot be converted to text.")),
             Some(c) => Ok(c),
             None => self.fail(),
         }
@@ -477,7 +475,8 @@ fn write_out(text: Cow<'_, str>) -> Result<Cow<'_, str>> {
         return Err(too_large());
     }
     let negative = mantissa.starts_with('-') && !zero;
-    let (whole, fraction) = mantissa.trim_start_matches('-').split_once('.').unwrap_or((mantissa.trim_start_matches('-'), ""));
+    let (whole, fraction) =
+        mantissa.trim_start_matches('-').split_once('.').unwrap_or((mantissa.trim_start_matches('-'), ""));
     let digits = format!("{whole}{fraction}");
     let point = whole.len() as i64 + exponent;
     let (whole, fraction) = if point <= 0 {
@@ -501,7 +500,10 @@ mod tests {
     fn jsonb_is_canonical() {
         let cases = [
             (r#"{"b":1,"aa":2,"a":3,"a":4}"#, r#"{"a": 4, "b": 1, "aa": 2}"#),
-            (r#"[1.500, 1e3, -0.0, 1.5e-3, 12345678901234567890123, 1.25e1]"#, "[1.500, 1000, 0.0, 0.0015, 12345678901234567890123, 12.5]"),
+            (
+                r#"[1.500, 1e3, -0.0, 1.5e-3, 12345678901234567890123, 1.25e1]"#,
+                "[1.500, 1000, 0.0, 0.0015, 12345678901234567890123, 12.5]",
+            ),
             (r#" "\u00e9\ud83d\ude00\n\/" "#, "\"é😀\\n/\""),
             ("[]", "[]"),
             ("{ }", "{}"),
@@ -515,7 +517,25 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused() {
-        let bad = ["", "nope", "{", "[1,]", "{\"a\"}", "01", "1.", "1e", "-", "\"a", "\"\\x\"", "[1] 2", "nullx", "\"\u{1}\"", "\"\\ud800\"", "\"\\u0000\"", "1e999999999"];
+        let bad = [
+            "",
+            "nope",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "01",
+            "1.",
+            "1e",
+            "-",
+            "\"a",
+            "\"\\x\"",
+            "[1] 2",
+            "nullx",
+            "\"\u{1}\"",
+            "\"\\ud800\"",
+            "\"\\u0000\"",
+            "1e999999999",
+        ];
         for text in bad {
             assert!(to_jsonb(text).is_err(), "{text} was taken");
         }

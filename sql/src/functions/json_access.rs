@@ -185,9 +185,9 @@ fn as_text(text: &str, range: Option<Range<usize>>) -> Result<Value> {
 /// Whether `right` is found in `left`: each member with its key, each item anywhere.
 fn contains(left: &Json<'_>, right: &Json<'_>, top: bool) -> bool {
     match (left, right) {
-        (Json::Object(left), Json::Object(right)) => right
-            .iter()
-            .all(|(key, value)| left.iter().any(|(name, held)| name == key && contains(held, value, false))),
+        (Json::Object(left), Json::Object(right)) => {
+            right.iter().all(|(key, value)| left.iter().any(|(name, held)| name == key && contains(held, value, false)))
+        }
         (Json::Array(left), Json::Array(right)) => {
             right.iter().all(|item| left.iter().any(|held| contains(held, item, false)))
         }
@@ -216,4 +216,3 @@ fn exists(value: &Json<'_>, key: &str) -> bool {
         _ => false,
     }
 }
-

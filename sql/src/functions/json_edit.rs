@@ -32,11 +32,8 @@ fn finish(text: String, kind: Kind) -> Result<Value> {
 }
 
 fn making() -> Vec<ScalarUDF> {
-    let object = |name, kind| {
-        function(name)
-            .on_nulls(&[], Some(Any), kind, move |r| finish(build_object(r)?, kind))
-            .udf()
-    };
+    let object =
+        |name, kind| function(name).on_nulls(&[], Some(Any), kind, move |r| finish(build_object(r)?, kind)).udf();
     let array = |name, kind| {
         function(name)
             .on_nulls(&[], Some(Any), kind, move |r| {
@@ -251,7 +248,8 @@ fn edit(text: &str, path: &[Option<String>], how: &Edit<'_>) -> Result<Value> {
     if matches!(value, Json::Object(_) | Json::Array(_)) {
         edit_at(&mut value, path, how)?;
     } else {
-        let what = if matches!(how, Edit::Delete) { "cannot delete path in scalar" } else { "cannot set path in scalar" };
+        let what =
+            if matches!(how, Edit::Delete) { "cannot delete path in scalar" } else { "cannot set path in scalar" };
         return Err(Error::invalid(what));
     }
     done(value)
@@ -262,9 +260,10 @@ fn edit_at(target: &mut Json<'static>, path: &[Option<String>], how: &Edit<'_>) 
     match target {
         Json::Object(members) => edit_member(members, step, rest, how),
         Json::Array(items) => {
-            let index: i64 = step.trim().parse().map_err(|_| {
-                Error::invalid(format!("path element is not an integer: \"{step}\""))
-            })?;
+            let index: i64 = step
+                .trim()
+                .parse()
+                .map_err(|_| Error::invalid(format!("path element is not an integer: \"{step}\"")))?;
             edit_item(items, index, rest, how)
         }
         _ => Ok(()),

@@ -70,7 +70,9 @@ fn bucket(x: f64, low: f64, high: f64, count: i64) -> Result<i64> {
         return Err(Error::invalid("count must be greater than zero"));
     }
     if low == high || !low.is_finite() || !high.is_finite() || x.is_nan() {
-        return Err(Error::invalid("lower bound cannot equal upper bound").with_hint("Both bounds must be finite numbers."));
+        return Err(
+            Error::invalid("lower bound cannot equal upper bound").with_hint("Both bounds must be finite numbers.")
+        );
     }
     let position = (x - low) / (high - low);
     Ok(match position {
@@ -165,8 +167,6 @@ fn counting() -> Vec<ScalarUDF> {
     let nulls = |r: &Row<'_>| (0..r.len()).filter(|i| r.is_null(*i)).count();
     vec![
         function("num_nulls").on_nulls(&[Any], Some(Any), Int4, move |r| Ok(Value::count(nulls(r)))).udf(),
-        function("num_nonnulls")
-            .on_nulls(&[Any], Some(Any), Int4, move |r| Ok(Value::count(r.len() - nulls(r))))
-            .udf(),
+        function("num_nonnulls").on_nulls(&[Any], Some(Any), Int4, move |r| Ok(Value::count(r.len() - nulls(r)))).udf(),
     ]
 }

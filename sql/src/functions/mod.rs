@@ -11,6 +11,7 @@ mod arrays;
 mod binary;
 mod calendar;
 mod casts;
+mod date_trunc;
 mod datetime;
 mod declare;
 mod extract;
@@ -29,6 +30,7 @@ mod planner;
 mod read_time;
 mod regexp;
 mod rewrite;
+mod row;
 mod session;
 mod strings;
 mod system;
@@ -53,8 +55,8 @@ pub use json_access::{
 pub use output::text_of;
 pub use planner::expr_planners;
 pub use session::{SessionFacts, session_functions};
-pub use system::POSTGRES_VERSION;
 pub use strings::{quote_ident, quote_literal};
+pub use system::POSTGRES_VERSION;
 pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END};
 
 /// Every function that is the same for all sessions.
@@ -67,6 +69,7 @@ pub fn functions() -> Vec<ScalarUDF> {
         regexp::functions(),
         strings::functions(),
         binary::functions(),
+        date_trunc::functions(),
         datetime::functions(),
         extract::functions(),
         json_edit::functions(),

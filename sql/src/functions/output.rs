@@ -32,7 +32,9 @@ pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType) -> Result<Opti
         }
         DataType::Date32 => date(array.as_primitive::<t::Date32Type>().value(row).into()),
         DataType::Time64(TimeUnit::Microsecond) => time(array.as_primitive::<t::Time64MicrosecondType>().value(row)),
-        DataType::Time64(TimeUnit::Nanosecond) => time(array.as_primitive::<t::Time64NanosecondType>().value(row) / 1000),
+        DataType::Time64(TimeUnit::Nanosecond) => {
+            time(array.as_primitive::<t::Time64NanosecondType>().value(row) / 1000)
+        }
         DataType::Timestamp(unit, zone) => {
             let text = timestamp(timestamp_micros(array, row, *unit));
             if zone.is_some() { with_zone(&text) } else { text }
@@ -101,7 +103,11 @@ pub(super) fn numeric(digits: i128, scale: i8) -> String {
     let sign = if digits < 0 { "-" } else { "" };
     let text = digits.unsigned_abs().to_string();
     if scale <= 0 {
-        return if digits == 0 { "0".to_string() } else { format!("{sign}{text}{}", "0".repeat(scale.unsigned_abs().into())) };
+        return if digits == 0 {
+            "0".to_string()
+        } else {
+            format!("{sign}{text}{}", "0".repeat(scale.unsigned_abs().into()))
+        };
     }
     let scale = scale as usize;
     let text = if text.len() <= scale { format!("{}{text}", "0".repeat(scale + 1 - text.len())) } else { text };
@@ -143,6 +149,7 @@ fn with_zone(text: &str) -> String {
     }
 }
 
+#[cfg(test)]
 pub(super) fn timestamptz(micros: i64) -> String {
     with_zone(&timestamp(micros))
 }
@@ -226,8 +233,7 @@ fn record(array: &dyn Array, row: usize) -> Result<String> {
         }
         if let Some(text) = text_of(column, row, &SqlType::from_field(field))? {
             let needs = |s: &str| {
-                s.is_empty()
-                    || s.chars().any(|c| matches!(c, '(' | ')' | ',' | '"' | '\\') || c.is_ascii_whitespace())
+                s.is_empty() || s.chars().any(|c| matches!(c, '(' | ')' | ',' | '"' | '\\') || c.is_ascii_whitespace())
             };
             push_quoted(&mut out, &text, needs);
         }

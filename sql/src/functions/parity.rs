@@ -136,7 +136,8 @@ async fn columns_and_constants_agree() {
     ];
     for (expression, values) in cases {
         let rows: Vec<String> = values.iter().map(|v| format!("({v})")).collect();
-        let over_column = column(&context, &format!("SELECT {expression} FROM (VALUES {}) t(x)", rows.join(", "))).await;
+        let over_column =
+            column(&context, &format!("SELECT {expression} FROM (VALUES {}) t(x)", rows.join(", "))).await;
         let mut over_constants = Vec::new();
         for value in values {
             let sql = format!("SELECT {}", replace_x(expression, &format!("({value}::text)")));
@@ -181,6 +182,6 @@ async fn sleep_is_cancelled_with_its_query() {
     tokio::task::yield_now().await;
     sleeping.abort();
     assert!(sleeping.await.unwrap_err().is_cancelled());
-    let awake = context.sql("SELECT pg_sleep(0)").await.unwrap().collect().await.unwrap();
+    let awake = context.sql("SELECT pg_sleep(0.001)").await.unwrap().collect().await.unwrap();
     assert_eq!(awake[0].num_rows(), 1);
 }

@@ -34,7 +34,9 @@ pub(super) fn read(items: &[Item], text: &str) -> Result<i64> {
                 let blank = |c: char| !c.is_alphanumeric() && c != '+' && c != '-';
                 if separator.chars().all(|c| !c.is_alphanumeric()) {
                     rest = rest.strip_prefix(separator.as_str()).unwrap_or(rest);
-                    rest = rest.trim_start_matches(|c: char| blank(c) || (c == '-' && !separator.is_empty() && separator == "-"));
+                    rest = rest.trim_start_matches(|c: char| {
+                        blank(c) || (c == '-' && !separator.is_empty() && separator == "-")
+                    });
                 } else {
                     rest = rest.strip_prefix(separator.as_str()).unwrap_or(rest);
                 }
@@ -183,9 +185,8 @@ impl Found {
     }
 
     fn micros(&self, text: &str) -> Result<i64> {
-        let out_of_range = || {
-            Error::new(SqlState::DatetimeFieldOverflow, format!("date/time field value out of range: \"{text}\""))
-        };
+        let out_of_range =
+            || Error::new(SqlState::DatetimeFieldOverflow, format!("date/time field value out of range: \"{text}\""));
         // Without a year it is the year before 1, as in Postgres.
         let year = self.year.unwrap_or(0);
         let year = if self.before_christ || year == 0 { -year.max(1) } else { year };

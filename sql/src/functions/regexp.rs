@@ -220,9 +220,7 @@ fn regexp_instr() -> ScalarUDF {
         .on(&[Text, Text, Int4], Int4, move |r| find(r, r.int(2), 1, 0, "", 0))
         .on(&[Text, Text, Int4, Int4], Int4, move |r| find(r, r.int(2), r.int(3), 0, "", 0))
         .on(&[Text, Text, Int4, Int4, Int4], Int4, move |r| find(r, r.int(2), r.int(3), r.int(4), "", 0))
-        .on(&[Text, Text, Int4, Int4, Int4, Text], Int4, move |r| {
-            find(r, r.int(2), r.int(3), r.int(4), r.text(5), 0)
-        })
+        .on(&[Text, Text, Int4, Int4, Int4, Text], Int4, move |r| find(r, r.int(2), r.int(3), r.int(4), r.text(5), 0))
         .on(&[Text, Text, Int4, Int4, Int4, Text, Int4], Int4, move |r| {
             find(r, r.int(2), r.int(3), r.int(4), r.text(5), r.int(6))
         })

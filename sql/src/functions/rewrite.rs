@@ -67,9 +67,11 @@ impl PostgresCasts {
     }
 
     fn call(&self, name: &str, arg: Expr) -> DfResult<Expr> {
-        let function = self.functions.iter().find(|f| f.name() == name).ok_or_else(|| {
-            tidemark_common::Error::internal(format!("function {name} is not declared"))
-        })?;
+        let function = self
+            .functions
+            .iter()
+            .find(|f| f.name() == name)
+            .ok_or_else(|| tidemark_common::Error::internal(format!("function {name} is not declared")))?;
         Ok(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), vec![arg])))
     }
 
@@ -157,7 +159,9 @@ impl FunctionRewrite for PostgresCasts {
         match expr {
             Expr::Cast(cast) => self.cast(cast, schema),
             Expr::BinaryExpr(binary) => compare(binary, schema),
-            Expr::Between(Between { expr, negated, mut low, mut high }) if is_text_literal(&low) || is_text_literal(&high) => {
+            Expr::Between(Between { expr, negated, mut low, mut high })
+                if is_text_literal(&low) || is_text_literal(&high) =>
+            {
                 let beside = expr.get_type(schema)?;
                 let changed = replace(&mut low, &beside)? | replace(&mut high, &beside)?;
                 let between = Expr::Between(Between { expr, negated, low, high });

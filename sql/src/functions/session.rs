@@ -34,6 +34,9 @@ pub trait SessionFacts: fmt::Debug + Send + Sync {
     fn statement_start_micros(&self) -> i64;
     fn now_micros(&self) -> i64;
     fn server_start_micros(&self) -> i64;
+    /// The next 64 bits of the session's own generator, which `setseed` makes repeatable.
+    fn random_bits(&self) -> u64;
+    fn set_seed(&self, seed: f64);
     /// What `txid_current()` returns.
     fn transaction_id(&self) -> i64;
     /// The server's and the client's address and port; `None` over a Unix socket or embedded.
@@ -50,6 +53,7 @@ pub fn session_functions(facts: Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
     let mut functions = identity(&facts);
     functions.extend(settings(&facts));
     functions.extend(clocks(&facts));
+    functions.extend(chance(&facts));
     functions
 }
 
@@ -132,8 +136,14 @@ fn clocks(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
             .alias("current_timestamp")
             .udf(),
         fact(facts, "statement_timestamp", Kind::TimestampTz, |f| f.statement_start_micros().into()).udf(),
-        function("clock_timestamp").volatile().on(&[], Kind::TimestampTz, move |_| Ok(ticking.now_micros().into())).udf(),
-        function("timeofday").volatile().on(&[], Kind::Text, move |_| Ok(time_of_day(spelled.now_micros()).into())).udf(),
+        function("clock_timestamp")
+            .volatile()
+            .on(&[], Kind::TimestampTz, move |_| Ok(ticking.now_micros().into()))
+            .udf(),
+        function("timeofday")
+            .volatile()
+            .on(&[], Kind::Text, move |_| Ok(time_of_day(spelled.now_micros()).into()))
+            .udf(),
         fact(facts, "localtimestamp", Kind::Timestamp, |f| f.transaction_start_micros().into()).udf(),
         fact(facts, "current_date", Kind::Date, |f| f.transaction_start_micros().div_euclid(DAY).into())
             .alias("today")
@@ -147,8 +157,47 @@ fn clocks(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
     ]
 }
 
+fn chance(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
+    let (number, seeded, uuids) = (Arc::clone(facts), Arc::clone(facts), Arc::clone(facts));
+    vec![
+        function("random")
+            .alias("rand")
+            .volatile()
+            // The 53 bits that a double holds: evenly spread over [0, 1).
+            .on(&[], Kind::Float8, move |_| Ok(((number.random_bits() >> 11) as f64 / (1u64 << 53) as f64).into()))
+            .udf(),
+        function("setseed")
+            .volatile()
+            .on(&[Kind::Float8], Kind::Text, move |row| {
+                let seed = row.float(0);
+                if !(-1.0..=1.0).contains(&seed) {
+                    return Err(Error::invalid(format!("setseed parameter {seed} is out of allowed range [-1,1]")));
+                }
+                seeded.set_seed(seed);
+                Ok("".into())
+            })
+            .udf(),
+        function("gen_random_uuid")
+            .alias("uuid")
+            .volatile()
+            .on(&[], Kind::Uuid, move |_| {
+                let bits = u128::from(uuids.random_bits()) << 64 | u128::from(uuids.random_bits());
+                Ok(random_uuid(bits).into())
+            })
+            .udf(),
+    ]
+}
+
+/// A version 4 uuid: all bits random but those that say so.
+fn random_uuid(bits: u128) -> String {
+    let bits = bits & !(0xF << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 fn to_precision(micros: i64, digits: i32) -> Result<i64> {
-    let digits = u32::try_from(digits).map_err(|_| Error::invalid(format!("timestamp precision {digits} must not be negative")))?;
+    let digits = u32::try_from(digits)
+        .map_err(|_| Error::invalid(format!("timestamp precision {digits} must not be negative")))?;
     let unit = 10i64.pow(6 - digits.min(6));
     micros.checked_add(unit / 2).map(|m| m.div_euclid(unit) * unit).ok_or_else(calendar::out_of_range)
 }
@@ -219,5 +268,15 @@ pub(super) mod tests {
         fn transaction_id(&self) -> i64 {
             42
         }
+        fn random_bits(&self) -> u64 {
+            0x0123_4567_89ab_cdef
+        }
+        fn set_seed(&self, _: f64) {}
+    }
+
+    #[test]
+    fn random_uuids_say_so() {
+        assert_eq!(random_uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(random_uuid(0), "00000000-0000-4000-8000-000000000000");
     }
 }

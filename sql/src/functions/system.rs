@@ -12,7 +12,7 @@ use tidemark_common::{Error, SqlState};
 
 use super::declare::{Kind, function};
 
-use Kind::{Any, Bool, Int8, Text, Uuid};
+use Kind::{Any, Bool, Int8, Text};
 
 /// The version of PostgreSQL that Tidemark speaks like.
 pub const POSTGRES_VERSION: &str = "15.0";
@@ -34,18 +34,10 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .udf(),
         function("pg_size_pretty").on(&[Int8], Text, |r| Ok(size_pretty(r.int(0)).into())).udf(),
-        function("gen_random_uuid")
-            .alias("uuid")
-            .volatile()
-            .on(&[], Uuid, |_| {
-                let bytes: u128 = rand::random();
-                // Version 4, variant 1: the bits that say it is random.
-                let bits = bytes & !(0xF << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
-                let hex = format!("{bits:032x}");
-                Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]).into())
-            })
-            .udf(),
-        AsyncScalarUDF::new(Arc::new(Sleep { signature: Signature::user_defined(Volatility::Volatile) })).into_scalar_udf(),
+        AsyncScalarUDF::new(Arc::new(Sleep {
+            signature: Signature::exact(vec![DataType::Float64], Volatility::Volatile),
+        }))
+        .into_scalar_udf(),
     ]
 }
 
@@ -92,13 +84,6 @@ impl ScalarUDFImpl for Sleep {
         &self.signature
     }
 
-    fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
-        match types {
-            [t] if t.is_numeric() || t.is_null() || t.is_string() => Ok(vec![DataType::Float64]),
-            _ => Err(super::declare::no_such_function(self.name(), types).into()),
-        }
-    }
-
     fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
         Ok(DataType::Utf8)
     }
@@ -112,7 +97,8 @@ impl ScalarUDFImpl for Sleep {
 impl AsyncScalarUDFImpl for Sleep {
     async fn invoke_async_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let seconds = args.args[0].to_array(args.number_rows)?;
-        let seconds = datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Float64Type>(&seconds);
+        let seconds =
+            datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Float64Type>(&seconds);
         for pause in seconds.iter().flatten().filter(|s| *s > 0.0) {
             if pause > LONGEST_SLEEP {
                 return Err(Error::new(SqlState::InvalidParameterValue, "pg_sleep() of more than a year").into());

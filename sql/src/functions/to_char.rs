@@ -31,11 +31,19 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .on(&[Float8, Text], Text, |r| {
                 // Rust prints a float in plain form, without exponent.
-                if r.float(0).is_finite() { number(r.text(1), &r.float(0).to_string()) } else { Ok(output::float8(r.float(0)).into()) }
+                if r.float(0).is_finite() {
+                    number(r.text(1), &r.float(0).to_string())
+                } else {
+                    Ok(output::float8(r.float(0)).into())
+                }
             })
             .udf(),
         function("to_timestamp")
-            .on(&[Text, Text], TimestampTz, |r| Ok(read_time::read(&format_time::compile(r.text(1)), r.text(0))?.into()))
+            .on(
+                &[Text, Text],
+                TimestampTz,
+                |r| Ok(read_time::read(&format_time::compile(r.text(1)), r.text(0))?.into()),
+            )
             .on(&[Float8], TimestampTz, |r| {
                 let micros = (r.float(0) * SECOND as f64).round();
                 if micros.abs() >= i64::MAX as f64 || micros.is_nan() {

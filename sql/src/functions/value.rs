@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, Int64Builder,
-    IntervalMonthDayNanoArray, ListBuilder, StringArray, StringBuilder, Time64MicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+    Int64Builder, IntervalMonthDayNanoArray, ListBuilder, StringArray, StringBuilder, Time64MicrosecondArray,
     TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{DataType, IntervalMonthDayNano};
@@ -61,7 +61,10 @@ macro_rules! pick {
         $values.into_iter().map(|v| match v {
             Value::Null => Ok(None),
             Value::$variant(x) => Ok(Some(x)),
-            other => Err(Error::internal(format!("a function yielded {other:?} where {} was declared", stringify!($variant)))),
+            other => Err(Error::internal(format!(
+                "a function yielded {other:?} where {} was declared",
+                stringify!($variant)
+            ))),
         })
     };
 }
@@ -79,9 +82,14 @@ pub(super) fn build(kind: Kind, values: Vec<Value>) -> Result<ArrayRef> {
         Kind::TimestampTz => Arc::new(TimestampMicrosecondArray::from(ints(values)?).with_timezone("UTC")),
         Kind::Float8 => Arc::new(pick!(values, Float).collect::<Result<Float64Array>>()?),
         Kind::Numeric => Arc::new(numerics(values)?),
-        Kind::Text | Kind::Name | Kind::Uuid | Kind::Json | Kind::Jsonb | Kind::SameJson | Kind::Any | Kind::AnyArray => {
-            Arc::new(pick!(values, Text).collect::<Result<StringArray>>()?)
-        }
+        Kind::Text
+        | Kind::Name
+        | Kind::Uuid
+        | Kind::Json
+        | Kind::Jsonb
+        | Kind::SameJson
+        | Kind::Any
+        | Kind::AnyArray => Arc::new(pick!(values, Text).collect::<Result<StringArray>>()?),
         Kind::Bytea => Arc::new(pick!(values, Bytes).collect::<Result<BinaryArray>>()?),
         Kind::Interval => Arc::new(pick!(values, Interval).collect::<Result<IntervalMonthDayNanoArray>>()?),
         Kind::Texts => text_lists(values)?,

@@ -12,9 +12,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, PrimitiveArray, TimestampMicrosecondArray,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, ListArray, PrimitiveArray, TimestampMicrosecondArray};
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{
     DataType, Field, FieldRef, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
@@ -262,7 +260,11 @@ impl ScalarUDFImpl for WindowFunction {
         let times = args.args[0].to_array(if once { 1 } else { args.number_rows })?;
         let spans = Spans::new(&args.args[1..], times.len())?;
         let array = self.evaluate(times.as_primitive(), &spans)?;
-        if once { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?)) } else { Ok(ColumnarValue::Array(array)) }
+        if once {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(array))
+        }
     }
 
     /// A later moment never falls into an earlier window.
@@ -458,7 +460,11 @@ mod tests {
             for ts in -50i64..50 {
                 let expected: Vec<i64> =
                     (-100..=ts).filter(|s| (s - offset).rem_euclid(slide) == 0 && ts < s + size).collect();
-                assert_eq!(hops(ts, &[span(0, slide), span(0, size), span(0, offset)]), expected, "{slide} {size} {offset} {ts}");
+                assert_eq!(
+                    hops(ts, &[span(0, slide), span(0, size), span(0, offset)]),
+                    expected,
+                    "{slide} {size} {offset} {ts}"
+                );
             }
         }
     }
@@ -486,7 +492,11 @@ mod tests {
             (Which::TumbleStart, vec![span(-1, 0)], "window size must be greater than zero"),
             (Which::HopStarts, vec![span(0, -5), span(0, 5)], "window slide must be greater than zero"),
             (Which::TumbleStart, vec![span(1, 5)], "window size mixes months with days or hours"),
-            (Which::HopStarts, vec![span(0, 5), span(1, 0)], "window slide and size must both be in months, or both of fixed length"),
+            (
+                Which::HopStarts,
+                vec![span(0, 5), span(1, 0)],
+                "window slide and size must both be in months, or both of fixed length",
+            ),
             (Which::HopStarts, vec![span(0, 1), span(0, 20_000)], "each row would fall into 20000 windows"),
             (Which::TumbleStart, vec![span(0, 5), span(1, 0)], "window offset is in months but the windows are not"),
         ] {
