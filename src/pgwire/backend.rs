@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::Result;
 use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::{Description, Notice, Outcome, TransactionStatus};
@@ -33,6 +33,8 @@ pub trait Backend: Send + Sync + 'static {
 
     fn max_connections(&self) -> usize;
 }
+
+pub type Canceller = Arc<dyn Fn() + Send + Sync>;
 
 /// A session as the wire protocol uses it. See `Session` for what each method does.
 pub trait WireSession: Send + 'static {
@@ -63,8 +65,8 @@ pub trait WireSession: Send + 'static {
 
     fn statement_failed(&mut self);
 
-    /// From here to [`WireSession::end_implicit`], statements outside of BEGIN .. COMMIT share one transaction: several statements
-    /// in one Query message, or all up to the next Sync.
+    /// From here to [`WireSession::end_implicit`], statements outside of BEGIN .. COMMIT share one transaction: those of one Query
+    /// message, or all up to the next Sync. Not called where there is only one, so that it can be run again on a conflict.
     fn begin_implicit(&mut self);
 
     /// Commits what the implicit transaction did, or rolls it back if a statement failed; leaves a transaction that the
@@ -79,9 +81,18 @@ pub trait WireSession: Send + 'static {
 
     fn setting(&self, name: &str) -> Option<String>;
 
-    /// Called once before each statement (or each Execute of a suspended portal): a fresh token, which a cancel request triggers
-    /// from then on.
+    /// What cancels the statement that the session is running, also while `execute` holds the session.
+    fn canceller(&self) -> Canceller;
+
+    /// The token of the statement that `execute` began last: cancelled by a cancel request while its rows are sent or its data
+    /// received.
     fn cancellation(&self) -> CancellationToken;
+
+    /// A suspended portal goes on: a fresh token, in the place of [`WireSession::cancellation`]'s.
+    fn resume(&mut self) -> CancellationToken;
+
+    /// The error of a statement whose token was triggered.
+    fn cancel_reason(&self) -> Error;
 
     /// What `now` means in a literal: microseconds since 1970 UTC.
     fn now_micros(&self) -> i64;

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::scalar::ScalarValue;
 use pgwire::messages::response::{CommandComplete, ReadyForQuery, TransactionStatus as WireStatus};
@@ -16,12 +17,12 @@ use tidemark_common::Result;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::backend::WireSession;
+use super::backend::{Canceller, WireSession};
 use super::errors::{self, Flow, Report, Stop, protocol_violation};
-use super::io::{FLUSH_BYTES, Input, Output, interrupt};
+use super::io::{FLUSH_BYTES, Input, Output};
 use super::message::Frontend;
 use super::prepared::{Portal, Prepared};
-use super::rows::{Channel, stop_for};
+use super::rows::Channel;
 use crate::session::{Outcome, TransactionStatus};
 
 pub(super) struct Connection<R, W, S: WireSession> {
@@ -148,14 +149,14 @@ where
     /// Reports an error to the client. What ends the connection is handed on.
     pub async fn fail(&mut self, stop: Stop) -> Flow<()> {
         self.session.statement_failed();
-        match stop {
-            Stop::Report(report) => {
-                self.write_notices();
-                errors::write_error("ERROR", &report, &mut self.output.buffer);
-                Ok(())
-            }
-            end => Err(end),
-        }
+        let report = match stop {
+            Stop::Report(report) => report,
+            Stop::Cancelled => Report { error: self.session.cancel_reason(), context: None },
+            end => return Err(end),
+        };
+        self.write_notices();
+        errors::write_error("ERROR", &report, &mut self.output.buffer);
+        Ok(())
     }
 
     /// What the session wants to say besides its results.
@@ -196,16 +197,12 @@ where
         Ok(self.output.put(CommandComplete::new(tag.into()))?)
     }
 
-    /// Runs a statement while watching the client. An interrupted statement is told by its token and gets to finish: it may
-    /// have committed already.
-    pub async fn execute(
-        &mut self,
-        statement: &S::Statement,
-        parameters: &[ScalarValue],
-        token: &CancellationToken,
-    ) -> Flow<Outcome> {
+    /// Runs a statement while watching the client. An interrupted statement is told and gets to end in its own way: it may have
+    /// committed already.
+    pub async fn execute(&mut self, statement: &S::Statement, parameters: &[ScalarValue]) -> Flow<Outcome> {
+        let canceller = self.session.canceller();
         let work = self.session.execute(statement, parameters);
-        watch(&mut self.input, &self.shutdown, token, work).await
+        watch(&mut self.input, &self.shutdown, &canceller, work).await
     }
 
     pub fn channel<'a>(&'a mut self, token: &'a CancellationToken) -> Channel<'a, R, W> {
@@ -213,24 +210,26 @@ where
     }
 }
 
-/// Waits for `work`; cancels it by its token if the client leaves or the server stops.
+/// How long a statement may take to end once it was cancelled because its client left or the server stops.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Waits for `work`, which minds cancel requests itself; cancels it if the client leaves or the server stops.
 pub(super) async fn watch<T, R: AsyncRead + Unpin>(
     input: &mut Input<R>,
     shutdown: &CancellationToken,
-    token: &CancellationToken,
+    canceller: &Canceller,
     work: impl Future<Output = Result<T>>,
 ) -> Flow<T> {
     tokio::pin!(work);
-    let why = tokio::select! {
+    let end = tokio::select! {
         biased;
         result = &mut work => return Ok(result?),
-        why = interrupt(input, shutdown, token) => why,
+        () = shutdown.cancelled() => Stop::Fatal(errors::shutting_down()),
+        () = input.gone() => Stop::Gone,
     };
-    token.cancel();
-    match (work.await, stop_for(why)) {
-        // The client's own cancel request: what the statement says counts.
-        (Ok(done), Stop::Report(_)) => Ok(done),
-        (Err(error), Stop::Report(_)) => Err(error.into()),
-        (_, end) => Err(end),
+    canceller();
+    if tokio::time::timeout(CANCEL_TIMEOUT, work).await.is_err() {
+        tracing::warn!("a statement did not end when it was cancelled");
     }
+    Err(end)
 }

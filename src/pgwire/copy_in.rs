@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::WireSession;
 use super::connection::{Connection, watch};
 use super::copy_decode::CopyDecoder;
-use super::errors::{Flow, Stop, cancelled, protocol_violation, shutting_down};
+use super::errors::{Flow, Stop, protocol_violation, shutting_down};
 use super::message::Frontend;
 use super::rows::style_of;
 use crate::session::{CopyFormat, CopyIn};
@@ -59,21 +59,27 @@ where
         while let Some(batch) = decoder.finish().map_err(Stop::Report)? {
             self.store(batch, token).await?;
         }
+        let canceller = self.session.canceller();
         let work = self.session.copy_finish();
-        watch(&mut self.input, &self.shutdown, token, work).await
+        watch(&mut self.input, &self.shutdown, &canceller, work).await
     }
 
     async fn receive_during_copy(&mut self, token: &CancellationToken) -> Flow<Frontend> {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),
-            () = token.cancelled() => Err(cancelled().into()),
+            () = token.cancelled() => Err(Stop::Cancelled),
             message = self.input.receive() => message,
         }
     }
 
     async fn store(&mut self, batch: datafusion::arrow::array::RecordBatch, token: &CancellationToken) -> Flow<()> {
+        let canceller = self.session.canceller();
         let work = self.session.copy_batch(batch);
-        watch(&mut self.input, &self.shutdown, token, work).await
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Err(Stop::Cancelled),
+            stored = watch(&mut self.input, &self.shutdown, &canceller, work) => stored,
+        }
     }
 }

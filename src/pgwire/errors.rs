@@ -12,6 +12,8 @@ use crate::session::Notice;
 pub(super) enum Stop {
     /// Tell the client and go on with its next message.
     Report(Report),
+    /// The statement was cancelled; the session knows why.
+    Cancelled,
     /// Tell the client and hang up.
     Fatal(Error),
     /// The client is gone.
@@ -47,10 +49,6 @@ impl From<pgwire::error::PgWireError> for Stop {
 
 pub(super) fn protocol_violation(message: impl Into<String>) -> Error {
     Error::new(SqlState::ProtocolViolation, message)
-}
-
-pub(super) fn cancelled() -> Error {
-    Error::new(SqlState::QueryCanceled, "canceling statement due to user request")
 }
 
 pub(super) fn shutting_down() -> Error {

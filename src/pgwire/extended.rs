@@ -69,9 +69,9 @@ where
         let description = match &statement {
             None => Description { parameters: Vec::new(), columns: None },
             Some(statement) => {
-                let token = self.session.cancellation();
+                let canceller = self.session.canceller();
                 let work = self.session.describe(statement, &given);
-                watch(&mut self.input, &self.shutdown, &token, work).await?
+                watch(&mut self.input, &self.shutdown, &canceller, work).await?
             }
         };
         let prepared = Prepared { statement, description, parameter_oids };
@@ -126,10 +126,12 @@ where
     async fn execute_portal(&mut self, name: String, max_rows: i32) -> Flow<()> {
         let mut portal = self.portals.remove(&name).ok_or_else(|| no_portal(&name))?;
         let limit = u64::try_from(max_rows).unwrap_or(0);
-        let token = self.session.cancellation();
         portal.state = match std::mem::replace(&mut portal.state, PortalState::Done) {
-            PortalState::Ready => self.start_portal(&portal.bound, limit, &token).await?,
-            PortalState::Suspended(sender) => self.continue_portal(sender, limit, &token).await?,
+            PortalState::Ready => self.start_portal(&portal.bound, limit).await?,
+            PortalState::Suspended(sender) => {
+                let token = self.session.resume();
+                self.continue_portal(sender, limit, &token).await?
+            }
             PortalState::Exhausted(tag) => {
                 self.complete(command_tag(&tag, 0))?;
                 PortalState::Exhausted(tag)
@@ -146,26 +148,26 @@ where
         Ok(())
     }
 
-    async fn start_portal(
-        &mut self,
-        bound: &Bound<S::Statement>,
-        limit: u64,
-        token: &CancellationToken,
-    ) -> Flow<PortalState> {
+    async fn start_portal(&mut self, bound: &Bound<S::Statement>, limit: u64) -> Flow<PortalState> {
         let Some(statement) = &bound.prepared.statement else {
             self.output.put(EmptyQueryResponse::new())?;
             return Ok(PortalState::Done);
         };
-        self.start_implicit();
-        match self.execute(statement, &bound.parameters, token).await? {
+        // With Sync right behind, this is the only statement: it needs no transaction around it, and can be run again by itself.
+        if !self.input.next_is_sync() {
+            self.start_implicit();
+        }
+        let outcome = self.execute(statement, &bound.parameters).await?;
+        let token = self.session.cancellation();
+        match outcome {
             Outcome::Rows(rows) => {
                 check_schema(bound.prepared.description.columns.as_ref(), &rows)?;
                 let formats = bound.prepared.result_formats(&bound.result_formats)?;
-                return self.continue_portal(RowSender::new(rows, formats), limit, token).await;
+                return self.continue_portal(RowSender::new(rows, formats), limit, &token).await;
             }
             Outcome::Command(tag) => self.complete(tag)?,
-            Outcome::CopyIn(copy) => self.copy_in(copy, token).await?,
-            Outcome::CopyOut(rows, options) => self.copy_out(rows, &options, token).await?,
+            Outcome::CopyIn(copy) => self.copy_in(copy, &token).await?,
+            Outcome::CopyOut(rows, options) => self.copy_out(rows, &options, &token).await?,
             Outcome::Empty => self.output.put(EmptyQueryResponse::new())?,
         }
         Ok(PortalState::Done)

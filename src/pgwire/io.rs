@@ -57,6 +57,11 @@ impl<R: AsyncRead + Unpin> Input<R> {
         !self.buffer.is_empty()
     }
 
+    /// True if the next message is there already and is Sync.
+    pub fn next_is_sync(&self) -> bool {
+        self.buffer.first() == Some(&b'S')
+    }
+
     async fn fill(&mut self) -> Flow<()> {
         self.buffer.reserve(READ_BYTES);
         match self.reader.read_buf(&mut self.buffer).await {

@@ -27,6 +27,7 @@ mod message;
 mod prepared;
 mod rows;
 mod serve;
+mod server;
 mod simple;
 mod startup;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::WireSession;
-use super::errors::{Flow, Stop, cancelled, shutting_down};
+use super::errors::{Flow, Stop, shutting_down};
 use super::io::{FLUSH_BYTES, Input, Interrupt, Output, interrupt};
 use crate::session::{Rows, RowsTag};
 use crate::values::{Column, Style};
@@ -141,7 +141,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Channel<'_, R, W> {
 
 pub(super) fn stop_for(why: Interrupt) -> Stop {
     match why {
-        Interrupt::Cancelled => cancelled().into(),
+        Interrupt::Cancelled => Stop::Cancelled,
         Interrupt::Shutdown => Stop::Fatal(shutting_down()),
         Interrupt::Gone => Stop::Gone,
     }

@@ -105,6 +105,7 @@ where
         }
         Ok(None) | Err(Stop::Gone) => {}
         Err(Stop::Fatal(error)) => refuse(&mut output, Report { error, context: None }).await,
+        Err(Stop::Cancelled) => unreachable!("nothing runs before there is a session"),
         Err(Stop::Report(report)) => refuse(&mut output, report).await,
     }
     drop(place);

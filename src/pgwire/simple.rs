@@ -38,8 +38,8 @@ where
             self.start_implicit();
         }
         for statement in &statements {
+            let outcome = self.execute(statement, &[]).await?;
             let token = self.session.cancellation();
-            let outcome = self.execute(statement, &[], &token).await?;
             self.send_outcome(outcome, &token).await?;
         }
         Ok(())

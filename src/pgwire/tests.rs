@@ -20,8 +20,9 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
+use super::backend::{Backend, Canceller, WireSession};
+use super::serve;
 use super::serve::{Place, serve_one};
-use super::{Backend, WireSession, serve};
 use crate::session::{CopyFormat, CopyIn, CopyOptions, Description, Notice, Outcome, Rows, RowsTag, TransactionStatus};
 
 /// How long a test waits for what must come.
@@ -73,6 +74,14 @@ impl Backend for Fake {
 
     fn max_connections(&self) -> usize {
         self.max_connections
+    }
+}
+
+impl Fake {
+    fn fresh_token(&self, pid: i32) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.tokens.lock().unwrap().insert(pid, token.clone());
+        token
     }
 }
 
@@ -138,6 +147,7 @@ impl WireSession for FakeSession {
     }
 
     async fn execute(&mut self, statement: &String, parameters: &[ScalarValue]) -> Result<Outcome> {
+        let token = self.server.fresh_token(self.key.0);
         self.log(statement.as_str());
         let words: Vec<&str> = statement.split(' ').collect();
         let count = || words.last().unwrap().parse().unwrap();
@@ -168,7 +178,6 @@ impl WireSession for FakeSession {
                 Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false })
             }
             "wait" => {
-                let token = self.server.tokens.lock().unwrap()[&self.key.0].clone();
                 token.cancelled().await;
                 self.log("was cancelled");
                 return Err(Error::new(SqlState::QueryCanceled, "canceling statement due to user request"));
@@ -267,10 +276,21 @@ impl WireSession for FakeSession {
         (name == "TimeZone").then(|| "Europe/Berlin".to_string())
     }
 
+    fn canceller(&self) -> Canceller {
+        let (server, pid) = (Arc::clone(&self.server), self.key.0);
+        Arc::new(move || server.cancel(pid, 77))
+    }
+
     fn cancellation(&self) -> CancellationToken {
-        let token = CancellationToken::new();
-        self.server.tokens.lock().unwrap().insert(self.key.0, token.clone());
-        token
+        self.server.tokens.lock().unwrap()[&self.key.0].clone()
+    }
+
+    fn resume(&mut self) -> CancellationToken {
+        self.server.fresh_token(self.key.0)
+    }
+
+    fn cancel_reason(&self) -> Error {
+        Error::new(SqlState::QueryCanceled, "canceling statement due to user request")
     }
 
     fn now_micros(&self) -> i64 {
@@ -481,6 +501,14 @@ async fn extended_protocol_message_by_message() {
     raw.send(b'S', b"").await;
     assert_eq!(raw.until(b'Z').await, "1tT2TDDsDCC12C3Z");
     assert_eq!(server.log(), ["begin implicit", "rows 3", "create", "end implicit"]);
+
+    // Alone, a statement needs none.
+    raw.send(b'P', b"\0create\0\0\0").await;
+    let mut rest = BytesMut::new();
+    rest.put_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04");
+    raw.socket.write_all(&rest).await.unwrap();
+    assert_eq!(raw.until(b'Z').await, "12CZ");
+    assert_eq!(server.log(), ["create"]);
 
     // After an error all is skipped up to Sync.
     raw.send(b'B', b"\0nosuch\0\0\0\0\0\0\0").await;
