@@ -137,6 +137,10 @@ impl EpochCommit {
         self.ops.len()
     }
 
+    pub fn range_deletions(&self) -> usize {
+        self.ops.iter().filter(|op| matches!(op.kind, Kind::DeleteRange)).count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, FlushOptions,
+    Options, WriteOptions,
 };
 use tidemark_common::{Epoch, Error, Result, SqlState};
 
@@ -32,6 +32,8 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";
+/// Reading gets slower with every range deletion in memory, so at this many they go to disk.
+const MAX_RANGE_DELETIONS: usize = 1000;
 /// Files that may lie in a directory which is to become a data directory.
 const HARMLESS: [&str; 2] = ["lost+found", "tidemark.toml"];
 
@@ -66,6 +68,8 @@ struct Writer {
     refused: Option<Error>,
     /// For tests: what the next commit fails with.
     fail_next: Option<Error>,
+    /// Range deletions written since memory was last moved to disk because of them.
+    range_deletions: usize,
 }
 
 impl std::fmt::Debug for Store {
@@ -131,6 +135,12 @@ impl Store {
             writer.refused = Some(error.clone());
             return Err(error);
         }
+        writer.range_deletions += commit.range_deletions();
+        if writer.range_deletions > MAX_RANGE_DELETIONS {
+            writer.range_deletions = 0;
+            // This epoch is committed; if the disk fails now, the next one is not.
+            writer.refused = self.start_flush().err();
+        }
         let snapshot = Arc::new(Snapshot::new(Arc::clone(&self.db), epoch));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
         Ok(snapshot)
@@ -172,6 +182,13 @@ impl Store {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what is in memory moved to disk, without waiting for it.
+    fn start_flush(&self) -> Result<()> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.db.flush_opt(&options).map_err(from_rocksdb)
     }
 
     fn write(&self, commit: &EpochCommit, sync: bool) -> Result<()> {
@@ -340,6 +357,35 @@ mod tests {
         let store = Store::open(&path, &small()).unwrap();
         assert_eq!(store.epoch(), 2);
         assert_eq!(object(&store.snapshot(), 1).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn range_deletions_do_not_pile_up_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &small()).unwrap();
+        let mut commit = store.begin();
+        for oid in 0..=MAX_RANGE_DELETIONS as u32 {
+            commit.delete_state(StateId::new(oid, 0));
+        }
+        commit.put_value(&Key::Object(1), "a").unwrap();
+        store.commit(commit, 1, false).unwrap();
+        store.flush().unwrap(); // waits for the flush that was started
+        assert_eq!(object(&put(&store, 2, "b").unwrap(), 1).as_deref(), Some("a"));
+        assert_eq!(store.writer().range_deletions, 0);
+    }
+
+    #[test]
+    fn what_readers_share_may_cross_threads() {
+        fn shared<T: Send + Sync + 'static>() {}
+        shared::<Store>();
+        shared::<Snapshot>();
+        shared::<EpochCommit>();
+        shared::<crate::Collection>();
+        fn moved<T: Send + 'static>() {}
+        moved::<crate::Scan>();
+        moved::<crate::CollectionScan>();
+        moved::<crate::KeyedState>();
+        moved::<crate::CollectionWriter>();
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 const WARM_UP_BYTES: usize = 8 << 20;
 /// A complete cache up to this many entries answers scans by itself.
 const SCAN_IN_MEMORY: usize = 512;
+/// So few entries are deleted one by one: range deletions cost every reader a little until they are compacted away.
+const POINT_DELETES: usize = 16;
 /// Unsorted recent entries that a scan puts up with.
 const RECENT_TAIL: usize = 64;
 
@@ -264,6 +266,11 @@ impl KeyedState {
             next = Some(key.to_vec());
             false
         })?;
+        self.low = next;
+        if taken.len() <= POINT_DELETES {
+            taken.iter().for_each(|(key, _)| self.delete(key));
+            return Ok(taken);
+        }
         let mut stored = false;
         for (key, _) in &taken {
             match self.slots.find(key) {
@@ -277,7 +284,6 @@ impl KeyedState {
         if stored {
             self.gaps.push(Gap { from: low, to: Some(upper.to_vec()), flushed: false });
         }
-        self.low = next;
         Ok(taken)
     }
 
