@@ -10,6 +10,7 @@ mod cli;
 mod copy;
 mod crash;
 mod demo;
+mod differential;
 mod docs;
 mod harness;
 mod memory;
