@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Distinct, Expr, Ident, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    DataType, Distinct, Expr, Function, Ident, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     Statement, Value,
 };
 
-use super::rewrite::parts;
+use super::rewrite::{first_argument, parts};
 
 const UNNAMED: &str = "?column?";
 
@@ -50,7 +50,10 @@ fn figure(expr: &Expr) -> (String, bool) {
     match expr {
         Expr::Identifier(ident) => own(folded(ident)),
         Expr::CompoundIdentifier(idents) => idents.last().map_or_else(|| weak(UNNAMED), |ident| own(folded(ident))),
-        Expr::Function(f) => parts(&f.name).last().map_or_else(|| weak(UNNAMED), |n| own(n.to_lowercase())),
+        Expr::Function(f) => match parts(&f.name).last().map(|n| n.to_lowercase()) {
+            Some(name) => figure_call(f, name),
+            None => weak(UNNAMED),
+        },
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => figure(inner),
         Expr::CompoundFieldAccess { root, .. } => figure(root),
         Expr::Cast { expr, data_type, .. } => match figure(expr) {
@@ -79,6 +82,18 @@ fn figure(expr: &Expr) -> (String, bool) {
         Expr::AtTimeZone { .. } => own("timezone".into()),
         Expr::Array(_) => own("array".into()),
         _ => weak(UNNAMED),
+    }
+}
+
+/// The grammar writes casts and operators that DataFusion lacks as calls of `tidemark_..`: they keep the name of what was
+/// written.
+fn figure_call(f: &Function, name: String) -> (String, bool) {
+    let Some(operation) = name.strip_prefix("tidemark_") else { return (name, true) };
+    let Some(target) = operation.strip_prefix("to_") else { return (UNNAMED.into(), false) };
+    match first_argument(f).map(figure) {
+        Some((name, true)) => (name, true),
+        // char(n) is called bpchar inside.
+        _ => (super::context::short_type_name(target), false),
     }
 }
 

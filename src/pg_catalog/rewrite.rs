@@ -337,7 +337,7 @@ fn null() -> Expr {
     Expr::Value(Value::Null.into())
 }
 
-fn first_argument(function: &Function) -> Option<&Expr> {
+pub(super) fn first_argument(function: &Function) -> Option<&Expr> {
     match &function.args {
         FunctionArguments::List(list) => match list.args.first() {
             Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))) => Some(expr),

@@ -14,8 +14,6 @@ use datafusion::common::TableReference;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 use expect_test::{Expect, expect, expect_file};
 use tidemark_catalog::*;
 use tidemark_common::types::SqlType;
@@ -205,6 +203,7 @@ fn sample() -> Catalog {
         options: vec![],
         key: Some(vec![0]),
         append_only: false,
+        watermark: None,
         fingerprint: String::new(),
     };
     let sink = Sink {
@@ -273,6 +272,10 @@ impl tidemark_sql::functions::SessionFacts for Me {
     fn transaction_id(&self) -> i64 {
         1
     }
+    fn random_bits(&self) -> u64 {
+        0
+    }
+    fn set_seed(&self, _seed: f64) {}
 }
 
 /// A context as a session has it.
@@ -329,11 +332,14 @@ fn nums() -> Arc<dyn datafusion::catalog::TableProvider> {
 }
 
 async fn run(ctx: &SessionContext, sql: &str) -> std::result::Result<String, String> {
-    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).map_err(|e| format!("parse: {e}"))?;
-    let mut statement = statements.remove(0);
+    let parsed = tidemark_sql::grammar::parse_one(sql).map_err(|e| format!("parse: {e}"))?;
+    let tidemark_sql::ast::Statement::Sql(mut statement) = parsed.statement else {
+        return Err(format!("parse: not a query: {sql}"));
+    };
     rewrite_statement(&mut statement);
+    tidemark_sql::grammar::casts::rewrite(statement.as_mut()).map_err(|e| format!("casts: {e}"))?;
     let shown = statement.to_string();
-    let plan = ctx.state().statement_to_plan(Statement::Statement(Box::new(statement))).await;
+    let plan = ctx.state().statement_to_plan(Statement::Statement(statement)).await;
     let plan = plan.map_err(|e| format!("plan: {e}\n  {shown}"))?;
     let frame = ctx.execute_logical_plan(plan).await.map_err(|e| format!("execute: {e}"))?;
     let batches: Vec<RecordBatch> = frame.collect().await.map_err(|e| format!("run: {e}\n  {shown}"))?;
@@ -631,6 +637,7 @@ async fn queries_of_users_tables_are_not_hurt() {
         "SELECT b LIKE 'x!%' ESCAPE '!' FROM nums ORDER BY 1",
         "SELECT n.b, count(*) FROM nums n GROUP BY n.b ORDER BY n.b",
         "SELECT b, grouping(b), sum(a) FROM nums GROUP BY ROLLUP (b) ORDER BY 1, 2",
+        "SELECT b::uuid::text, '7'::numeric, a::json, b::varchar(3), NULL::int4 FROM nums WHERE a > 7",
         "SELECT a FROM nums n WHERE EXISTS (SELECT 1 FROM nums m WHERE m.b = n.b AND m.a > n.a)",
     ];
     let mut out = String::new();
