@@ -55,10 +55,12 @@ fn options_after_query(c: &Cursor) -> usize {
         match &list[index].token {
             Token::LParen => depth += 1,
             Token::RParen => depth = depth.saturating_sub(1),
-            token if depth == 0 && is_word(token, "WITH") => {
-                if list.get(index + 1).is_some_and(|next| next.token == Token::LParen) {
-                    found = index;
-                }
+            token
+                if depth == 0
+                    && is_word(token, "WITH")
+                    && list.get(index + 1).is_some_and(|next| next.token == Token::LParen) =>
+            {
+                found = index;
             }
             _ => {}
         }
