@@ -114,6 +114,9 @@ pub struct MaterializedView {
     pub key: Option<Vec<usize>>,
     /// Rows are only ever added.
     pub append_only: bool,
+    /// Column that carries a watermark.
+    #[serde(default)]
+    pub watermark: Option<usize>,
     /// The dataflow's EXPLAIN text: state on disk fits only the plan it was made by.
     pub fingerprint: String,
 }

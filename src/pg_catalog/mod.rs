@@ -25,7 +25,9 @@ mod pg_proc;
 mod pg_views;
 mod relation;
 mod rewrite;
+mod rewrite_arrays;
 mod rewrite_casts;
+mod rewrite_empty;
 mod static_tables;
 mod tables;
 #[cfg(test)]

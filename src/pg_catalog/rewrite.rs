@@ -17,16 +17,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator,
-    ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, Statement,
-    TableAliasColumnDef, TableFactor, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement,
+    TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::output_names::{free_name, name_columns, name_distinct_order, output_name};
-use super::pg_core::is_always_empty;
+use super::output_names::{name_columns, name_distinct_order};
 use super::relation::{Relation, relation};
+use super::rewrite_arrays::array_of;
 use super::rewrite_casts::{self, array_items};
+use super::rewrite_empty::{empty_for_sure, make_empty, never_of_type};
 
 /// Rewrites the statement in place.
 pub fn rewrite_statement(statement: &mut Statement) {
@@ -246,27 +246,6 @@ fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
     }
 }
 
-/// `WHEN t.typtype = 'd' THEN (subquery)`: there are no domains and no composite types, so the subquery, which may be beyond
-/// DataFusion, is never asked.
-fn never_of_type(when: &mut CaseWhen) {
-    let Expr::Subquery(query) = &when.result else { return };
-    let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = &when.condition else { return };
-    let column = match left.as_ref() {
-        Expr::Identifier(ident) => Some(ident),
-        Expr::CompoundIdentifier(idents) => idents.last(),
-        _ => None,
-    };
-    let kind = right.to_string();
-    if column.is_some_and(|c| c.value == "typtype") && (kind == "'c'" || kind == "'d'") {
-        let text = query.to_string().to_lowercase();
-        let item = if text.contains("::text") { DataType::Text } else { DataType::Integer(None) };
-        let is_array = text.contains("array_agg");
-        let data_type =
-            if is_array { DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), None)) } else { item };
-        when.result = cast_null(data_type);
-    }
-}
-
 pub(super) fn parts(name: &ObjectName) -> Vec<&str> {
     name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect()
 }
@@ -329,11 +308,11 @@ fn cast_to(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
 }
 
-fn cast_null(data_type: DataType) -> Expr {
+pub(super) fn cast_null(data_type: DataType) -> Expr {
     cast_to(null(), data_type)
 }
 
-fn null() -> Expr {
+pub(super) fn null() -> Expr {
     Expr::Value(Value::Null.into())
 }
 
@@ -384,79 +363,6 @@ fn rows_of(array_function: &str, f: &Function) -> Option<Expr> {
     Some(call("unnest", vec![Expr::Function(f)]))
 }
 
-/// `ARRAY(query)`
-fn array_of(query: &Query) -> Expr {
-    if let SetExpr::Select(select) = query.body.as_ref()
-        && reads_empty(select)
-    {
-        let texts = DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(DataType::Text), None));
-        return call("array_or_empty", vec![cast_null(texts)]);
-    }
-    if let Some(known) = array_over_function(query) {
-        return call("array_or_empty", vec![known]);
-    }
-    let mut query = query.clone();
-    let order = match query.order_by.as_ref().map(|o| &o.kind) {
-        Some(OrderByKind::Expressions(by)) => by.clone(),
-        _ => vec![],
-    };
-    let plain = query.limit_clause.is_none() && query.fetch.is_none();
-    if let SetExpr::Select(select) = query.body.as_mut()
-        && plain
-        && select.distinct.is_none()
-        && select.projection.len() == 1
-        && let SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. } = &select.projection[0]
-    {
-        let aggregate = aggregate_of(item.clone(), order);
-        select.projection = vec![SelectItem::UnnamedExpr(aggregate)];
-        query.order_by = None;
-    }
-    call("array_or_empty", vec![Expr::Subquery(Box::new(query))])
-}
-
-/// `array_agg(item ORDER BY order)`, where a position in `order` is `item`.
-fn aggregate_of(item: Expr, mut order: Vec<OrderByExpr>) -> Expr {
-    for by in &mut order {
-        if matches!(&by.expr, Expr::Value(v) if matches!(v.value, Value::Number(..))) {
-            by.expr = item.clone();
-        }
-    }
-    let mut aggregate = call("array_agg", vec![item]);
-    if let Expr::Function(f) = &mut aggregate
-        && let FunctionArguments::List(list) = &mut f.args
-        && !order.is_empty()
-    {
-        list.clauses.push(FunctionArgumentClause::OrderBy(order));
-    }
-    aggregate
-}
-
-/// psql's queries over one function call of the outer row's array, which DataFusion has no lateral join for.
-fn array_over_function(query: &Query) -> Option<Expr> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let [SelectItem::UnnamedExpr(item)] = select.projection.as_slice() else { return None };
-    let [table] = select.from.as_slice() else { return None };
-    if select.selection.is_some() || !table.joins.is_empty() {
-        return None;
-    }
-    let (function, argument) = match &table.relation {
-        TableFactor::UNNEST { array_exprs, .. } => ("unnest", array_exprs.first()?.clone()),
-        TableFactor::Table { name, args: Some(args), .. } => match args.args.first()? {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => (*parts(name).last()?, argument.clone()),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    match (function, item.to_string().as_str()) {
-        ("unnest", _) if matches!(item, Expr::Identifier(_)) => Some(argument),
-        ("unnest", text) if text.starts_with("'toast.' || ") => Some(call("toast_options_text", vec![argument])),
-        ("pg_options_to_table", text) if text.contains("option_name") && text.contains("option_value") => {
-            Some(call("options_text", vec![argument]))
-        }
-        _ => None,
-    }
-}
-
 /// At the top a value of a `reg..` type is shown, which is by name.
 fn show_names(item: &mut SelectItem) {
     if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
@@ -473,112 +379,6 @@ fn for_each_select(body: &mut SetExpr, f: &mut impl FnMut(&mut Select)) {
         }
         // A query in brackets is visited as a query.
         _ => {}
-    }
-}
-
-/// Whether there can be no row: an inner-joined table is always empty, or only foreign keys are asked for.
-fn reads_empty(select: &Select) -> bool {
-    let name = |factor: &TableFactor| match factor {
-        TableFactor::Table { name, args: None, .. } => match parts(name).as_slice() {
-            [name] | ["pg_catalog", name] => Some((*name).to_string()),
-            _ => None,
-        },
-        _ => None,
-    };
-    let inner =
-        |op: &JoinOperator| matches!(op, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_));
-    let no_foreign_keys = select.selection.as_ref().is_some_and(asks_for_foreign_keys);
-    let empty = |factor: &TableFactor| {
-        name(factor).is_some_and(|n| is_always_empty("pg_catalog", &n) || (no_foreign_keys && n == "pg_constraint"))
-    };
-    select.from.iter().any(|table| {
-        let keeps_left = table.joins.iter().all(|j| inner(&j.join_operator) || is_left(&j.join_operator));
-        let joined = table.joins.iter().any(|j| inner(&j.join_operator) && empty(&j.relation));
-        keeps_left && (empty(&table.relation) || joined)
-    })
-}
-
-/// `.. AND contype = 'f' AND ..`
-fn asks_for_foreign_keys(condition: &Expr) -> bool {
-    match condition {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            asks_for_foreign_keys(left) || asks_for_foreign_keys(right)
-        }
-        Expr::Nested(inner) => asks_for_foreign_keys(inner),
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-            output_name(left) == "contype" && right.to_string() == "'f'"
-        }
-        _ => false,
-    }
-}
-
-/// There is no row, and planning the SELECT would take more than DataFusion has.
-fn empty_for_sure(select: &Select) -> bool {
-    let all_named = select
-        .projection
-        .iter()
-        .all(|item| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }));
-    all_named && reads_empty(select) && {
-        let mut hard = Hard::default();
-        let _ = select.visit(&mut hard);
-        hard.subquery && !hard.aggregate
-    }
-}
-
-fn is_left(op: &JoinOperator) -> bool {
-    matches!(op, JoinOperator::Left(_) | JoinOperator::LeftOuter(_))
-}
-
-#[derive(Default)]
-struct Hard {
-    subquery: bool,
-    aggregate: bool,
-    /// Queries inside the SELECT that the visitor is in: their aggregates are their own.
-    depth: usize,
-}
-
-impl Visitor for Hard {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        const AGGREGATES: &[&str] = &["count", "sum", "min", "max", "array_agg", "bool_or", "bool_and", "avg"];
-        match expr {
-            Expr::Subquery(_) | Expr::AnyOp { .. } | Expr::AllOp { .. } => self.subquery = true,
-            Expr::Function(f) if matches!(f.args, FunctionArguments::Subquery(_)) => self.subquery = true,
-            Expr::Function(f) if self.depth == 0 => {
-                self.aggregate |=
-                    parts(&f.name).last().is_some_and(|n| AGGREGATES.contains(&n.to_lowercase().as_str()));
-            }
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-fn make_empty(select: &mut Select) {
-    select.from.clear();
-    select.selection = Some(Expr::Value(Value::Boolean(false).into()));
-    select.group_by = GroupByExpr::Expressions(vec![], vec![]);
-    select.having = None;
-    let mut used = BTreeSet::new();
-    for item in &mut select.projection {
-        let name = match &*item {
-            SelectItem::ExprWithAlias { alias, .. } => alias.clone(),
-            SelectItem::UnnamedExpr(expr) => Ident::with_quote('"', free_name(output_name(expr), &used)),
-            _ => continue,
-        };
-        used.insert(name.value.clone());
-        *item = SelectItem::ExprWithAlias { expr: null(), alias: name };
     }
 }
 

@@ -1,88 +1,481 @@
 //! A session: one connection's settings, transaction and statements.
+//!
+//! ```text
+//!   execute(statement) ─▶ in a transaction block? ─ no ─▶ own transaction ─▶ run ─▶ commit ─▶ Outcome
+//!                                  │                          ▲              │
+//!                                 yes                         └── again ◀────┘ someone else changed the rows first
+//!                                  └─▶ run within it
+//! ```
+//!
+//! [`Session::execute`] looks after transactions, cancelling and errors; what each statement does is in the file of its name.
 
 mod api;
+mod assign;
+mod control;
+mod copy;
+mod delete;
+mod describe;
+mod dml;
+mod explain;
+mod facts;
+mod insert;
+mod info;
+mod run;
+mod select;
+mod sequence_functions;
+mod settings;
+mod show;
+mod subscribe;
+mod update;
 
 pub use api::*;
+pub use control::fold;
+pub use info::SessionInfo;
+pub(crate) use select::with_parameters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::Result;
+use tidemark_catalog::Change;
 use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::Parsed;
 use tokio_util::sync::CancellationToken;
 
+use self::copy::CopyState;
 use crate::database::Database;
+use crate::pg_catalog::SystemContext;
+use crate::query::{Names, StoredRows};
+use crate::transaction::{PlannedStep, Transaction};
+
+/// Times a statement is run again because other sessions were faster.
+const MAX_RETRIES: usize = 100;
 
 /// One connection.
 pub struct Session {
-    _db: Arc<Database>,
+    db: Arc<Database>,
+    info: Arc<SessionInfo>,
+    pid: i32,
+    secret: i32,
+    /// Functions that depend on this session.
+    functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
+    transaction: Option<Transaction>,
+    /// Several statements of one simple query are one transaction.
+    implicit_block: bool,
+    prepared: BTreeMap<String, Prepared>,
+    notices: Vec<Notice>,
+    copy: Option<CopyState>,
+    /// Schema of this session's temporary tables, once it has any.
+    temp_schema: Option<Oid>,
+}
+
+/// A statement of PREPARE.
+#[derive(Debug, Clone)]
+struct Prepared {
+    statement: Parsed,
+    parameters: Vec<SqlType>,
 }
 
 impl Session {
     /// `parameters`: what the client's startup message said (application_name, TimeZone, ...).
-    pub fn new(_db: Arc<Database>, _user: &str, _parameters: &BTreeMap<String, String>) -> Result<Session> {
-        todo!()
+    pub fn new(db: Arc<Database>, user: &str, parameters: &BTreeMap<String, String>) -> Result<Session> {
+        let info = Arc::new(SessionInfo::new(&db, user));
+        for (name, value) in parameters {
+            info.set_at_start(name, value)?;
+        }
+        let (pid, secret) = db.register(&info)?;
+        info.set_pid(pid);
+        let functions = Arc::new(facts::functions(&db, &info));
+        Ok(Session {
+            db,
+            info,
+            pid,
+            secret,
+            functions,
+            transaction: None,
+            implicit_block: false,
+            prepared: BTreeMap::new(),
+            notices: Vec::new(),
+            copy: None,
+            temp_schema: None,
+        })
     }
 
     /// Process id and secret of the cancel protocol.
     pub fn backend_key(&self) -> (i32, i32) {
-        todo!()
+        (self.pid, self.secret)
+    }
+
+    pub fn info(&self) -> &Arc<SessionInfo> {
+        &self.info
     }
 
     /// Runs one statement. Parameters have the types that `describe` gave (or the client's).
-    pub async fn execute(&mut self, _statement: &Parsed, _parameters: &[ScalarValue]) -> Result<Outcome> {
-        todo!()
+    pub async fn execute(&mut self, statement: &Parsed, parameters: &[ScalarValue]) -> Result<Outcome> {
+        let cancel = self.info.begin_statement(&statement.text, self.db.now());
+        let result = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(self.info.cancel_reason()),
+            result = self.execute_in_transaction(statement, parameters) => result,
+        };
+        if let Err(error) = &result {
+            tracing::debug!(%error, statement = statement.text, "statement failed");
+            self.statement_failed();
+        }
+        self.info.end_statement(self.transaction_status(), self.db.now());
+        result.map_err(|e| place(e, statement))
     }
 
-    /// Parameter and result types without running it. `given`: types that the client declared, by position.
-    pub async fn describe(&mut self, _statement: &Parsed, _given: &[Option<SqlType>]) -> Result<Description> {
-        todo!()
+    async fn execute_in_transaction(&mut self, statement: &Parsed, parameters: &[ScalarValue]) -> Result<Outcome> {
+        if self.transaction.as_ref().is_some_and(|t| t.failed) && !control::allowed_when_failed(&statement.statement) {
+            return Err(Error::new(
+                SqlState::InFailedSqlTransaction,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        let mut tries = 0;
+        loop {
+            let own = self.transaction.is_none();
+            self.begin_if_none();
+            let outcome = match Box::pin(self.run(&statement.statement, parameters)).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Err(error),
+            };
+            if !self.ends_with_statement() || self.copy.is_some() {
+                return Ok(outcome);
+            }
+            match self.commit().await {
+                Ok(()) => return Ok(outcome),
+                // Nobody has seen anything of it, so it may simply run again on newer data.
+                Err(error) if own && error.state() == SqlState::SerializationFailure && tries < MAX_RETRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
-    /// Rows of a COPY FROM STDIN, with the schema that `CopyIn` asked for.
-    pub async fn copy_batch(&mut self, _batch: RecordBatch) -> Result<()> {
-        todo!()
+    /// Begins a transaction for a statement that has none.
+    fn begin_if_none(&mut self) {
+        if self.transaction.is_none() {
+            let max_bytes = self.db.config.max_transaction_bytes as usize;
+            let mut transaction = Transaction::new(self.db.moment(), false, self.db.now(), max_bytes);
+            transaction.read_only = self.info.setting("default_transaction_read_only").as_deref() == Some("on");
+            self.info.begin_transaction(transaction.started_at, &transaction.catalog);
+            self.transaction = Some(transaction);
+        }
     }
 
-    /// All data has come; returns the tag.
-    pub async fn copy_finish(&mut self) -> Result<String> {
-        todo!()
+    /// True if the transaction is the statement's own.
+    fn ends_with_statement(&self) -> bool {
+        !self.implicit_block && self.transaction.as_ref().is_some_and(|t| !t.explicit)
     }
 
-    /// The client gave up, or its data did not parse: nothing of the COPY is kept.
-    pub fn copy_fail(&mut self) {
-        todo!()
+    /// Makes the transaction's changes true, and waits until every view shows them.
+    async fn commit(&mut self) -> Result<()> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        self.info.end_transaction();
+        if transaction.is_read_only_so_far() {
+            return Ok(());
+        }
+        let builds: Vec<Oid> = transaction.created_jobs();
+        let mut commit = transaction.into_commit(&self.db.environment)?;
+        if !commit.objects.is_empty() {
+            commit.counters.push(self.db.oid_counter());
+        }
+        let ready = (!builds.is_empty()).then(|| {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            commit.ready = Some(sender);
+            receiver
+        });
+        self.db.engine.commit(commit).await?;
+        let Some(ready) = ready else { return Ok(()) };
+        // If this future is dropped (cancel), what was being built goes again.
+        let guard = DropUnlessReady { db: self.db.clone(), oids: builds };
+        let built = ready.await.map_err(|_| Error::new(SqlState::AdminShutdown, "the server is shutting down"))?;
+        match built {
+            Ok(()) => {
+                guard.disarm();
+                Ok(())
+            }
+            Err(error) => {
+                let oids = guard.disarm();
+                self.db.drop_objects(oids).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Several statements of one message: one transaction, as in Postgres.
+    pub fn begin_implicit(&mut self) {
+        self.implicit_block = true;
+    }
+
+    /// The message's statements have all run.
+    pub async fn end_implicit(&mut self) -> Result<()> {
+        self.implicit_block = false;
+        if self.ends_with_statement() {
+            if self.transaction.as_ref().is_some_and(|t| t.failed) {
+                self.rollback();
+                return Ok(());
+            }
+            return self.commit().await;
+        }
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.transaction = None;
+        self.copy = None;
+        self.info.end_transaction();
     }
 
     /// An error outside `execute` (parse, bind) happened: a transaction is failed from here on.
     pub fn statement_failed(&mut self) {
-        todo!()
+        self.copy = None;
+        match &mut self.transaction {
+            Some(t) if t.explicit => t.failed = true,
+            Some(_) => {
+                self.implicit_block = false;
+                self.rollback();
+            }
+            None => {}
+        }
     }
 
     pub fn transaction_status(&self) -> TransactionStatus {
-        todo!()
+        match &self.transaction {
+            Some(t) if t.explicit && t.failed => TransactionStatus::Failed,
+            Some(t) if t.explicit => TransactionStatus::InTransaction,
+            _ => TransactionStatus::Idle,
+        }
+    }
+
+    /// Rows of a COPY FROM STDIN, with the schema that `CopyIn` asked for.
+    pub async fn copy_batch(&mut self, batch: RecordBatch) -> Result<()> {
+        let result = self.copy_rows(batch).await;
+        if result.is_err() {
+            self.statement_failed();
+        }
+        result
+    }
+
+    /// All data has come; returns the tag.
+    pub async fn copy_finish(&mut self) -> Result<String> {
+        let Some(copy) = self.copy.take() else {
+            return Err(Error::new(SqlState::ProtocolViolation, "there is no COPY under way"));
+        };
+        if self.ends_with_statement()
+            && let Err(error) = self.commit().await
+        {
+            self.statement_failed();
+            return Err(error);
+        }
+        Ok(format!("COPY {}", copy.rows))
+    }
+
+    /// The client gave up, or its data did not parse: nothing of the COPY is kept.
+    pub fn copy_fail(&mut self) {
+        self.statement_failed();
     }
 
     /// Notices since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        todo!()
+        std::mem::take(&mut self.notices)
+    }
+
+    fn notice(&mut self, message: impl Into<String>) {
+        let message = message.into();
+        self.notices.push(Notice { severity: "NOTICE", code: "00000", message, detail: None, hint: None });
+    }
+
+    fn warning(&mut self, code: &'static str, message: impl Into<String>) {
+        self.notices.push(Notice { severity: "WARNING", code, message: message.into(), detail: None, hint: None });
     }
 
     /// Settings that changed since the last call and that clients want to hear of (ParameterStatus).
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
-        todo!()
+        self.info.take_reported_changes()
     }
 
     /// A setting that changes how values are written: TimeZone, DateStyle, IntervalStyle, extra_float_digits, bytea_output.
-    pub fn setting(&self, _name: &str) -> Option<String> {
-        todo!()
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.info.setting(name)
     }
 
     /// Cancels the running statement when triggered; a fresh token per statement.
     pub fn cancellation(&self) -> CancellationToken {
-        todo!()
+        self.info.cancellation()
     }
+
+    /// The error of a statement that was cancelled.
+    pub fn cancel_reason(&self) -> Error {
+        self.info.cancel_reason()
+    }
+
+    // ---- For the coordinator ------------------------------------------------------------------------------------------
+
+    pub(crate) fn current_transaction(&self) -> Result<&Transaction> {
+        self.transaction()
+    }
+
+    pub(crate) fn database(&self) -> Arc<Database> {
+        self.db.clone()
+    }
+
+    /// The search path without the temporary schema: where new objects go, and what stored queries remember.
+    pub(crate) fn settled_search_path(&self) -> Vec<String> {
+        self.search_path()
+    }
+
+    pub(crate) fn tell(&mut self, message: String) {
+        self.notice(message);
+    }
+
+    pub(crate) fn warn(&mut self, message: String) {
+        self.warning("01000", message);
+    }
+
+    pub(crate) fn names_for_ddl(&self) -> Result<Names> {
+        self.names(None)
+    }
+
+    pub(crate) fn change_catalog(&mut self, changes: Vec<Change>, steps: Vec<PlannedStep>) -> Result<()> {
+        self.transaction_mut()?.change_catalog(changes, steps)?;
+        let catalog = self.transaction()?.catalog.clone();
+        self.info.note_schemas(&catalog);
+        Ok(())
+    }
+
+    pub(crate) fn forget_table(&mut self, table: Oid) -> Result<()> {
+        self.transaction_mut()?.forget_table(table);
+        Ok(())
+    }
+
+    pub(crate) fn set_temporary_schema(&mut self, schema: Oid) {
+        self.temp_schema = Some(schema);
+    }
+
+    /// All rows of a plan, in memory.
+    pub(crate) async fn rows_of(&mut self, names: &Names, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+        select::collect(names, plan).await
+    }
+
+    fn drop_temporary(&mut self) -> Result<()> {
+        let Some(schema) = self.temp_schema else { return Ok(()) };
+        let catalog = self.transaction()?.catalog.clone();
+        let objects = catalog.dependants(schema);
+        let steps = objects
+            .iter()
+            .filter(|o| crate::coordinator::definitions::runs(o))
+            .map(|o| PlannedStep::Drop(o.oid))
+            .collect();
+        let changes = objects.iter().map(|o| Change::Remove(o.oid)).collect();
+        self.change_catalog(changes, steps)
+    }
+
+    fn transaction(&self) -> Result<&Transaction> {
+        self.transaction.as_ref().ok_or_else(|| Error::internal("there is no transaction"))
+    }
+
+    fn transaction_mut(&mut self) -> Result<&mut Transaction> {
+        self.transaction.as_mut().ok_or_else(|| Error::internal("there is no transaction"))
+    }
+
+    /// Schemas in which unqualified names are looked up, the temporary one first.
+    fn search_path(&self) -> Vec<String> {
+        let mut path = self.info.search_path();
+        if let Some(temp) = self.temp_schema {
+            if let Some(schema) = self.transaction.as_ref().and_then(|t| t.catalog.get(temp)) {
+                path.insert(0, schema.name.clone());
+            }
+        }
+        path
+    }
+
+    /// What names in this statement stand for. `with_row_numbers`: this table's hidden column is wanted.
+    fn names(&self, with_row_numbers: Option<Oid>) -> Result<Names> {
+        let transaction = self.transaction()?;
+        let mut rows = StoredRows::new(transaction, self.db.environment.clone())?;
+        rows.with_row_numbers = with_row_numbers;
+        let search_path = self.search_path();
+        let facts = Arc::new(facts::Facts::new(self.db.clone(), self.info.clone(), transaction.moment.clone()));
+        let system = SystemContext::new(transaction.catalog.clone(), facts, search_path.clone());
+        let mut functions = self.functions.as_ref().clone();
+        for function in crate::pg_catalog::functions(&system) {
+            functions.insert(function.name().to_string(), Arc::new(function));
+        }
+        Ok(Names {
+            state: self.statement_state(transaction),
+            functions: Arc::new(functions),
+            catalog: transaction.catalog.clone(),
+            search_path,
+            system: Some(system),
+            scans: Arc::new(rows),
+        })
+    }
+
+    /// DataFusion's state with this session's time zone and this transaction's now().
+    fn statement_state(&self, transaction: &Transaction) -> Arc<SessionState> {
+        let mut state = self.db.environment.state.as_ref().clone();
+        state.execution_props_mut().query_execution_start_time =
+            chrono::DateTime::from_timestamp_micros(transaction.started_at);
+        if let Some(zone) = self.info.setting("TimeZone") {
+            state.config_mut().options_mut().execution.time_zone = Some(zone);
+        }
+        Arc::new(state)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.db.unregister(self.pid);
+        if let (Some(schema), Ok(runtime)) = (self.temp_schema, tokio::runtime::Handle::try_current()) {
+            let db = self.db.clone();
+            runtime.spawn(async move {
+                let catalog = db.moment().catalog;
+                let mut oids: Vec<Oid> = catalog.dependants(schema).iter().map(|o| o.oid).collect();
+                oids.push(schema);
+                if let Err(error) = db.drop_objects(oids).await {
+                    tracing::warn!(%error, "temporary objects of a session that has ended are left until the next start");
+                }
+            });
+        }
+    }
+}
+
+/// Drops views whose building was cancelled.
+struct DropUnlessReady {
+    db: Arc<Database>,
+    oids: Vec<Oid>,
+}
+
+impl DropUnlessReady {
+    fn disarm(mut self) -> Vec<Oid> {
+        std::mem::take(&mut self.oids)
+    }
+}
+
+impl Drop for DropUnlessReady {
+    fn drop(&mut self) {
+        let oids = std::mem::take(&mut self.oids);
+        if oids.is_empty() {
+            return;
+        }
+        let db = self.db.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = db.drop_objects(oids).await {
+                    tracing::warn!(%error, "a view whose creation was cancelled is still there");
+                }
+            });
+        }
+    }
+}
+
+/// Errors know positions in the statement's text; clients count from the start of what they sent.
+fn place(error: Error, _statement: &Parsed) -> Error {
+    error
 }

@@ -11,19 +11,19 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, ScalarUDF, lit};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, lit};
 use tidemark_common::types::SqlType;
 
 use super::declare::{Kind, function};
 use super::value::Value;
-use super::{binary, input, strings};
+use super::{binary, casts, input, json, strings};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
 pub const TO_BYTEA: &str = "tidemark_to_bytea";
@@ -112,10 +112,19 @@ impl PostgresCasts {
     }
 }
 
-/// A literal text beside a value of `beside`, read as that type; `None`: it is something else.
-fn literal(expr: &Expr, beside: &DataType) -> DfResult<Option<Expr>> {
+/// A literal text beside a value of `beside`, read as that type; `None`: it is something else, or right as it is.
+fn literal(expr: &Expr, beside: &Field) -> DfResult<Option<Expr>> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = expr else { return Ok(None) };
-    let value = match beside {
+    let canonical = match SqlType::from_field(beside) {
+        SqlType::Uuid => Some(casts::uuid(text)?.into_owned()),
+        SqlType::Jsonb => Some(json::to_jsonb(text)?),
+        SqlType::Char(n) => Some(format!("{:<width$}", text.trim_end_matches(' '), width = n as usize)),
+        _ => None,
+    };
+    if let Some(canonical) = canonical {
+        return Ok((canonical != *text).then(|| lit(canonical)));
+    }
+    let value = match beside.data_type() {
         DataType::Timestamp(_, None) => ScalarValue::TimestampMicrosecond(Some(input::parse_timestamp(text)?), None),
         DataType::Timestamp(_, Some(_)) => {
             ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz(text)?), Some("UTC".into()))
@@ -127,7 +136,7 @@ fn literal(expr: &Expr, beside: &DataType) -> DfResult<Option<Expr>> {
     Ok(Some(lit(value)))
 }
 
-fn replace(expr: &mut Expr, beside: &DataType) -> DfResult<bool> {
+fn replace(expr: &mut Expr, beside: &Field) -> DfResult<bool> {
     let new = literal(expr, beside)?;
     let changed = new.is_some();
     if let Some(new) = new {
@@ -136,12 +145,17 @@ fn replace(expr: &mut Expr, beside: &DataType) -> DfResult<bool> {
     Ok(changed)
 }
 
+fn compares(op: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
 fn compare(mut binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
     let mut changed = false;
-    if binary.op.supports_propagation() && is_text_literal(&binary.right) {
-        changed |= replace(&mut binary.right, &binary.left.get_type(schema)?)?;
-    } else if binary.op.supports_propagation() && is_text_literal(&binary.left) {
-        changed |= replace(&mut binary.left, &binary.right.get_type(schema)?)?;
+    if compares(binary.op) && is_text_literal(&binary.right) {
+        changed |= replace(&mut binary.right, &binary.left.to_field(schema)?.1)?;
+    } else if compares(binary.op) && is_text_literal(&binary.left) {
+        changed |= replace(&mut binary.left, &binary.right.to_field(schema)?.1)?;
     }
     Ok(if changed { Transformed::yes(Expr::BinaryExpr(binary)) } else { Transformed::no(Expr::BinaryExpr(binary)) })
 }
@@ -162,13 +176,13 @@ impl FunctionRewrite for PostgresCasts {
             Expr::Between(Between { expr, negated, mut low, mut high })
                 if is_text_literal(&low) || is_text_literal(&high) =>
             {
-                let beside = expr.get_type(schema)?;
+                let (_, beside) = expr.to_field(schema)?;
                 let changed = replace(&mut low, &beside)? | replace(&mut high, &beside)?;
                 let between = Expr::Between(Between { expr, negated, low, high });
                 Ok(if changed { Transformed::yes(between) } else { Transformed::no(between) })
             }
             Expr::InList(InList { expr, mut list, negated }) if list.iter().any(is_text_literal) => {
-                let beside = expr.get_type(schema)?;
+                let (_, beside) = expr.to_field(schema)?;
                 let mut changed = false;
                 for item in &mut list {
                     changed |= replace(item, &beside)?;

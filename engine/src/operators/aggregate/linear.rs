@@ -96,11 +96,11 @@ impl Linear {
 
     fn store(&mut self, touched: &Touched, after: &Totals, stored: &[bool]) -> Result<()> {
         let mut value = Vec::new();
-        for group in 0..touched.groups.len() {
+        for (group, &stored) in stored.iter().enumerate() {
             let key = touched.groups.key(group);
             match after.weights[group] {
                 0 if !self.global => {
-                    if stored[group] {
+                    if stored {
                         self.state.delete(key);
                     }
                 }

@@ -1,0 +1,193 @@
+//! Backfill: a new dataflow reads what its inputs hold already, in chunks, beside the clock.
+//!
+//! A stored collection is read in the order of its keys. Up to the key that has been read, the dataflow also follows the
+//! changes of each epoch; beyond it, changes are left alone, since the scan will find them in a later snapshot:
+//!
+//! ```text
+//!   keys   a ─────────────────────────── k ─────────────── z
+//!          ├ read: live changes count ───┤ not yet: ignored ┤        each epoch moves k on by one chunk
+//! ```
+//!
+//! So at every epoch the dataflow is exact for the part it has read, no log of changes is kept, and a restart goes on at k.
+//!
+//! A source holds nothing: its rows are read again by a reader of its own, up to where the epochs have read it. When the rest
+//! is short the source stands still for a moment, and the dataflow joins at a position that both have:
+//!
+//! ```text
+//!   source's own position   ──────▶ A ──────▶ B ──▶ C (stands still)
+//!   replay                  ═══ up to A ═══ up to B ═ up to C: joined
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::BooleanArray;
+use serde::{Deserialize, Serialize};
+use tidemark_common::{Delta, Oid, Result};
+use tidemark_connectors::Positions;
+use tidemark_storage::{Collection, KeyRange, Layout, Snapshot};
+
+use crate::dataflow::CollectionChanges;
+use crate::operators::{Chunks, Watermarks};
+use crate::source_input::{Lanes, QueueLimits, ReadAhead, SourceInput, Waker, as_watermarks, widen};
+
+/// Replays that have caught up so often without meeting the source make it stand still.
+const ROUNDS_BEFORE_FREEZE: u32 = 2;
+/// Rows of a batch of a scan.
+const BATCH_ROWS: usize = 8192;
+
+/// How far a dataflow has read one of its inputs; stored with each epoch that moves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Progress {
+    /// It follows the changes and nothing else.
+    Live,
+    /// Of a stored collection: the last key read.
+    Scanning { after: Option<Vec<u8>>, rows: u64 },
+    /// Of a source.
+    Replaying { positions: Positions, lanes: Lanes },
+}
+
+impl Progress {
+    pub fn rows(&self) -> u64 {
+        match self {
+            Progress::Live => 0,
+            Progress::Scanning { rows, .. } => *rows,
+            Progress::Replaying { lanes, .. } => lanes.rows,
+        }
+    }
+}
+
+/// The next chunk of a stored collection and the live changes that belong to what has been read.
+pub(crate) fn scan_step(
+    collection: &Arc<Collection>,
+    snapshot: &Arc<Snapshot>,
+    progress: &mut Progress,
+    live: Option<&CollectionChanges>,
+    rows: usize,
+) -> Result<CollectionChanges> {
+    let Progress::Scanning { after, rows: total } = progress else {
+        return Ok(live.cloned().unwrap_or_default());
+    };
+    let range = after.as_ref().map_or_else(KeyRange::full, |key| KeyRange::full().after(key));
+    let mut scan = collection.scan(snapshot, None, &range, BATCH_ROWS.min(rows))?;
+    let mut chunks = Chunks::new();
+    let mut read = 0;
+    let mut at_end = true;
+    while let Some(delta) = scan.next_delta()? {
+        read += delta.num_rows();
+        chunks.push(delta);
+        if read >= rows {
+            at_end = false;
+            break;
+        }
+    }
+    *total += read as u64;
+    if let Some(key) = scan.resume_key() {
+        *after = Some(key.to_vec());
+    }
+    if at_end {
+        let live = live.cloned().unwrap_or_default();
+        chunks.extend(live.chunks);
+        *progress = Progress::Live;
+        return Ok(CollectionChanges { chunks, watermarks: live.watermarks });
+    }
+    if let (Some(after), Some(live)) = (after, live) {
+        for delta in &live.chunks {
+            chunks.extend(up_to(collection, delta, after)?);
+        }
+    }
+    // Watermarks speak of what comes after all rows; while old rows still come, there are none.
+    Ok(CollectionChanges { chunks, watermarks: Watermarks::new() })
+}
+
+/// The changes whose key is not beyond `last`. New rows of a sequence are always beyond it.
+fn up_to(collection: &Collection, delta: &Delta, last: &[u8]) -> Result<Option<Delta>> {
+    if *collection.layout() == Layout::Sequence {
+        return Ok(None);
+    }
+    let keys = collection.key_of(&delta.batch)?;
+    let mask: BooleanArray = keys.iter().map(|key| Some(key <= last)).collect();
+    let kept = delta.filter(&mask)?;
+    Ok((!kept.is_empty()).then_some(kept))
+}
+
+/// A dataflow's own reader of a source.
+pub(crate) struct Replaying {
+    reader: Option<ReadAhead>,
+    /// Where the reader ends.
+    until: Positions,
+    rounds: u32,
+    projection: Vec<usize>,
+}
+
+impl Replaying {
+    pub fn new(source: &SourceInput, columns: &[usize]) -> Self {
+        let mut projection = columns.to_vec();
+        projection.extend(source.def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
+        projection.sort_unstable();
+        projection.dedup();
+        Self { reader: None, until: Positions::new(), rounds: 0, projection }
+    }
+
+    /// The next rows of the replay; joins the source when both are at one position. Call before the source takes its
+    /// rows of this epoch: from the join on these belong to the dataflow.
+    pub fn step(
+        &mut self,
+        source: &mut SourceInput,
+        progress: &mut Progress,
+        rows: usize,
+        limits: QueueLimits,
+        runtime: &tokio::runtime::Handle,
+        waker: &Waker,
+    ) -> Result<CollectionChanges> {
+        let Progress::Replaying { positions, lanes } = progress else { return Ok(CollectionChanges::default()) };
+        let mut chunks = Chunks::new();
+        if let Some(reader) = &self.reader {
+            for taken in reader.take(rows) {
+                let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
+                let kept = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, 0)?;
+                positions.extend(taken.positions);
+                if kept.num_rows() > 0 {
+                    chunks.push(Delta::inserts(kept));
+                }
+            }
+            match reader.ended() {
+                None => {}
+                Some(Err(error)) => return Err(error),
+                Some(Ok(())) => {
+                    positions.clone_from(&self.until);
+                    self.reader = None;
+                    self.rounds += 1;
+                }
+            }
+        }
+        lanes.advance(None, 0);
+        let watermarks = as_watermarks(source.def.watermark.as_ref(), &source.def.schema, lanes);
+        if self.reader.is_none() {
+            if *positions == source.positions {
+                source.frozen = false;
+                *progress = Progress::Live;
+                return Ok(CollectionChanges { chunks, watermarks });
+            }
+            source.frozen |= self.rounds >= ROUNDS_BEFORE_FREEZE;
+            self.until = source.positions.clone();
+            let (from, until) = (positions.clone(), Some(self.until.clone()));
+            let (of, columns) = (source.def.source.clone(), self.projection.clone());
+            self.reader = Some(ReadAhead::start(runtime, of, from, until, columns, limits, waker.clone()));
+        }
+        Ok(CollectionChanges { chunks, watermarks })
+    }
+
+    /// True if the next step has something to do.
+    pub fn is_due(&self) -> bool {
+        self.reader.as_ref().is_none_or(|r| r.has_batches() || r.ended().is_some())
+    }
+}
+
+/// Where a dataflow begins to read an input.
+pub(crate) fn begin(_input: Oid, is_source: bool) -> Progress {
+    if is_source {
+        Progress::Replaying { positions: Positions::new(), lanes: Lanes::default() }
+    } else {
+        Progress::Scanning { after: None, rows: 0 }
+    }
+}

@@ -1,0 +1,418 @@
+//! The driver: the one thread that ticks.
+//!
+//! ```text
+//!        ┌───────────────────────────── wait ◀────────────────────────────┐
+//!        │  a transaction: at once    a bell (rows, ended reader)   time   │
+//!        ▼                                                                 │
+//!   is a tick due? ── no ──────────────────────────────────────────────────┤
+//!        │ yes                                                             │
+//!        ▼                                                                 │
+//!   tick: gather ─▶ run ─▶ commit ─▶ publish ─▶ answer ────────────────────┘
+//! ```
+//!
+//! Rows from sources alone wait for `epoch_interval`, or until there are enough of them for a full epoch. When a commit fails
+//! the clock stops for good: what was answered is on disk, nothing further is promised, and every later command gets the reason.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tidemark_catalog::Catalog;
+use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
+use tidemark_storage::{EpochCommit, Snapshot, Store};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backfill::{Progress, Replaying};
+use crate::engine::{Command, Definition, EngineConfig, Moment, Shared, Transaction};
+use crate::job::{Job, Output};
+use crate::source_input::{QueueLimits, SourceInput, Waker};
+use crate::status::{EpochStatus, SourceStatus};
+use crate::subscription::{Subscriber, Subscription};
+use crate::table::Table;
+
+/// A transaction and who waits for it.
+pub(crate) type Pending = (Transaction, oneshot::Sender<Result<Epoch>>);
+
+/// Transactions that one epoch may take.
+const MAX_TRANSACTIONS: usize = 512;
+
+pub(crate) struct Driver {
+    // What it works with.
+    pub store: Arc<Store>,
+    pub config: EngineConfig,
+    pub clock: Arc<dyn Clock>,
+    pub runtime: tokio::runtime::Handle,
+    pub shared: Arc<Shared>,
+    pub commands: mpsc::WeakSender<Command>,
+    pub waker: Waker,
+
+    // What runs.
+    pub tables: BTreeMap<Oid, Table>,
+    pub sources: BTreeMap<Oid, SourceInput>,
+    pub jobs: BTreeMap<Oid, Job>,
+    /// Jobs in the order in which they run.
+    pub order: Vec<Oid>,
+    pub subscribers: HashMap<Oid, Vec<Subscriber>>,
+
+    // Where it is.
+    pub epoch: Epoch,
+    pub snapshot: Arc<Snapshot>,
+    pub catalog: Arc<Catalog>,
+    pub pending: VecDeque<Pending>,
+    pub delivered: BTreeMap<Oid, Epoch>,
+    pub last_tick: i64,
+
+    // What it tells.
+    pub epochs: Arc<VecDeque<EpochStatus>>,
+    pub transactions: u64,
+    pub conflicts: u64,
+}
+
+impl Driver {
+    pub fn open(
+        store: Arc<Store>,
+        definitions: Vec<Definition>,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        runtime: tokio::runtime::Handle,
+        shared: Arc<Shared>,
+        commands: mpsc::WeakSender<Command>,
+    ) -> Result<Self> {
+        let snapshot = store.snapshot();
+        let catalog = shared.moment.read().unwrap_or_else(PoisonError::into_inner).catalog.clone();
+        let bell = shared.bell.clone();
+        let mut driver = Self {
+            epoch: snapshot.epoch(),
+            snapshot,
+            catalog,
+            store,
+            config,
+            last_tick: clock.now_micros(),
+            clock,
+            runtime,
+            shared,
+            commands,
+            waker: Arc::new(move || bell.notify_one()),
+            tables: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            order: Vec::new(),
+            subscribers: HashMap::new(),
+            pending: VecDeque::new(),
+            delivered: BTreeMap::new(),
+            epochs: Arc::default(),
+            transactions: 0,
+            conflicts: 0,
+        };
+        let mut commit = driver.store.begin();
+        // Sources first: a job asks whether its input is one.
+        let (mut sources, rest): (Vec<_>, Vec<_>) =
+            definitions.into_iter().partition(|d| matches!(d, Definition::Source(_)));
+        sources.extend(rest);
+        for definition in sources {
+            driver.create(definition, &mut commit)?;
+        }
+        driver.rewire();
+        if !commit.is_empty() {
+            driver.epoch += 1;
+            driver.snapshot = driver.store.commit(commit, driver.epoch, driver.config.sync)?;
+        }
+        driver.publish();
+        Ok(driver)
+    }
+
+    /// Opens what a definition describes.
+    pub fn create(&mut self, definition: Definition, commit: &mut EpochCommit) -> Result<()> {
+        match definition {
+            Definition::Table(def) => {
+                let table = Table::open(def, &self.snapshot, self.config.state_cache_bytes / 16)?;
+                self.tables.insert(table.def.oid, table);
+            }
+            Definition::Source(def) => {
+                let source = SourceInput::open(def, &self.snapshot)?;
+                self.sources.insert(source.def.oid, source);
+            }
+            job => {
+                let is_source = |oid| self.sources.contains_key(&oid);
+                let cache = self.config.state_cache_bytes / 4;
+                let job = Job::open(job, &self.snapshot, self.config.workers, cache, &is_source, commit)?;
+                self.jobs.insert(job.oid, job);
+            }
+        }
+        Ok(())
+    }
+
+    /// After anything was created or dropped: the order of jobs, what each source reads, who replays, who delivers.
+    pub fn rewire(&mut self) {
+        self.order = self.topological_order();
+        let mut columns: HashMap<Oid, Vec<usize>> = HashMap::new();
+        for job in self.jobs.values_mut() {
+            for input in job.inputs().collect::<Vec<_>>() {
+                if let Some(source) = self.sources.get(&input) {
+                    columns.entry(input).or_default().extend(job.columns_of(input));
+                    let wanted = job.columns_of(input);
+                    let replays = matches!(job.progress_mut(input), Some(Progress::Replaying { .. }));
+                    if replays && !job.replays.contains_key(&input) {
+                        job.replays.insert(input, Replaying::new(source, &wanted));
+                    }
+                }
+            }
+            job.start_delivery(&self.store, &self.commands, &self.runtime);
+        }
+        let limits = self.limits();
+        for (oid, source) in &mut self.sources {
+            if !source.paused {
+                let wanted = columns.remove(oid).unwrap_or_default();
+                source.read_columns(wanted, &self.runtime, limits, self.waker.clone());
+            }
+        }
+        self.unfreeze();
+    }
+
+    /// A source stands still only for as long as somebody is about to join it.
+    pub fn unfreeze(&mut self) {
+        for (oid, source) in &mut self.sources {
+            let replayed = |job: &mut Job| {
+                job.failure().is_none() && matches!(job.progress_mut(*oid), Some(Progress::Replaying { .. }))
+            };
+            if source.frozen && !self.jobs.values_mut().any(replayed) {
+                source.frozen = false;
+            }
+        }
+    }
+
+    pub fn limits(&self) -> QueueLimits {
+        QueueLimits { rows: self.config.source_queue_rows, bytes: self.config.source_queue_bytes }
+    }
+
+    /// Inputs before their users; otherwise by age.
+    fn topological_order(&self) -> Vec<Oid> {
+        fn visit(oid: Oid, jobs: &BTreeMap<Oid, Job>, order: &mut Vec<Oid>) {
+            if order.contains(&oid) {
+                return;
+            }
+            if let Some(job) = jobs.get(&oid) {
+                for input in job.inputs() {
+                    visit(input, jobs, order);
+                }
+                order.push(oid);
+            }
+        }
+        let mut order = Vec::with_capacity(self.jobs.len());
+        for oid in self.jobs.keys() {
+            visit(*oid, &self.jobs, &mut order);
+        }
+        order
+    }
+
+    /// Runs until it is told to stop, everyone has gone, or a commit fails.
+    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let stopped = loop {
+            match self.wait(&mut commands) {
+                Some(Command::Stop(answer)) => break Some(answer),
+                Some(command) => self.take(command),
+                None if commands.is_closed() => break None,
+                None => {}
+            }
+            let mut stop = None;
+            while self.pending.len() < MAX_TRANSACTIONS
+                && let Ok(command) = commands.try_recv()
+            {
+                match command {
+                    Command::Stop(answer) => stop = Some(answer),
+                    other => self.take(other),
+                }
+            }
+            if self.is_due()
+                && let Err(error) = self.tick()
+            {
+                self.stop_clock(error, &mut commands);
+                return;
+            }
+            if stop.is_some() {
+                break stop;
+            }
+        };
+        // What was sent before Stop is still answered.
+        while !self.pending.is_empty() {
+            if let Err(error) = self.tick() {
+                self.stop_clock(error, &mut commands);
+                return;
+            }
+        }
+        for job in self.jobs.values_mut() {
+            if let Output::Sink { outbox, .. } = &mut job.output {
+                outbox.stop();
+            }
+        }
+        if let Err(error) = self.store.close() {
+            tracing::error!(%error, "closing the store");
+        }
+        self.publish();
+        if let Some(answer) = stopped {
+            let _nobody_waits = answer.send(());
+        }
+    }
+
+    /// Waits for a command, the bell, or the time at which something is due.
+    fn wait(&self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        if !self.pending.is_empty() || self.backfill_due() {
+            return commands.try_recv().ok();
+        }
+        let interval = Duration::from_micros(self.config.epoch_interval.max(1) as u64);
+        let bell = self.shared.bell.clone();
+        self.runtime.clone().block_on(async {
+            tokio::select! {
+                command = commands.recv() => command,
+                () = bell.notified() => None,
+                () = tokio::time::sleep(self.until_due(interval)) => None,
+            }
+        })
+    }
+
+    fn until_due(&self, interval: Duration) -> Duration {
+        let passed = Duration::from_micros((self.clock.now_micros() - self.last_tick).max(0) as u64);
+        let waits = self.sources.values().any(|s| s.has_rows());
+        if waits { interval.saturating_sub(passed).max(Duration::from_millis(1)) } else { interval }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Transaction(transaction, answer) => self.pending.push_back((transaction, answer)),
+            Command::Subscribe(oid, answer) => {
+                let _nobody_waits = answer.send(self.subscribe(oid));
+            }
+            Command::Delivered(sink, epoch) => {
+                self.delivered.insert(sink, epoch);
+            }
+            Command::Stop(_) => {}
+        }
+    }
+
+    fn subscribe(&mut self, oid: Oid) -> Result<Subscription> {
+        let known = self.tables.contains_key(&oid) || self.jobs.contains_key(&oid) || self.sources.contains_key(&oid);
+        if !known {
+            return Err(Error::new(SqlState::UndefinedTable, format!("relation {oid} does not exist")));
+        }
+        let moment = self.shared.moment.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (subscriber, subscription) = Subscriber::new(moment, self.config.subscription_epochs);
+        self.subscribers.entry(oid).or_default().push(subscriber);
+        Ok(subscription)
+    }
+
+    pub fn backfill_due(&self) -> bool {
+        !self.outbox_full() && self.jobs.values().any(Job::backfill_due)
+    }
+
+    /// A sink has reached its bound: nothing that could add to it is taken until it has delivered.
+    pub fn outbox_full(&self) -> bool {
+        self.jobs.values().any(|job| match &job.output {
+            Output::Sink { outbox, .. } => outbox.pending_bytes >= self.config.outbox_max_bytes,
+            _ => false,
+        })
+    }
+
+    fn is_due(&self) -> bool {
+        if self.pending.iter().any(|(t, _)| self.may_take(t)) || self.backfill_due() {
+            return true;
+        }
+        let now = self.clock.now_micros();
+        let interval_passed = now < self.last_tick || now - self.last_tick >= self.config.epoch_interval;
+        let any = |test: &dyn Fn(&SourceInput) -> bool| self.sources.values().any(test);
+        if interval_passed && !self.delivered.is_empty() {
+            return true;
+        }
+        if self.outbox_full() {
+            return false;
+        }
+        any(&|s| s.queued_rows() >= self.config.epoch_rows)
+            || (interval_passed && any(&|s| s.has_rows() || s.idle_advance_due(now)))
+    }
+
+    /// While a sink is at its bound, only what adds no rows goes on, DROP SINK above all.
+    pub fn may_take(&self, transaction: &Transaction) -> bool {
+        transaction.writes.is_empty() || !self.outbox_full()
+    }
+
+    /// Makes the newest state visible to everyone.
+    pub fn publish(&mut self) {
+        let unreadable: HashMap<Oid, Error> =
+            self.jobs.values().filter_map(|j| j.unreadable().map(|e| (j.oid, e))).collect();
+        *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) = Moment {
+            snapshot: self.snapshot.clone(),
+            catalog: self.catalog.clone(),
+            unreadable: Arc::new(unreadable),
+        };
+        let sources = self.sources.values().map(|s| self.source_status(s)).collect();
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.jobs = self.jobs.values().map(Job::status).collect();
+        status.sinks = self.jobs.values().filter_map(Job::sink_status).collect();
+        status.sources = sources;
+        status.source_rows = self.sources.values().map(|s| s.lanes.rows).sum();
+        status.epochs = self.epochs.clone();
+        status.transactions = self.transactions;
+        status.conflicts = self.conflicts;
+        status.running = true;
+    }
+
+    fn source_status(&self, source: &SourceInput) -> SourceStatus {
+        let oid = source.def.oid;
+        SourceStatus {
+            oid,
+            name: source.def.name.clone(),
+            state: match (&source.failed, source.paused, source.finished) {
+                (Some(_), ..) => "failed",
+                (_, true, _) => "paused",
+                (_, _, true) => "finished",
+                _ => "running",
+            },
+            error: source.failed.as_ref().map(ToString::to_string),
+            positions: source.positions.iter().map(|(s, p)| (s.clone(), p.clone())).collect(),
+            watermark: source.lanes.watermark(),
+            rows: source.lanes.rows,
+            late_rows: source.lanes.late_rows,
+            dropped: source.lanes.dropped,
+            bytes: source.lanes.bytes,
+            lag_rows: source.lag_rows(),
+        }
+    }
+
+    /// A commit failed: whoever waits or comes later is told why, reading goes on.
+    fn stop_clock(mut self, error: Error, commands: &mut mpsc::Receiver<Command>) {
+        tracing::error!(%error, "a commit failed; the clock has stopped");
+        let error = Error::new(error.state(), format!("the clock has stopped: {error}"))
+            .with_detail("What was acknowledged is on disk. Nothing can be written until the server is started again.")
+            .with_hint("Free space or mend the disk, then restart the server.");
+        {
+            let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+            status.clock_error = Some(error.clone());
+            status.running = false;
+        }
+        for (_, answer) in self.pending.drain(..) {
+            let _nobody_waits = answer.send(Err(error.clone()));
+        }
+        for job in self.jobs.values_mut() {
+            if let Some(ready) = job.ready.take() {
+                let _nobody_waits = ready.send(Err(error.clone()));
+            }
+        }
+        self.sources.clear();
+        self.subscribers.clear();
+        let runtime = self.runtime.clone();
+        while let Some(command) = runtime.block_on(commands.recv()) {
+            match command {
+                Command::Transaction(_, answer) => {
+                    let _nobody_waits = answer.send(Err(error.clone()));
+                }
+                Command::Subscribe(_, answer) => {
+                    let _nobody_waits = answer.send(Err(error.clone()));
+                }
+                Command::Delivered(..) => {}
+                Command::Stop(answer) => {
+                    let _nobody_waits = answer.send(());
+                    return;
+                }
+            }
+        }
+    }
+}

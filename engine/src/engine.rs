@@ -1,0 +1,239 @@
+//! The handle: what sessions, the coordinator and sink tasks may ask of the driver.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+use tidemark_catalog::Catalog;
+use tidemark_common::plan::Dataflow;
+use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
+use tidemark_connectors::{Sink, Source};
+use tidemark_storage::{Collection, Snapshot, Store};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::driver::Driver;
+use crate::status::Status;
+use crate::subscription::Subscription;
+use crate::table::{TableDef, TableWrite};
+
+/// The bounds and the pace of the clock.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Shortest time between two ticks that only sources ask for, in microseconds.
+    pub epoch_interval: i64,
+    /// Shards of each dataflow.
+    pub workers: usize,
+    /// Memory for hot state, shared by all operators, in bytes.
+    pub state_cache_bytes: usize,
+    /// Rows that an epoch takes from each source.
+    pub epoch_rows: usize,
+    /// What each source may read ahead.
+    pub source_queue_rows: usize,
+    pub source_queue_bytes: usize,
+    /// Rows of a backfill in each epoch.
+    pub backfill_rows: usize,
+    /// Undelivered bytes of a sink at which the clock waits.
+    pub outbox_max_bytes: u64,
+    /// Epochs whose changes wait for a slow SUBSCRIBE before it is ended.
+    pub subscription_epochs: usize,
+    /// fsync at each commit.
+    pub sync: bool,
+}
+
+/// One moment: what a statement reads, all of it as of one epoch.
+#[derive(Clone)]
+pub struct Moment {
+    pub snapshot: Arc<Snapshot>,
+    pub catalog: Arc<Catalog>,
+    /// Views that cannot be read now, and why: still being built, or failed.
+    pub unreadable: Arc<std::collections::HashMap<Oid, Error>>,
+}
+
+impl Moment {
+    pub fn epoch(&self) -> Epoch {
+        self.snapshot.epoch()
+    }
+}
+
+/// What the driver is to run for a catalog object.
+#[derive(Debug, Clone)]
+pub enum Definition {
+    Table(TableDef),
+    Source(SourceDef),
+    View(ViewDef),
+    Sink(SinkDef),
+}
+
+impl Definition {
+    pub fn oid(&self) -> Oid {
+        match self {
+            Definition::Table(d) => d.oid,
+            Definition::Source(d) => d.oid,
+            Definition::View(d) => d.oid,
+            Definition::Sink(d) => d.oid,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct SourceDef {
+    pub oid: Oid,
+    pub name: String,
+    pub source: Arc<dyn Source>,
+    /// Declared and INCLUDE columns, all nullable.
+    pub schema: SchemaRef,
+    pub watermark: Option<WatermarkDef>,
+    /// Microseconds without a row after which a lane no longer holds the watermark back.
+    pub idle_timeout: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct WatermarkDef {
+    /// Event time.
+    pub column: usize,
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// Columns that `expr` and the event time read.
+    pub reads: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ViewDef {
+    pub oid: Oid,
+    pub name: String,
+    pub dataflow: Arc<Dataflow>,
+    pub collection: Arc<Collection>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SinkDef {
+    pub oid: Oid,
+    pub name: String,
+    pub dataflow: Arc<Dataflow>,
+    pub sink: Arc<dyn Sink>,
+}
+
+/// A step of DDL, taken with the commit of its transaction.
+#[derive(Debug)]
+pub enum Step {
+    Create(Definition),
+    /// The same table with other contents, which come with the transaction; who follows the table is not told.
+    ReplaceTable(TableDef),
+    /// Removes it and all it keeps.
+    Drop(Oid),
+    /// Empties a table that nothing depends on.
+    Truncate(Oid),
+    /// A source or sink stops for the time being, or goes on.
+    Pause(Oid, bool),
+}
+
+/// What becomes true in one epoch, or not at all.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    pub writes: Vec<TableWrite>,
+    pub steps: Vec<Step>,
+    /// Catalog objects to store, encoded, or `None` to remove.
+    pub objects: Vec<(Oid, Option<Vec<u8>>)>,
+    /// Named numbers to store: the next OID, how far sequences are reserved.
+    pub counters: Vec<(String, i64)>,
+    /// The catalog after it.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Told when the views that it creates have caught up, or could not.
+    pub ready: Option<oneshot::Sender<Result<()>>>,
+}
+
+pub(crate) enum Command {
+    Transaction(Transaction, oneshot::Sender<Result<Epoch>>),
+    Subscribe(Oid, oneshot::Sender<Result<Subscription>>),
+    /// A sink has everything up to this epoch.
+    Delivered(Oid, Epoch),
+    /// Ends after the epoch that is under way.
+    Stop(oneshot::Sender<()>),
+}
+
+/// State that the driver publishes.
+pub(crate) struct Shared {
+    pub moment: RwLock<Moment>,
+    pub status: Mutex<Status>,
+    /// Rung when there is something to do besides commands.
+    pub bell: Arc<Notify>,
+}
+
+/// Talks to the driver. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Commands that may wait for the driver before senders wait too.
+    const MAX_COMMANDS: usize = 1024;
+
+    /// Goes on from the store's last epoch with `definitions`, in any order, and starts the clock.
+    pub fn start(
+        store: Arc<Store>,
+        catalog: Arc<Catalog>,
+        definitions: Vec<Definition>,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Engine> {
+        let (commands, receiver) = mpsc::channel(Self::MAX_COMMANDS);
+        let moment = Moment { snapshot: store.snapshot(), catalog, unreadable: Arc::default() };
+        let shared = Arc::new(Shared {
+            moment: RwLock::new(moment),
+            status: Mutex::new(Status::default()),
+            bell: Arc::new(Notify::new()),
+        });
+        let engine = Engine { commands: commands.clone(), shared: shared.clone() };
+        let driver = Driver::open(store, definitions, config, clock, runtime, shared, commands.downgrade())?;
+        std::thread::Builder::new()
+            .name("clock".into())
+            .spawn(move || driver.run(receiver))
+            .map_err(|e| Error::from(e).context("starting the clock"))?;
+        Ok(engine)
+    }
+
+    /// The newest moment.
+    pub fn moment(&self) -> Moment {
+        self.shared.moment.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Commits, and returns the epoch in which every view shows it.
+    pub async fn commit(&self, transaction: Transaction) -> Result<Epoch> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Transaction(transaction, answer)).await?;
+        answered.await.map_err(|_| self.stopped(SqlState::StatementCompletionUnknown))?
+    }
+
+    /// All changes of a table or view after a moment that comes with it.
+    pub async fn subscribe(&self, oid: Oid) -> Result<Subscription> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Subscribe(oid, answer)).await?;
+        answered.await.map_err(|_| self.stopped(SqlState::AdminShutdown))?
+    }
+
+    pub fn status(&self) -> Status {
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finishes the epoch under way and stops the clock.
+    pub async fn stop(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.commands.send(Command::Stop(answer)).await.is_ok() {
+            // An error means that the driver is gone already, which is what was asked for.
+            let _gone = answered.await;
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).await.map_err(|_| self.stopped(SqlState::AdminShutdown))
+    }
+
+    fn stopped(&self, state: SqlState) -> Error {
+        match self.status().clock_error {
+            Some(error) => error,
+            None => Error::new(state, "the server is shutting down"),
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! A job: the running dataflow of a materialized view or a sink, and where its output goes.
+//!
+//! ```text
+//!   changes of its inputs (or a backfill's chunk of them) ──RunningDataflow──▶ changes ──▶ view's contents
+//!                                                                                   └──▶ outbox of a sink
+//! ```
+//!
+//! A job that fails (a division by zero in a view's expression) stops alone: nothing of the epoch in which it failed is kept
+//! of it, and whoever reads it is told why. Everything else goes on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tidemark_common::plan::{Dataflow, Op};
+use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
+use tidemark_storage::{Collection, CollectionWriter, EpochCommit, Key, Snapshot, Store};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backfill::{Progress, Replaying};
+use crate::dataflow::{CollectionChanges, RunningDataflow};
+use crate::engine::{Command, Definition, SinkDef, ViewDef};
+use crate::operators::Chunks;
+use crate::outbox::Outbox;
+use crate::status::{JobState, JobStatus, SinkStatus};
+
+/// What outlives a restart of a job.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    /// The dataflow has stepped once.
+    started: bool,
+    inputs: BTreeMap<Oid, Progress>,
+    /// The plan that made the state on disk.
+    fingerprint: String,
+    failed: Option<String>,
+    paused: bool,
+}
+
+pub(crate) enum Output {
+    View(CollectionWriter),
+    Sink { outbox: Outbox, def: SinkDef },
+    /// A sink that keeps nothing: its rows are counted.
+    Discard { rows: u64 },
+}
+
+pub(crate) struct Job {
+    pub oid: Oid,
+    pub name: String,
+    plan: Arc<Dataflow>,
+    running: RunningDataflow,
+    pub output: Output,
+    stored: Stored,
+    pub replays: HashMap<Oid, Replaying>,
+    /// What this epoch's replays gave, by source.
+    pub replayed: HashMap<Oid, CollectionChanges>,
+    /// What was stored when the epoch began, if something has moved since.
+    at_start: Option<StoredMark>,
+    pub ready: Option<oneshot::Sender<Result<()>>>,
+    backfilled: u64,
+    rows_in: u64,
+    rows_out: u64,
+}
+
+impl Job {
+    /// Opens it where the last epoch left it, or new. State made by another plan is removed and built again.
+    pub fn open(
+        definition: Definition,
+        snapshot: &Arc<Snapshot>,
+        shards: usize,
+        cache: usize,
+        is_source: &dyn Fn(Oid) -> bool,
+        commit: &mut EpochCommit,
+    ) -> Result<Self> {
+        let (oid, name, plan) = match &definition {
+            Definition::View(ViewDef { oid, name, dataflow, .. })
+            | Definition::Sink(SinkDef { oid, name, dataflow, .. }) => (*oid, name.clone(), dataflow.clone()),
+            Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),
+        };
+        let fingerprint = plan.fingerprint();
+        let before: Option<Stored> = snapshot.get_value(&Key::Job { oid, what: "state" })?;
+        let stored = match before {
+            Some(stored) if stored.fingerprint == fingerprint => stored,
+            other => {
+                if other.is_some() {
+                    tracing::warn!(job = name, "the plan has changed with this version: building it again");
+                    commit.delete_data_of(oid);
+                }
+                let inputs = plan.inputs().into_iter().map(|i| (i, crate::backfill::begin(i, is_source(i)))).collect();
+                Stored { inputs, fingerprint, ..Stored::default() }
+            }
+        };
+        let output = match definition {
+            Definition::View(def) => Output::View(CollectionWriter::new(def.collection, cache)),
+            Definition::Sink(def) if def.sink.discards() => Output::Discard { rows: 0 },
+            Definition::Sink(def) => Output::Sink { outbox: Outbox::open(oid, snapshot)?, def },
+            Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),
+        };
+        Ok(Self {
+            running: RunningDataflow::new(plan.clone(), oid, shards, cache)?,
+            oid,
+            name,
+            plan,
+            output,
+            stored,
+            replays: HashMap::new(),
+            replayed: HashMap::new(),
+            at_start: None,
+            ready: None,
+            backfilled: 0,
+            rows_in: 0,
+            rows_out: 0,
+        })
+    }
+
+    pub fn inputs(&self) -> impl Iterator<Item = Oid> + '_ {
+        self.stored.inputs.keys().copied()
+    }
+
+    pub fn progress_mut(&mut self, input: Oid) -> Option<&mut Progress> {
+        self.stored.inputs.get_mut(&input)
+    }
+
+    /// What was stored before this epoch.
+    pub fn mark_at_start(&mut self) -> StoredMark {
+        self.at_start.take().unwrap_or_else(|| self.mark())
+    }
+
+    /// Remembers what was stored, before anything of this epoch moves it.
+    pub fn begin_epoch(&mut self) {
+        if self.at_start.is_none() {
+            self.at_start = Some(self.mark());
+        }
+    }
+
+    /// Takes back what this epoch moved.
+    pub fn restore(&mut self, mark: &StoredMark) {
+        self.stored = mark.0.clone();
+    }
+
+    pub fn replaying(&mut self, input: Oid) -> (Option<&mut Replaying>, Option<&mut Progress>) {
+        (self.replays.get_mut(&input), self.stored.inputs.get_mut(&input))
+    }
+
+    /// Columns that the dataflow reads of an input.
+    pub fn columns_of(&self, input: Oid) -> Vec<usize> {
+        let mut columns: Vec<usize> = self
+            .plan
+            .nodes
+            .iter()
+            .filter_map(|n| match &n.op {
+                Op::Input { collection, projection, .. } if *collection == input => Some(projection.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        columns.sort_unstable();
+        columns.dedup();
+        columns
+    }
+
+    pub fn is_backfilling(&self) -> bool {
+        self.stored.failed.is_none() && self.stored.inputs.values().any(|p| *p != Progress::Live)
+    }
+
+    /// True if a step would move a backfill on without any new input.
+    pub fn backfill_due(&self) -> bool {
+        self.stored.failed.is_none()
+            && self.stored.inputs.iter().any(|(oid, progress)| match progress {
+                Progress::Live => false,
+                Progress::Scanning { .. } => true,
+                Progress::Replaying { .. } => self.replays.get(oid).is_none_or(Replaying::is_due),
+            })
+    }
+
+    pub fn collection(&self) -> Option<&Arc<Collection>> {
+        match &self.output {
+            Output::View(writer) => Some(writer.collection()),
+            _ => None,
+        }
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.stored.failed.as_deref()
+    }
+
+    /// Why the view cannot be read now.
+    pub fn unreadable(&self) -> Option<Error> {
+        let error = |message: String| Error::new(SqlState::ObjectNotInPrerequisiteState, message);
+        if let Some(reason) = &self.stored.failed {
+            return Some(
+                error(format!("materialized view \"{}\" has failed: {reason}", self.name))
+                    .with_hint("Mend the data or the query, then DROP and CREATE it again."),
+            );
+        }
+        self.is_backfilling().then(|| {
+            error(format!("materialized view \"{}\" is still being built", self.name))
+                .with_hint("SHOW JOBS shows its progress.")
+        })
+    }
+
+    /// True if this step has anything to do.
+    pub fn has_work(&self, inputs: &BTreeMap<Oid, CollectionChanges>) -> bool {
+        self.stored.failed.is_none()
+            && (!self.stored.started
+                || inputs.values().any(|c| !c.chunks.is_empty() || !c.watermarks.is_empty())
+                || self.is_backfilling())
+    }
+
+    /// Runs one epoch. What it writes is added to `commit` only if all of it went well.
+    pub fn step(
+        &mut self,
+        epoch: Epoch,
+        snapshot: &Arc<Snapshot>,
+        inputs: &BTreeMap<Oid, CollectionChanges>,
+        commit: &mut EpochCommit,
+    ) -> Result<CollectionChanges> {
+        let mut own = EpochCommit::default();
+        let first = !self.stored.started;
+        let mut changes = self.running.step(snapshot, first, inputs)?;
+        changes.chunks.retain(|c| !c.is_empty());
+        self.running.flush(&mut own)?;
+        self.rows_in += inputs.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum::<u64>();
+        let rows: u64 = changes.chunks.iter().map(|c| c.num_rows() as u64).sum();
+        self.rows_out += rows;
+        match &mut self.output {
+            Output::View(writer) if !changes.chunks.is_empty() => {
+                let schema = writer.collection().schema().clone();
+                changes.chunks = restate(&schema, std::mem::take(&mut changes.chunks))?;
+                writer.apply(snapshot, &Delta::concat(&schema, &changes.chunks)?, &mut own)?;
+            }
+            Output::View(_) => {}
+            Output::Sink { outbox, .. } => outbox.append(epoch, &changes.chunks, &mut own)?,
+            Output::Discard { rows: all } => *all += rows,
+        }
+        self.stored.started = true;
+        commit.append(&own);
+        Ok(changes)
+    }
+
+    /// Stores what has moved besides the state.
+    pub fn store(&self, before: &StoredMark, commit: &mut EpochCommit) -> Result<()> {
+        if self.stored != before.0 {
+            commit.put_value(&Key::Job { oid: self.oid, what: "state" }, &self.stored)?;
+        }
+        Ok(())
+    }
+
+    pub fn mark(&self) -> StoredMark {
+        StoredMark(self.stored.clone())
+    }
+
+    /// Stops for good; the dataflow's memory is half stepped and goes.
+    pub fn fail(&mut self, error: &Error, shards: usize) -> Result<()> {
+        tracing::error!(job = self.name, %error, "the job has failed");
+        self.stored.failed = Some(error.to_string());
+        self.replays.clear();
+        self.running = RunningDataflow::new(self.plan.clone(), self.oid, shards, 0)?;
+        if let Some(ready) = self.ready.take() {
+            let _nobody_waits = ready.send(Err(error.clone()));
+        }
+        Ok(())
+    }
+
+    pub fn note_ready(&mut self, before: &StoredMark) {
+        if before.0.inputs != self.stored.inputs {
+            self.backfilled = self.backfilled.max(before.0.inputs.values().map(Progress::rows).sum());
+        }
+        if !self.is_backfilling()
+            && self.stored.started
+            && let Some(ready) = self.ready.take()
+        {
+            let _nobody_waits = ready.send(Ok(()));
+        }
+    }
+
+    pub fn pause(&mut self, paused: bool) {
+        self.stored.paused = paused;
+        if let (Output::Sink { outbox, .. }, true) = (&mut self.output, paused) {
+            outbox.stop();
+        }
+    }
+
+    /// Starts the delivery of a sink that is not paused.
+    pub fn start_delivery(
+        &mut self,
+        store: &Arc<Store>,
+        commands: &mpsc::WeakSender<Command>,
+        runtime: &tokio::runtime::Handle,
+    ) {
+        if let Output::Sink { outbox, def } = &mut self.output
+            && !self.stored.paused
+            && !outbox.is_running()
+        {
+            outbox.start(def, store.clone(), commands.clone(), runtime);
+        }
+    }
+
+    pub fn status(&self) -> JobStatus {
+        let nodes = self.running.stats();
+        JobStatus {
+            oid: self.oid,
+            name: self.name.clone(),
+            kind: if matches!(self.output, Output::View(_)) { "materialized view" } else { "sink" },
+            state: match &self.stored.failed {
+                Some(reason) => JobState::Failed(reason.clone()),
+                None if self.is_backfilling() => JobState::Backfilling,
+                None if self.stored.paused => JobState::Paused,
+                None => JobState::Running,
+            },
+            backfilled_rows: self.backfilled.max(self.stored.inputs.values().map(Progress::rows).sum()),
+            rows_in: self.rows_in,
+            rows_out: self.rows_out,
+            state_entries: nodes.iter().map(|n| n.state.entries).sum(),
+            state_bytes: nodes.iter().map(|n| n.state.cached_bytes).sum(),
+            late_rows: nodes.iter().map(|n| n.late_rows).sum(),
+            nodes,
+        }
+    }
+
+    pub fn sink_status(&self) -> Option<SinkStatus> {
+        let (delivered_epoch, delivered_rows, error, pending_epochs, pending_bytes) = match &self.output {
+            Output::View(_) => return None,
+            Output::Discard { rows } => (0, *rows, None, 0, 0),
+            Output::Sink { outbox, .. } => {
+                let report = outbox.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+                (outbox.delivered, report.rows, report.error, outbox.pending_epochs(), outbox.pending_bytes)
+            }
+        };
+        let error = self.stored.failed.clone().or(error);
+        Some(SinkStatus {
+            oid: self.oid,
+            name: self.name.clone(),
+            state: match (&self.stored.failed, self.stored.paused, &error) {
+                (Some(_), ..) => "failed",
+                (_, true, _) => "paused",
+                (_, _, Some(_)) => "retrying",
+                _ => "running",
+            },
+            error,
+            delivered_epoch,
+            delivered_rows,
+            pending_epochs,
+            pending_bytes,
+        })
+    }
+}
+
+/// What a job had stored before a step.
+pub(crate) struct StoredMark(Stored);
+
+/// The same columns under the names and nullability that the catalog has for them.
+fn restate(schema: &datafusion::arrow::datatypes::SchemaRef, chunks: Chunks) -> Result<Chunks> {
+    chunks
+        .into_iter()
+        .map(|chunk| {
+            let columns = chunk.batch.columns().to_vec();
+            let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(chunk.num_rows()));
+            let batch =
+                datafusion::arrow::array::RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+            Ok(chunk.with_batch(batch))
+        })
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! What runs and how it does, as of the last epoch: the facts behind the system tables and metrics.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidemark_common::{Epoch, Error, Oid};
+
+use crate::dataflow::NodeStats;
+
+/// Epochs that are remembered.
+pub(crate) const EPOCHS_KEPT: usize = 1000;
+
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    pub jobs: Vec<JobStatus>,
+    pub sources: Vec<SourceStatus>,
+    pub sinks: Vec<SinkStatus>,
+    /// The newest last.
+    pub epochs: Arc<VecDeque<EpochStatus>>,
+    pub transactions: u64,
+    pub conflicts: u64,
+    /// Rows that all sources have given since the start.
+    pub source_rows: u64,
+    /// Why the clock stopped.
+    pub clock_error: Option<Error>,
+    pub running: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobState {
+    Backfilling,
+    Running,
+    Paused,
+    Failed(String),
+}
+
+impl JobState {
+    pub fn name(&self) -> &'static str {
+        match self {
+            JobState::Backfilling => "backfilling",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Failed(_) => "failed",
+        }
+    }
+}
+
+/// A dataflow: a materialized view or a sink.
+#[derive(Debug, Clone)]
+pub struct JobStatus {
+    pub oid: Oid,
+    pub name: String,
+    pub kind: &'static str,
+    pub state: JobState,
+    /// Rows of existing data that a backfill has read.
+    pub backfilled_rows: u64,
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub state_entries: u64,
+    pub state_bytes: u64,
+    pub late_rows: u64,
+    pub nodes: Vec<NodeStats>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SourceStatus {
+    pub oid: Oid,
+    pub name: String,
+    /// running, paused, finished, failed
+    pub state: &'static str,
+    pub error: Option<String>,
+    /// Split and position, as text.
+    pub positions: Vec<(String, String)>,
+    /// Microseconds of event time.
+    pub watermark: Option<i64>,
+    pub rows: u64,
+    pub late_rows: u64,
+    /// Records that could not be decoded.
+    pub dropped: u64,
+    pub bytes: u64,
+    /// Rows known to wait.
+    pub lag_rows: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SinkStatus {
+    pub oid: Oid,
+    pub name: String,
+    /// running, paused, retrying
+    pub state: &'static str,
+    pub error: Option<String>,
+    pub delivered_epoch: Epoch,
+    pub delivered_rows: u64,
+    pub pending_epochs: u64,
+    pub pending_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EpochStatus {
+    pub epoch: Epoch,
+    /// Microseconds since 1970 at which it was committed.
+    pub committed_at: i64,
+    pub duration_micros: u64,
+    pub commit_micros: u64,
+    /// Rows that came in, from sources and transactions.
+    pub rows: u64,
+    /// Rows that views and sinks changed by.
+    pub rows_out: u64,
+    /// Bytes of the commit.
+    pub bytes: u64,
+    pub transactions: u32,
+}

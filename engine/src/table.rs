@@ -1,0 +1,319 @@
+//! Tables: transactions' writes are checked against the newest state and become changes.
+//!
+//! ```text
+//!   TableWrite (rows out, rows in) ──check──▶ Checked ──admit──▶ Delta of this epoch ──apply──▶ commit
+//!        as the session saw them        │
+//!                                       └─ the row is not what the session saw: conflict, nothing is admitted
+//! ```
+//!
+//! Writers do not wait for each other. A session computes its changes on a snapshot; here, in the order of arrival, each row it
+//! takes out must still be what it saw, and each key it puts in must still be free. So the first committer wins, and a
+//! session whose write is refused runs its statement again on newer data.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use tidemark_common::{Delta, Error, Oid, Result, SqlState};
+use tidemark_storage::{Collection, CollectionWriter, EncodedRows, EpochCommit, Key, RowCodec, Snapshot, StateId, value};
+
+/// A table as the driver needs it.
+#[derive(Debug, Clone)]
+pub struct TableDef {
+    pub oid: Oid,
+    pub name: String,
+    /// Keyed by the primary key, or by the hidden row number.
+    pub collection: Arc<Collection>,
+    /// Positions of the key in the collection's columns.
+    pub key: Vec<usize>,
+    /// Name of the PRIMARY KEY constraint; `None`: the key is the hidden row number, the last column.
+    pub key_name: Option<String>,
+    pub unique: Vec<UniqueDef>,
+}
+
+/// A UNIQUE constraint, kept as an index from its columns to the table's key.
+#[derive(Debug, Clone)]
+pub struct UniqueDef {
+    pub name: String,
+    pub state: StateId,
+    pub columns: Vec<usize>,
+}
+
+/// Net changes of one table by one transaction. A row number of NULL is given at commit.
+#[derive(Debug, Clone)]
+pub struct TableWrite {
+    pub table: Oid,
+    /// The contents that the session saw; a table rewritten meanwhile has others.
+    pub contents: StateId,
+    pub removed: Option<RecordBatch>,
+    pub added: Option<RecordBatch>,
+}
+
+pub(crate) struct Table {
+    pub def: TableDef,
+    writer: CollectionWriter,
+    key: RowCodec,
+    row: RowCodec,
+    next_row_number: i64,
+    unique: Vec<RowCodec>,
+    /// Rows changed in this epoch so far, by key: the row's bytes, or gone.
+    changed: HashMap<Box<[u8]>, Option<Box<[u8]>>>,
+    /// The same for each unique index: its key -> the table's key.
+    changed_unique: Vec<HashMap<Box<[u8]>, Option<Box<[u8]>>>>,
+    changes: Vec<Delta>,
+}
+
+/// A write that may be admitted: everything to remember of it.
+pub(crate) struct Checked {
+    removed: Option<RecordBatch>,
+    added: Option<RecordBatch>,
+    changed: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+    changed_unique: Vec<Vec<(Box<[u8]>, Option<Box<[u8]>>)>>,
+}
+
+impl Table {
+    pub fn open(def: TableDef, snapshot: &Arc<Snapshot>, cache: usize) -> Result<Self> {
+        let schema = def.collection.schema();
+        let codec = |columns: &[usize]| {
+            let fields: Vec<_> = columns.iter().map(|c| schema.fields()[*c].clone()).collect();
+            RowCodec::for_keys(&fields)
+        };
+        let key = codec(&def.key)?;
+        let next_row_number = match def.key_name {
+            Some(_) => 0,
+            None => last_row_number(&def, &key, snapshot)? + 1,
+        };
+        Ok(Self {
+            key,
+            row: RowCodec::new(&schema.fields().iter().cloned().collect::<Vec<_>>())?,
+            unique: def.unique.iter().map(|u| codec(&u.columns)).collect::<Result<_>>()?,
+            writer: CollectionWriter::new(def.collection.clone(), cache),
+            next_row_number,
+            changed: HashMap::new(),
+            changed_unique: vec![HashMap::new(); def.unique.len()],
+            changes: Vec::new(),
+            def,
+        })
+    }
+
+    /// Compares what the session saw with what is there, this epoch's earlier writes included.
+    pub fn check(&mut self, snapshot: &Arc<Snapshot>, write: TableWrite) -> Result<Checked> {
+        if write.contents != self.def.collection.id() {
+            return Err(conflict(&self.def.name));
+        }
+        let mut added = write.added;
+        if self.def.key_name.is_none()
+            && let Some(batch) = &added
+        {
+            added = Some(self.number_rows(batch)?);
+        }
+        let removed_keys = write.removed.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
+        let added_keys = added.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
+        let removed_rows = write.removed.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
+        let added_rows = added.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
+
+        let mut changed: HashMap<Box<[u8]>, Option<Box<[u8]>>> = HashMap::new();
+        if let (Some(keys), Some(rows)) = (&removed_keys, &removed_rows) {
+            let current = self.current(snapshot, keys)?;
+            for (i, key) in keys.iter().enumerate() {
+                if current[i].as_deref() != Some(rows.row(i)) {
+                    return Err(conflict(&self.def.name));
+                }
+                changed.insert(key.into(), None);
+            }
+        }
+        if let (Some(keys), Some(rows)) = (&added_keys, &added_rows) {
+            self.check_free(snapshot, keys, &changed)?;
+            for (i, key) in keys.iter().enumerate() {
+                if changed.insert(key.into(), Some(rows.row(i).into())).flatten().is_some() {
+                    return Err(self.duplicate_key());
+                }
+            }
+        }
+        let changed_unique = (0..self.unique.len())
+            .map(|u| self.check_unique(u, snapshot, write.removed.as_ref(), added.as_ref(), added_keys.as_ref()))
+            .collect::<Result<_>>()?;
+        let mut changed: Vec<_> = changed.into_iter().collect();
+        changed.sort_unstable();
+        Ok(Checked { removed: write.removed, added, changed, changed_unique })
+    }
+
+    /// The write is part of this epoch from here on.
+    pub fn admit(&mut self, checked: Checked) {
+        self.changed.extend(checked.changed);
+        for (all, new) in self.changed_unique.iter_mut().zip(checked.changed_unique) {
+            all.extend(new);
+        }
+        if let Some(batch) = checked.removed.filter(|b| b.num_rows() > 0) {
+            self.changes.push(Delta::deletes(batch));
+        }
+        if let Some(batch) = checked.added.filter(|b| b.num_rows() > 0) {
+            self.changes.push(Delta::inserts(batch));
+        }
+    }
+
+    /// Ends the epoch: writes what was admitted, and gives it to whoever follows the table.
+    pub fn apply(&mut self, snapshot: &Arc<Snapshot>, commit: &mut EpochCommit) -> Result<Vec<Delta>> {
+        let changes = std::mem::take(&mut self.changes);
+        self.changed.clear();
+        if !changes.is_empty() {
+            let net = Delta::concat(self.def.collection.schema(), &changes)?;
+            self.writer.apply(snapshot, &net, commit)?;
+        }
+        for (index, changed) in self.def.unique.iter().zip(&mut self.changed_unique) {
+            let mut entries: Vec<_> = changed.drain().collect();
+            entries.sort_unstable();
+            for (key, to) in entries {
+                let at = Key::Row { collection: index.state, key: &key };
+                match to {
+                    Some(to) => commit.put(&at, &value::frame(&to)),
+                    None => commit.delete(&at),
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Empties it; the epoch has no other change of it.
+    pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
+        self.writer.truncate(snapshot, commit)?;
+        for unique in &self.def.unique {
+            commit.delete_collection(unique.state);
+        }
+        Ok(())
+    }
+
+    fn encode(&self, codec: &RowCodec, columns: &[usize], batch: &RecordBatch) -> Result<EncodedRows> {
+        let columns: Vec<ArrayRef> = columns.iter().map(|c| batch.column(*c).clone()).collect();
+        codec.encode_rows(&columns, batch.num_rows())
+    }
+
+    /// Gives a number to each row that has none.
+    fn number_rows(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let position = self.def.key[0];
+        let numbers = batch.column(position).as_any().downcast_ref::<Int64Array>();
+        let numbers = numbers.ok_or_else(|| Error::internal("the row number is not a bigint"))?;
+        if numbers.null_count() == 0 {
+            return Ok(batch.clone());
+        }
+        let given: Int64Array = numbers
+            .iter()
+            .map(|n| {
+                Some(n.unwrap_or_else(|| {
+                    self.next_row_number += 1;
+                    self.next_row_number - 1
+                }))
+            })
+            .collect();
+        let mut columns = batch.columns().to_vec();
+        columns[position] = Arc::new(given);
+        Ok(RecordBatch::try_new(batch.schema(), columns)?)
+    }
+
+    /// Each key's row as bytes, as of now.
+    fn current(&self, snapshot: &Arc<Snapshot>, keys: &EncodedRows) -> Result<Vec<Option<Box<[u8]>>>> {
+        let mut rows: Vec<Option<Box<[u8]>>> = vec![None; keys.len()];
+        let mut stored = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            match self.changed.get(key) {
+                Some(row) => rows[i] = row.clone(),
+                None => stored.push(i),
+            }
+        }
+        let wanted: Vec<&[u8]> = stored.iter().map(|i| keys.row(*i)).collect();
+        let found = self.def.collection.get_rows(snapshot, &wanted)?;
+        let encoded = self.row.encode_rows(found.batch.columns(), found.batch.num_rows())?;
+        for (i, position) in stored.iter().zip(&found.found) {
+            rows[*i] = position.map(|p| encoded.row(p).into());
+        }
+        Ok(rows)
+    }
+
+    fn check_free(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        keys: &EncodedRows,
+        changed: &HashMap<Box<[u8]>, Option<Box<[u8]>>>,
+    ) -> Result<()> {
+        if self.def.key_name.is_none() {
+            return Ok(()); // row numbers are ours: either just given, or of a row that was taken out above
+        }
+        let mut unknown = Vec::new();
+        for key in keys.iter().filter(|key| !changed.contains_key(*key)) {
+            match self.changed.get(key) {
+                Some(Some(_)) => return Err(self.duplicate_key()),
+                Some(None) => {}
+                None => unknown.push(Key::Row { collection: self.def.collection.id(), key }.encode()),
+            }
+        }
+        if snapshot.multi_get_encoded(&unknown)?.iter().any(Option::is_some) {
+            return Err(self.duplicate_key());
+        }
+        Ok(())
+    }
+
+    fn check_unique(
+        &self,
+        index: usize,
+        snapshot: &Snapshot,
+        removed: Option<&RecordBatch>,
+        added: Option<&RecordBatch>,
+        added_keys: Option<&EncodedRows>,
+    ) -> Result<Vec<(Box<[u8]>, Option<Box<[u8]>>)>> {
+        let def = &self.def.unique[index];
+        let codec = &self.unique[index];
+        let mut changed: HashMap<Box<[u8]>, Option<Box<[u8]>>> = HashMap::new();
+        if let Some(batch) = removed {
+            for (i, key) in self.encode(codec, &def.columns, batch)?.iter().enumerate() {
+                if !has_null(batch, &def.columns, i) {
+                    changed.insert(key.into(), None);
+                }
+            }
+        }
+        if let (Some(batch), Some(to)) = (added, added_keys) {
+            for (i, key) in self.encode(codec, &def.columns, batch)?.iter().enumerate() {
+                if has_null(batch, &def.columns, i) {
+                    continue; // NULLs are distinct
+                }
+                let taken = match changed.get(key).or_else(|| self.changed_unique[index].get(key)) {
+                    Some(state) => state.is_some(),
+                    None => snapshot.get(&Key::Row { collection: def.state, key })?.is_some(),
+                };
+                if taken {
+                    return Err(duplicate(&def.name));
+                }
+                changed.insert(key.into(), Some(to.row(i).into()));
+            }
+        }
+        Ok(changed.into_iter().collect())
+    }
+
+    fn duplicate_key(&self) -> Error {
+        duplicate(self.def.key_name.as_deref().unwrap_or(&self.def.name))
+    }
+}
+
+fn has_null(batch: &RecordBatch, columns: &[usize], row: usize) -> bool {
+    columns.iter().any(|c| batch.column(*c).is_null(row))
+}
+
+fn last_row_number(def: &TableDef, codec: &RowCodec, snapshot: &Snapshot) -> Result<i64> {
+    let span = Key::rows(def.collection.id());
+    let Some((last, _)) = snapshot.last(&span.start, &span.end)? else { return Ok(0) };
+    let key = codec.decode([&last[span.start.len()..]])?;
+    match key.first().and_then(|a| a.as_any().downcast_ref::<Int64Array>()) {
+        Some(numbers) if numbers.len() == 1 => Ok(numbers.value(0)),
+        _ => Err(Error::internal("the last row number cannot be read")),
+    }
+}
+
+fn duplicate(constraint: &str) -> Error {
+    Error::new(SqlState::UniqueViolation, format!("duplicate key value violates unique constraint \"{constraint}\""))
+}
+
+/// A row is no longer what the session saw.
+pub(crate) fn conflict(table: &str) -> Error {
+    Error::new(SqlState::SerializationFailure, "could not serialize access due to concurrent update")
+        .with_detail(format!("A row of \"{table}\" was changed by a transaction that committed meanwhile."))
+        .with_hint("Run the transaction again.")
+}

@@ -1,0 +1,409 @@
+//! One tick: everything that becomes true together.
+//!
+//! ```text
+//!   1 transactions   checked in order of arrival; DDL has an epoch without other DDL
+//!   2 tables         what was admitted becomes changes
+//!   3 sources        a bounded number of rows each
+//!   4 jobs           in topological order, each on the changes of its inputs
+//!   5 commit         one WriteBatch, on disk
+//!   6 publish        readers see it; then sessions are answered, sinks and subscribers woken
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use tidemark_common::{Epoch, Error, Oid, Result, SqlState};
+use tidemark_storage::{EpochCommit, Key, value};
+use tokio::sync::oneshot;
+
+use crate::backfill::{Progress, scan_step};
+use crate::dataflow::CollectionChanges;
+use crate::driver::Driver;
+use crate::engine::{Step, Transaction};
+use crate::job::Output;
+use crate::status::{EPOCHS_KEPT, EpochStatus};
+use crate::subscription::Change;
+use crate::table::{Table, conflict};
+
+type Changes = BTreeMap<Oid, CollectionChanges>;
+type Answers = Vec<oneshot::Sender<Result<Epoch>>>;
+
+impl Driver {
+    /// An error here is a failed commit: nothing of the epoch is on disk, and memory is ahead of it.
+    pub(crate) fn tick(&mut self) -> Result<()> {
+        let started = self.clock.now_micros();
+        self.last_tick = started;
+        let epoch = self.epoch + 1;
+        let mut commit = self.store.begin();
+        let mut rewritten = Vec::new();
+
+        let answers = self.transactions(&mut commit, &mut rewritten)?;
+        self.note_delivered(&mut commit)?;
+        let mut changes = self.table_changes(&mut commit, &rewritten)?;
+        self.replays_before_sources(&mut changes)?;
+        self.source_changes(started, &mut commit, &mut changes)?;
+        let rows = count_rows(&changes);
+        self.run_jobs(epoch, &mut changes, &mut commit)?;
+        let rows_out = count_rows(&changes) - rows;
+
+        if commit.is_empty() && answers.is_empty() {
+            return Ok(()); // a backfill that waits for its reader
+        }
+        let bytes = commit.bytes() as u64;
+        let before_commit = self.clock.now_micros();
+        self.snapshot = self.store.commit(commit, epoch, self.config.sync)?;
+        self.epoch = epoch;
+        let now = self.clock.now_micros();
+        self.remember(EpochStatus {
+            epoch,
+            committed_at: now,
+            duration_micros: (now - started).max(0) as u64,
+            commit_micros: (now - before_commit).max(0) as u64,
+            rows,
+            rows_out,
+            bytes,
+            transactions: answers.len() as u32,
+        });
+        self.transactions += answers.len() as u64;
+        self.publish();
+        self.tell(epoch, answers, &changes);
+        Ok(())
+    }
+
+    fn remember(&mut self, status: EpochStatus) {
+        let epochs: &mut VecDeque<EpochStatus> = Arc::make_mut(&mut self.epochs);
+        if epochs.len() == EPOCHS_KEPT {
+            epochs.pop_front();
+        }
+        epochs.push_back(status);
+    }
+
+    fn tell(&mut self, epoch: Epoch, answers: Answers, changes: &Changes) {
+        for answer in answers {
+            let _nobody_waits = answer.send(Ok(epoch));
+        }
+        for job in self.jobs.values() {
+            if let Output::Sink { outbox, .. } = &job.output {
+                outbox.wake();
+            }
+        }
+        self.subscribers.retain(|oid, subscribers| {
+            match changes.get(oid).filter(|c| !c.chunks.is_empty()) {
+                Some(c) => {
+                    let change = Change { epoch, deltas: c.chunks.clone() };
+                    subscribers.retain(|s| s.send(&change));
+                }
+                None => subscribers.retain(|s| !s.is_gone()),
+            }
+            !subscribers.is_empty()
+        });
+    }
+
+    /// Admits what waits, in order of arrival. A transaction that is refused is answered at once and leaves nothing behind.
+    fn transactions(&mut self, commit: &mut EpochCommit, rewritten: &mut Vec<Oid>) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let mut waiting = VecDeque::new();
+        while let Some((transaction, answer)) = self.pending.pop_front() {
+            if !self.may_take(&transaction) {
+                waiting.push_back((transaction, answer));
+                continue;
+            }
+            let ddl = !transaction.steps.is_empty();
+            if ddl && !answers.is_empty() {
+                self.pending.push_front((transaction, answer));
+                break;
+            }
+            match self.admit(transaction, commit, rewritten) {
+                Ok(()) => answers.push(answer),
+                Err(error) => {
+                    self.conflicts += u64::from(error.state() == SqlState::SerializationFailure);
+                    let _nobody_waits = answer.send(Err(error));
+                }
+            }
+            if ddl {
+                break;
+            }
+        }
+        while let Some(held) = waiting.pop_back() {
+            self.pending.push_front(held);
+        }
+        Ok(answers)
+    }
+
+    /// All of a transaction, or an error and nothing of it.
+    fn admit(&mut self, transaction: Transaction, commit: &mut EpochCommit, rewritten: &mut Vec<Oid>) -> Result<()> {
+        if let Some(catalog) = &transaction.catalog
+            && catalog.version != self.catalog.version + 1
+        {
+            return Err(Error::new(SqlState::SerializationFailure, "the catalog was changed by another session")
+                .with_hint("Run the statement again."));
+        }
+        let mut new_tables = new_tables(&transaction, self)?;
+        let mut checked = Vec::with_capacity(transaction.writes.len());
+        for write in transaction.writes {
+            let oid = write.table;
+            let table = match new_tables.get_mut(&oid) {
+                Some(table) => table,
+                None => self.tables.get_mut(&oid).ok_or_else(|| conflict(&oid.to_string()))?,
+            };
+            checked.push((oid, table.check(&self.snapshot, write)?));
+        }
+        // Nothing below can refuse any more, except by failing the epoch as a whole.
+        let mut ready = transaction.ready;
+        let has_steps = !transaction.steps.is_empty();
+        for step in transaction.steps {
+            self.take_step(step, &mut new_tables, &mut ready, commit, rewritten)?;
+        }
+        for (oid, write) in checked {
+            if let Some(table) = self.tables.get_mut(&oid) {
+                table.admit(write);
+            }
+        }
+        for (oid, object) in transaction.objects {
+            match object {
+                Some(bytes) => commit.put(&Key::Object(oid), &value::frame(&bytes)),
+                None => commit.delete(&Key::Object(oid)),
+            }
+        }
+        for (name, number) in transaction.counters {
+            commit.put_value(&Key::Counter(&name), &number)?;
+        }
+        if let Some(catalog) = transaction.catalog {
+            self.catalog = catalog;
+        }
+        if has_steps {
+            self.rewire();
+        }
+        Ok(())
+    }
+
+    fn take_step(
+        &mut self,
+        step: Step,
+        new_tables: &mut BTreeMap<Oid, Table>,
+        ready: &mut Option<oneshot::Sender<Result<()>>>,
+        commit: &mut EpochCommit,
+        rewritten: &mut Vec<Oid>,
+    ) -> Result<()> {
+        match step {
+            Step::Create(definition) => {
+                let oid = definition.oid();
+                match new_tables.remove(&oid) {
+                    Some(table) => {
+                        self.tables.insert(oid, table);
+                    }
+                    None => self.create(definition, commit)?,
+                }
+                if let Some(job) = self.jobs.get_mut(&oid) {
+                    job.ready = ready.take();
+                }
+            }
+            Step::ReplaceTable(def) => {
+                if let Some(old) = self.tables.get(&def.oid) {
+                    delete_contents(old, commit);
+                }
+                rewritten.push(def.oid);
+                if let Some(table) = new_tables.remove(&def.oid) {
+                    self.tables.insert(def.oid, table);
+                }
+            }
+            Step::Truncate(oid) => {
+                if let Some(table) = self.tables.get_mut(&oid) {
+                    table.truncate(&self.snapshot, commit)?;
+                }
+            }
+            Step::Drop(oid) => self.drop_object(oid, commit),
+            Step::Pause(oid, paused) => self.pause(oid, paused, commit)?,
+        }
+        Ok(())
+    }
+
+    fn drop_object(&mut self, oid: Oid, commit: &mut EpochCommit) {
+        self.tables.remove(&oid);
+        self.sources.remove(&oid);
+        self.jobs.remove(&oid);
+        self.subscribers.remove(&oid);
+        self.delivered.remove(&oid);
+        commit.delete_data_of(oid);
+    }
+
+    fn pause(&mut self, oid: Oid, paused: bool, commit: &mut EpochCommit) -> Result<()> {
+        if let Some(job) = self.jobs.get_mut(&oid) {
+            let mark = job.mark();
+            job.pause(paused);
+            job.store(&mark, commit)?;
+        } else if let Some(source) = self.sources.get_mut(&oid) {
+            commit.put_value(&Key::SourceState { source: oid, what: "paused" }, &paused)?;
+            source.paused = paused;
+            source.failed = None;
+            if paused {
+                source.stop_reading();
+            }
+        }
+        Ok(())
+    }
+
+    fn note_delivered(&mut self, commit: &mut EpochCommit) -> Result<()> {
+        for (sink, epoch) in std::mem::take(&mut self.delivered) {
+            if let Some(Output::Sink { outbox, .. }) = self.jobs.get_mut(&sink).map(|j| &mut j.output) {
+                outbox.delivered(epoch, commit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn table_changes(&mut self, commit: &mut EpochCommit, rewritten: &[Oid]) -> Result<Changes> {
+        let mut changes = Changes::new();
+        for (oid, table) in &mut self.tables {
+            let chunks = table.apply(&self.snapshot, commit)?;
+            if !chunks.is_empty() && !rewritten.contains(oid) {
+                changes.insert(*oid, CollectionChanges { chunks, ..Default::default() });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Replays run before their sources take this epoch's rows, which belong to a dataflow from the moment it joins.
+    fn replays_before_sources(&mut self, changes: &mut Changes) -> Result<()> {
+        let (limits, rows) = (self.limits(), self.config.epoch_rows);
+        for job in self.jobs.values_mut().filter(|j| j.failure().is_none() && !j.replays.is_empty()) {
+            job.begin_epoch();
+            for input in job.inputs().collect::<Vec<_>>() {
+                let (Some(replay), Some(progress)) = job.replaying(input) else { continue };
+                let Some(source) = self.sources.get_mut(&input) else { continue };
+                match replay.step(source, progress, rows, limits, &self.runtime, &self.waker) {
+                    Ok(step) => {
+                        job.replayed.insert(input, step);
+                    }
+                    Err(error) => job.fail(&error, self.config.workers)?,
+                }
+                if job.progress_mut(input).is_some_and(|p| *p == Progress::Live) {
+                    job.replays.remove(&input);
+                }
+            }
+        }
+        self.unfreeze();
+        debug_assert!(changes.keys().all(|oid| !self.sources.contains_key(oid)));
+        Ok(())
+    }
+
+    fn source_changes(&mut self, now: i64, commit: &mut EpochCommit, changes: &mut Changes) -> Result<()> {
+        if self.outbox_full() {
+            return Ok(());
+        }
+        for (oid, source) in &mut self.sources {
+            match source.take(self.config.epoch_rows, now, commit) {
+                Ok(taken) => {
+                    changes.insert(*oid, taken);
+                }
+                Err(error) => {
+                    tracing::error!(source = source.def.name, %error, "the source has failed");
+                    source.failed = Some(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run_jobs(&mut self, epoch: Epoch, changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
+        for oid in self.order.clone() {
+            if let Some(job) = self.jobs.get_mut(&oid) {
+                job.begin_epoch();
+            }
+            let inputs = self.job_inputs(oid, changes)?;
+            let Some(job) = self.jobs.get_mut(&oid) else { continue };
+            let mark = job.mark_at_start();
+            if job.has_work(&inputs) {
+                match job.step(epoch, &self.snapshot, &inputs, commit) {
+                    Ok(output) => {
+                        changes.insert(oid, output);
+                    }
+                    Err(error) => {
+                        // What it had read of a backfill in this epoch is not kept either.
+                        job.restore(&mark);
+                        job.fail(&error, self.config.workers)?;
+                    }
+                }
+            }
+            job.store(&mark, commit)?;
+            job.note_ready(&mark);
+        }
+        self.unfreeze();
+        Ok(())
+    }
+
+    /// What each of a job's inputs gives it in this epoch: the changes, or a chunk of a backfill.
+    fn job_inputs(&mut self, oid: Oid, changes: &Changes) -> Result<BTreeMap<Oid, CollectionChanges>> {
+        let mut given = BTreeMap::new();
+        let Some(job) = self.jobs.get(&oid) else { return Ok(given) };
+        let inputs: Vec<Oid> = job.inputs().collect();
+        for input in inputs {
+            let upstream = match self.jobs.get(&input) {
+                // A view that has failed has no changes any more, and what follows it must not go on as if it had none.
+                Some(up) if up.failure().is_some() => Err(up.name.clone()),
+                Some(up) => Ok((up.collection().cloned(), up.is_backfilling())),
+                None => Ok((self.tables.get(&input).map(|t| t.def.collection.clone()), false)),
+            };
+            let Some(job) = self.jobs.get_mut(&oid) else { break };
+            if job.failure().is_some() {
+                break;
+            }
+            let (collection, upstream_builds) = match upstream {
+                Ok(found) => found,
+                Err(name) => {
+                    let error = Error::new(
+                        SqlState::ObjectNotInPrerequisiteState,
+                        format!("materialized view \"{name}\", which it reads, has failed"),
+                    );
+                    job.fail(&error, self.config.workers)?;
+                    break;
+                }
+            };
+            let replayed = job.replayed.remove(&input);
+            let live = changes.get(&input);
+            let step = match (job.progress_mut(input), collection) {
+                (Some(Progress::Scanning { .. }), _) if upstream_builds => CollectionChanges::default(),
+                (Some(progress @ Progress::Scanning { .. }), Some(collection)) => {
+                    scan_step(&collection, &self.snapshot, progress, live, self.config.backfill_rows)?
+                }
+                (Some(Progress::Replaying { .. }), _) => replayed.unwrap_or_default(),
+                _ => join(replayed, live),
+            };
+            given.insert(input, step);
+        }
+        Ok(given)
+    }
+}
+
+fn count_rows(changes: &Changes) -> u64 {
+    changes.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum()
+}
+
+/// The end of a replay and the epoch's own rows, in the epoch in which a dataflow joins.
+fn join(replayed: Option<CollectionChanges>, live: Option<&CollectionChanges>) -> CollectionChanges {
+    let mut joined = replayed.unwrap_or_default();
+    if let Some(live) = live {
+        joined.chunks.extend(live.chunks.iter().cloned());
+        joined.watermarks = live.watermarks.clone();
+    }
+    joined
+}
+
+/// Tables that the transaction makes, opened but not yet part of the database.
+fn new_tables(transaction: &Transaction, driver: &Driver) -> Result<BTreeMap<Oid, Table>> {
+    let mut tables = BTreeMap::new();
+    for step in &transaction.steps {
+        if let Step::Create(crate::engine::Definition::Table(def)) | Step::ReplaceTable(def) = step {
+            let table = Table::open(def.clone(), &driver.snapshot, driver.config.state_cache_bytes / 16)?;
+            tables.insert(def.oid, table);
+        }
+    }
+    Ok(tables)
+}
+
+fn delete_contents(table: &Table, commit: &mut EpochCommit) {
+    commit.delete_collection(table.def.collection.id());
+    for unique in &table.def.unique {
+        commit.delete_collection(unique.state);
+    }
+}

@@ -1,0 +1,264 @@
+//! Catalog objects -> what the engine runs. Used when an object is created and again at every start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::sql::sqlparser::ast;
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
+use tidemark_common::plan::Dataflow;
+use tidemark_common::{Clock, Error, Result};
+use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
+use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
+use tidemark_sql::ast::Statement;
+use tidemark_sql::{grammar, lower};
+use tidemark_storage::{Collection, Layout, StateId};
+
+use crate::query::{Names, Scans, stored_relation};
+
+/// The hidden column that tells rows apart in a table without a primary key.
+pub const ROW_NUMBER: &str = "tidemark_row_number";
+
+/// What making definitions needs besides the catalog.
+#[derive(Debug)]
+pub struct Environment {
+    /// Functions and optimizer of all sessions.
+    pub state: Arc<SessionState>,
+    pub clock: Arc<dyn Clock>,
+}
+
+pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Definition> {
+    let definition = match &object.kind {
+        ObjectKind::Table(t) => table(object, t).map(Definition::Table),
+        ObjectKind::Source(s) => source(object, s, env).map(Definition::Source),
+        ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
+        ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
+        other => Err(Error::internal(format!("a {} does not run", other.name()))),
+    };
+    definition.map_err(|e| e.context(format_args!("{} \"{}\"", object.kind_name(), object.name)))
+}
+
+/// True for objects that the engine runs.
+pub fn runs(object: &Object) -> bool {
+    matches!(
+        object.kind,
+        ObjectKind::Table(_) | ObjectKind::Source(_) | ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)
+    )
+}
+
+/// Contents of a table: its columns, and the row number if no primary key tells the rows apart.
+pub fn table(object: &Object, table: &Table) -> Result<TableDef> {
+    let mut fields: Vec<Field> =
+        table.columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect();
+    let (key, key_name) = match &table.primary_key {
+        Some(key) => (key.columns.clone(), Some(key.name.clone())),
+        None => {
+            fields.push(Field::new(ROW_NUMBER, DataType::Int64, true));
+            (vec![fields.len() - 1], None)
+        }
+    };
+    let state = |index: usize| StateId::new(object.oid, (table.generation << 8) | index as u32);
+    let unique = table
+        .unique
+        .iter()
+        .enumerate()
+        .map(|(i, u)| UniqueDef { name: u.name.clone(), state: state(i + 1), columns: u.columns.clone() })
+        .collect();
+    let layout = Layout::Keyed { key: key.clone() };
+    let collection = Collection::new(state(0), Arc::new(Schema::new(fields)), layout)?.with_name(&object.name);
+    let name = object.name.clone();
+    Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, unique })
+}
+
+/// Columns of a source. None is NOT NULL: what a plan does not need is not read and stands as NULL.
+pub fn source_schema(object: &Object) -> SchemaRef {
+    Arc::new(Schema::new(
+        object.columns().iter().map(|c| c.sql_type.to_field(&c.name, true)).collect::<Vec<_>>(),
+    ))
+}
+
+pub fn source(object: &Object, source: &Source, env: &Environment) -> Result<SourceDef> {
+    let schema = source_schema(object);
+    let declared: Vec<usize> = (0..source.declared).collect();
+    let (engine_options, options): (Vec<_>, Vec<_>) =
+        source.options.iter().cloned().partition(|(k, _)| ENGINE_OPTIONS.contains(&k.as_str()));
+    let spec = SourceSpec {
+        name: object.name.clone(),
+        columns: Arc::new(schema.project(&declared)?),
+        include: source.include.clone(),
+        options,
+        format: source.format.as_ref().map(format_spec),
+        clock: env.clock.clone(),
+    };
+    let watermark = source.watermark.as_ref().map(|w| watermark(w, &schema, env)).transpose()?;
+    Ok(SourceDef {
+        oid: object.oid,
+        name: object.name.clone(),
+        source: tidemark_connectors::open_source(spec)?,
+        schema,
+        watermark,
+        idle_timeout: idle_timeout(&engine_options)?,
+    })
+}
+
+/// Options of a source that are not the connector's.
+const ENGINE_OPTIONS: [&str; 2] = ["idle_timeout", "late_data"];
+
+fn idle_timeout(options: &[(String, String)]) -> Result<Option<i64>> {
+    for (key, value) in options {
+        if key == "late_data" && value != "drop" {
+            return Err(Error::unsupported(format!("late_data = '{value}' is not supported yet")).with_hint("Use 'drop'."));
+        }
+    }
+    let Some((_, text)) = options.iter().find(|(k, _)| k == "idle_timeout") else { return Ok(None) };
+    let micros = grammar::interval::parse(text, grammar::interval::Qualifier::default())
+        .ok()
+        .filter(|i| i.months == 0)
+        .map(|i| i64::from(i.days) * 86_400_000_000 + i.micros)
+        .filter(|m| *m > 0);
+    micros.map(Some).ok_or_else(|| {
+        Error::invalid(format!("option \"idle_timeout\" must be a time such as '1 minute', not \"{text}\""))
+    })
+}
+
+pub fn format_spec(format: &tidemark_catalog::Format) -> FormatSpec {
+    FormatSpec { format: format.format.clone(), encode: format.encode.clone(), options: format.options.clone() }
+}
+
+fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &Environment) -> Result<WatermarkDef> {
+    let names = Names {
+        state: env.state.clone(),
+        functions: Arc::new(HashMap::<String, Arc<ScalarUDF>>::new()),
+        catalog: Arc::new(Catalog::new("", "")),
+        search_path: vec![],
+        system: None,
+        scans: Arc::new(NoRelations),
+    };
+    let columns = DFSchema::try_from(schema.as_ref().clone())?;
+    let expr = names.expr(&watermark.expr, &columns)?;
+    let expr = coerce(expr, &columns, env)?;
+    let physical = create_physical_expr(&expr, &columns, &ExecutionProps::new())?;
+    let field = schema.field(watermark.column);
+    let made = physical.data_type(schema)?;
+    if made != *field.data_type() || !matches!(made, DataType::Timestamp(..)) {
+        return Err(Error::new(
+            tidemark_common::SqlState::DatatypeMismatch,
+            format!("the watermark of \"{}\" must be a timestamp of the column's own type", field.name()),
+        )
+        .with_hint("Write WATERMARK FOR ts AS ts - INTERVAL '5 seconds' over a TIMESTAMP or TIMESTAMPTZ column."));
+    }
+    let mut reads: Vec<usize> = collect_columns(&physical).iter().map(|c| c.index()).collect();
+    reads.push(watermark.column);
+    Ok(WatermarkDef { column: watermark.column, expr: physical, reads })
+}
+
+/// Settles the types of an expression over `schema`.
+pub fn coerce(
+    expr: datafusion::logical_expr::Expr,
+    schema: &DFSchema,
+    env: &Environment,
+) -> Result<datafusion::logical_expr::Expr> {
+    use datafusion::logical_expr::simplify::SimplifyContext;
+    use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(env.state.config_options().clone())
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    Ok(simplifier.coerce(expr, schema)?)
+}
+
+struct NoRelations;
+
+impl Scans for NoRelations {
+    fn relation(&self, _catalog: &Catalog, object: &Arc<Object>) -> Result<Arc<dyn TableProvider>> {
+        Err(Error::internal(format!("\"{}\" in an expression over columns", object.name)))
+    }
+}
+
+/// Relations as inputs of a dataflow.
+struct StreamInputs;
+
+impl Scans for StreamInputs {
+    fn relation(&self, catalog: &Catalog, object: &Arc<Object>) -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::new(stored_relation(catalog, object)?))
+    }
+}
+
+/// Plans a view's or sink's query as a dataflow.
+pub fn dataflow(
+    query: &ast::Query,
+    search_path: &[String],
+    emit_on_close: bool,
+    catalog: &Arc<Catalog>,
+    env: &Environment,
+) -> Result<Dataflow> {
+    let names = Names {
+        state: env.state.clone(),
+        functions: Arc::default(),
+        catalog: catalog.clone(),
+        search_path: search_path.to_vec(),
+        system: None,
+        scans: Arc::new(StreamInputs),
+    };
+    let plan = names.plan(query)?;
+    lower::check_deterministic(&plan)?;
+    let optimized = names.planner().optimize(&plan)?;
+    lower::lower(&optimized, emit_on_close)
+}
+
+/// A stored query's AST.
+pub fn stored_query(text: &str) -> Result<ast::Query> {
+    if let Statement::Sql(statement) = grammar::parse_one(text)?.statement
+        && let ast::Statement::Query(query) = *statement
+    {
+        return Ok(*query);
+    }
+    Err(Error::internal("the stored text is no query"))
+}
+
+pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<Collection>> {
+    let layout = match (&view.key, view.append_only) {
+        (Some(key), _) => Layout::Keyed { key: key.clone() },
+        (None, true) => Layout::Sequence,
+        (None, false) => Layout::Multiset,
+    };
+    let collection = Collection::new(StateId::new(object.oid, 0), object.arrow_schema(), layout)?;
+    Ok(Arc::new(collection.with_name(&object.name)))
+}
+
+fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
+    let query = stored_query(&view.query)?;
+    let dataflow = dataflow(&query, &view.search_path, view.emit_on_window_close, catalog, env)?;
+    Ok(ViewDef {
+        oid: object.oid,
+        name: object.name.clone(),
+        dataflow: Arc::new(dataflow),
+        collection: view_collection(object, view)?,
+    })
+}
+
+fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
+    let query = stored_query(&sink.query)?;
+    let dataflow = dataflow(&query, &sink.search_path, sink.emit_on_window_close, catalog, env)?;
+    let spec = SinkSpec {
+        name: object.name.clone(),
+        schema: object.arrow_schema(),
+        append_only: sink.append_only,
+        options: sink.options.clone(),
+        format: sink.format.as_ref().map(format_spec),
+    };
+    Ok(SinkDef {
+        oid: object.oid,
+        name: object.name.clone(),
+        dataflow: Arc::new(dataflow),
+        sink: tidemark_connectors::open_sink(spec)?,
+    })
+}

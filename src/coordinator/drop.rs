@@ -1,0 +1,183 @@
+//! DROP of every kind of object, with what depends on it.
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SYSTEM_SCHEMAS};
+use tidemark_common::{Error, Oid, Result, SqlState};
+use tidemark_sql::ast::ObjectType;
+
+use super::definitions;
+use crate::query::object_name;
+use crate::session::{Outcome, Session};
+use crate::transaction::PlannedStep;
+
+/// sqlparser's word for the kind, as ours.
+pub fn object_type(object_type: &sql::ObjectType) -> Result<ObjectType> {
+    Ok(match object_type {
+        sql::ObjectType::Table => ObjectType::Table,
+        sql::ObjectType::View => ObjectType::View,
+        sql::ObjectType::MaterializedView => ObjectType::MaterializedView,
+        sql::ObjectType::Schema => ObjectType::Schema,
+        sql::ObjectType::Index => ObjectType::Index,
+        sql::ObjectType::Sequence => ObjectType::Sequence,
+        sql::ObjectType::Role => ObjectType::Role,
+        sql::ObjectType::Database => ObjectType::Database,
+        sql::ObjectType::Type => ObjectType::Type,
+        other => return Err(Error::unsupported(format!("DROP {other} is not supported"))),
+    })
+}
+
+/// The kind in words, as messages and tags have it.
+pub fn kind_words(object_type: ObjectType) -> &'static str {
+    match object_type {
+        ObjectType::Table => "table",
+        ObjectType::View => "view",
+        ObjectType::MaterializedView => "materialized view",
+        ObjectType::Source => "source",
+        ObjectType::Sink => "sink",
+        ObjectType::Schema => "schema",
+        ObjectType::Index => "index",
+        ObjectType::Sequence => "sequence",
+        ObjectType::Role => "role",
+        ObjectType::Database => "database",
+        ObjectType::Function => "function",
+        ObjectType::Type => "type",
+        ObjectType::Job => "job",
+    }
+}
+
+impl Session {
+    pub(crate) fn drop_objects(
+        &mut self,
+        object_type: ObjectType,
+        if_exists: bool,
+        names: &[sql::ObjectName],
+        cascade: bool,
+    ) -> Result<Outcome> {
+        let kind = kind_words(object_type);
+        let mut doomed: Vec<Arc<Object>> = Vec::new();
+        for name in names {
+            match self.find_to_drop(object_type, name) {
+                Ok(object) => doomed.push(object),
+                Err(error) if if_exists && is_missing(&error) => {
+                    self.tell(format!("{kind} \"{}\" does not exist, skipping", last_part(name)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let catalog = self.catalog()?;
+        let all = with_dependants(&catalog, &doomed, cascade)?;
+        let carried: Vec<&Arc<Object>> =
+            all.iter().filter(|o| !doomed.iter().any(|d| d.oid == o.oid) && !belongs_to(o, &doomed)).collect();
+        match carried.as_slice() {
+            [] => {}
+            [one] => self.tell(format!("drop cascades to {} {}", one.kind_name(), one.name)),
+            many => self.tell(format!("drop cascades to {} other objects", many.len())),
+        }
+        let changes = all.iter().map(|o| Change::Remove(o.oid)).collect();
+        // Users before what they use.
+        let steps =
+            all.iter().rev().filter(|o| definitions::runs(o)).map(|o| PlannedStep::Drop(o.oid)).collect::<Vec<_>>();
+        for object in &all {
+            self.forget_table(object.oid)?;
+        }
+        self.change_catalog(changes, steps)?;
+        Ok(Outcome::Command(format!("DROP {}", kind.to_uppercase())))
+    }
+
+    pub(crate) fn find_to_drop(&self, object_type: ObjectType, name: &sql::ObjectName) -> Result<Arc<Object>> {
+        let catalog = self.catalog()?;
+        let kind = kind_words(object_type);
+        if object_type == ObjectType::Schema {
+            let (_, schema) = object_name(name, "")?;
+            let oid = catalog.schema(&schema)?;
+            if SYSTEM_SCHEMAS.iter().any(|(system, _)| *system == oid) {
+                return Err(Error::new(
+                    SqlState::DependentObjectsStillExist,
+                    format!("cannot drop schema {schema} because it is required by the database system"),
+                ));
+            }
+            return catalog.expect(oid).cloned();
+        }
+        let (schema, bare) = object_name(name, &catalog.database)?;
+        let found = catalog.find(schema.as_deref(), &bare, &self.settled_search_path());
+        match found {
+            Some(object) if object.kind_name() == kind => Ok(object.clone()),
+            Some(object) => Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not a {kind}"))
+                .with_hint(format!("Use DROP {} to remove a {}.", object.kind_name().to_uppercase(), object.kind_name()))),
+            None => {
+                if let Some(schema) = &schema {
+                    catalog.schema(schema)?;
+                }
+                let state = match object_type {
+                    ObjectType::Index | ObjectType::Role | ObjectType::Type => SqlState::UndefinedObject,
+                    ObjectType::Database => SqlState::UndefinedDatabase,
+                    _ => SqlState::UndefinedTable,
+                };
+                let name = schema.map_or_else(|| bare.clone(), |s| format!("{s}.{bare}"));
+                Err(Error::new(state, format!("{kind} \"{name}\" does not exist")))
+            }
+        }
+    }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(
+        error.state(),
+        SqlState::UndefinedTable | SqlState::UndefinedSchema | SqlState::UndefinedObject | SqlState::UndefinedDatabase
+    )
+}
+
+fn last_part(name: &sql::ObjectName) -> String {
+    name.0.last().and_then(|p| p.as_ident()).map(crate::session::fold).unwrap_or_default()
+}
+
+/// Sequences go with the column that owns them, silently.
+fn belongs_to(object: &Object, doomed: &[Arc<Object>]) -> bool {
+    match &object.kind {
+        ObjectKind::Sequence(s) => s.owned_by.is_some_and(|(table, _)| doomed.iter().any(|d| d.oid == table)),
+        _ => false,
+    }
+}
+
+/// `doomed` and, with CASCADE, everything that depends on it.
+fn with_dependants(catalog: &Catalog, doomed: &[Arc<Object>], cascade: bool) -> Result<Vec<Arc<Object>>> {
+    let mut all: Vec<Arc<Object>> = Vec::new();
+    let push = |all: &mut Vec<Arc<Object>>, object: Arc<Object>| {
+        if !all.iter().any(|o| o.oid == object.oid) {
+            all.push(object);
+        }
+    };
+    for object in doomed {
+        push(&mut all, object.clone());
+        for owned in catalog.objects().filter(|o| belongs_to(o, std::slice::from_ref(object))) {
+            push(&mut all, owned.clone());
+        }
+    }
+    let own: Vec<Oid> = all.iter().map(|o| o.oid).collect();
+    for object in doomed {
+        for dependant in catalog.dependants(object.oid) {
+            if !cascade && !own.contains(&dependant.oid) {
+                return Err(Error::new(
+                    SqlState::DependentObjectsStillExist,
+                    format!(
+                        "cannot drop {} {} because other objects depend on it",
+                        object.kind_name(),
+                        object.name
+                    ),
+                )
+                .with_detail(format!(
+                    "{} {} depends on {} {}",
+                    dependant.kind_name(),
+                    dependant.name,
+                    object.kind_name(),
+                    object.name
+                ))
+                .with_hint("Use DROP ... CASCADE to drop the dependent objects too."));
+            }
+            push(&mut all, dependant);
+        }
+    }
+    Ok(all)
+}

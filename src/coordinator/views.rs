@@ -1,0 +1,189 @@
+//! CREATE VIEW and CREATE MATERIALIZED VIEW.
+
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::{Change, Column, MaterializedView, Object, ObjectKind, View, columns_of};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result, SqlState};
+use tidemark_sql::ast::{CreateMaterializedView, Emit};
+
+use super::{already_exists, definitions, dependencies};
+use crate::session::{Outcome, Session};
+use crate::transaction::PlannedStep;
+
+impl Session {
+    pub(crate) fn create_view(&mut self, create: &sql::CreateView) -> Result<Outcome> {
+        let done = || Ok(Outcome::Command("CREATE VIEW".into()));
+        let target = self.target(&create.name, create.temporary)?;
+        let before = self.existing(&target)?;
+        if let Some(before) = &before {
+            if create.if_not_exists {
+                self.tell(format!("relation \"{}\" already exists, skipping", before.name));
+                return done();
+            }
+            if !create.or_replace {
+                return Err(already_exists(before));
+            }
+            if !matches!(before.kind, ObjectKind::View(_)) {
+                return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a view", before.name)));
+            }
+        }
+        let names = self.names_for_ddl()?;
+        let plan = names.plan(&create.query)?;
+        let path = names.search_path.clone();
+        let depends_on = dependencies(&plan, &names.catalog, &create.query, &path)?;
+        let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
+        let columns = named_columns(columns_of(plan.schema().as_arrow()), &idents)?;
+        let view = View { columns, query: create.query.to_string(), search_path: path };
+        let mut object = self.object(target, depends_on, ObjectKind::View(view));
+        object.temporary = create.temporary;
+        if let Some(before) = before {
+            keeps_columns(&before, &object)?;
+            if object.depends_on.contains(&before.oid)
+                || names.catalog.dependants(before.oid).iter().any(|d| object.depends_on.contains(&d.oid))
+            {
+                return Err(Error::new(
+                    SqlState::InvalidObjectDefinition,
+                    format!("view \"{}\" cannot depend on itself", before.name),
+                ));
+            }
+            object.oid = before.oid;
+            object.comment.clone_from(&before.comment);
+        }
+        self.change_catalog(vec![Change::Put(Box::new(object))], vec![])?;
+        done()
+    }
+
+    pub(crate) fn create_materialized_view(&mut self, create: &CreateMaterializedView) -> Result<Outcome> {
+        let done = || Ok(Outcome::Command("CREATE MATERIALIZED VIEW".into()));
+        let target = self.target(&create.name, false)?;
+        let mut changes = Vec::new();
+        let mut steps = Vec::new();
+        if let Some(before) = self.existing(&target)? {
+            if create.if_not_exists {
+                self.tell(format!("relation \"{}\" already exists, skipping", before.name));
+                return done();
+            }
+            if !create.or_replace {
+                return Err(already_exists(&before));
+            }
+            self.replaceable(&before, "materialized view")?;
+            changes.push(Change::Remove(before.oid));
+            steps.push(PlannedStep::Drop(before.oid));
+        }
+        if create.with_no_data {
+            return Err(Error::unsupported("WITH NO DATA is not supported")
+                .with_hint("A materialized view is always up to date; leave WITH NO DATA out."));
+        }
+        if let Some((key, _)) = create.options.first() {
+            return Err(Error::invalid(format!("unrecognized option \"{key}\"")).with_hint("Materialized views take no options yet."));
+        }
+        let mut object = self.plan_materialized_view(create)?;
+        object.schema = target.schema;
+        object.name = target.name;
+        steps.push(PlannedStep::Create(object.oid));
+        changes.push(Change::Put(Box::new(object)));
+        self.change_catalog(changes, steps)?;
+        done()
+    }
+
+    /// The catalog object that a CREATE MATERIALIZED VIEW describes.
+    pub(crate) fn plan_materialized_view(&mut self, create: &CreateMaterializedView) -> Result<Object> {
+        let emit_on_window_close = create.emit == Emit::OnWindowClose;
+        let names = self.names_for_ddl()?;
+        let path = names.search_path.clone();
+        let env = self.database().environment.clone();
+        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, &names.catalog, &env)?;
+        let depends_on: std::collections::BTreeSet<_> = {
+            let mut inputs = dataflow.inputs();
+            inputs.extend(dependencies(&names.plan(&create.query)?, &names.catalog, &create.query, &path)?);
+            inputs
+        };
+        let output = dataflow.output();
+        let columns = named_columns(columns_of(&output.schema), &create.columns)?;
+        stored_types(&columns)?;
+        let view = MaterializedView {
+            columns,
+            query: create.query_text.clone(),
+            search_path: path,
+            emit_on_window_close,
+            options: Vec::new(),
+            key: output.properties.key.clone(),
+            append_only: output.properties.append_only,
+            watermark: output.properties.watermarks.first().copied(),
+            fingerprint: dataflow.fingerprint(),
+        };
+        let target = self.target(&create.name, false)?;
+        Ok(self.object(target, depends_on, ObjectKind::MaterializedView(view)))
+    }
+
+    /// OR REPLACE: of the same kind, and nothing depends on it.
+    pub(crate) fn replaceable(&self, before: &Object, kind: &str) -> Result<()> {
+        if before.kind_name() != kind {
+            return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a {kind}", before.name)));
+        }
+        let dependants = self.catalog()?.dependants(before.oid);
+        match dependants.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::new(
+                SqlState::DependentObjectsStillExist,
+                format!("cannot replace {kind} {} because other objects depend on it", before.name),
+            )
+            .with_detail(format!("{} {} depends on it.", first.kind_name(), first.name))
+            .with_hint("Drop what depends on it first.")),
+        }
+    }
+}
+
+/// The query's columns under the names that the statement lists; all different.
+pub(super) fn named_columns(mut columns: Vec<Column>, names: &[sql::Ident]) -> Result<Vec<Column>> {
+    if names.len() > columns.len() {
+        return Err(Error::syntax("CREATE specifies more column names than columns"));
+    }
+    for (column, name) in columns.iter_mut().zip(names) {
+        column.name = crate::session::fold(name);
+    }
+    for (i, column) in columns.iter().enumerate() {
+        if columns[..i].iter().any(|c| c.name == column.name) {
+            return Err(Error::new(
+                SqlState::DuplicateColumn,
+                format!("column \"{}\" specified more than once", column.name),
+            )
+            .with_hint("Give the columns names of their own with AS."));
+        }
+    }
+    Ok(columns)
+}
+
+/// Every column has a type that can be stored.
+pub(super) fn stored_types(columns: &[Column]) -> Result<()> {
+    for column in columns {
+        if let SqlType::Other(data_type) = &column.sql_type {
+            return Err(Error::unsupported(format!("column \"{}\" has type {data_type}, which cannot be stored", column.name))
+                .with_hint("Cast it to a SQL type."));
+        }
+    }
+    Ok(())
+}
+
+/// CREATE OR REPLACE VIEW may only add columns at the end, as in Postgres.
+fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
+    let (old, new) = (before.columns(), after.columns());
+    if new.len() < old.len() {
+        return Err(Error::new(SqlState::InvalidTableDefinition, "cannot drop columns from view"));
+    }
+    for (old, new) in old.iter().zip(new) {
+        if old.name != new.name {
+            return Err(Error::new(
+                SqlState::InvalidTableDefinition,
+                format!("cannot change name of view column \"{}\" to \"{}\"", old.name, new.name),
+            ));
+        }
+        if old.sql_type != new.sql_type {
+            return Err(Error::new(
+                SqlState::InvalidTableDefinition,
+                format!("cannot change data type of view column \"{}\" from {} to {}", old.name, old.sql_type, new.sql_type),
+            ));
+        }
+    }
+    Ok(())
+}

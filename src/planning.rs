@@ -1,0 +1,39 @@
+//! DataFusion as Tidemark sets it up: functions, rules, memory, and how many threads one query may have.
+
+use std::sync::Arc;
+
+use datafusion::execution::SessionState;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::SessionConfig;
+use tidemark_common::Result;
+use tidemark_sql::functions;
+
+use crate::config::Config;
+use crate::pg_catalog::SystemSubqueries;
+
+/// The state that all sessions start from.
+pub fn state(config: &Config) -> Result<Arc<SessionState>> {
+    let mut session = SessionConfig::new().with_target_partitions(config.workers.clamp(1, 8)).with_batch_size(8192);
+    let options = session.options_mut();
+    options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    options.execution.time_zone = Some("UTC".into());
+    options.optimizer.prefer_existing_sort = true;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit)))
+        .build_arc()?;
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(session)
+        .with_runtime_env(runtime)
+        .with_analyzer_rule(Arc::new(SystemSubqueries))
+        .build();
+    functions::register(&mut state)?;
+    for planner in functions::expr_planners().into_iter().rev() {
+        state.register_expr_planner(planner)?;
+    }
+    Ok(Arc::new(state))
+}

@@ -1,0 +1,103 @@
+//! Describe: parameter and result types of a statement, without running it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_common::Result;
+use tidemark_common::types::SqlType;
+use tidemark_sql::ast::{Parsed, Statement};
+
+use super::{Description, Session};
+
+impl Session {
+    /// Parameter and result types without running it. `given`: types that the client declared, by position.
+    pub async fn describe(&mut self, statement: &Parsed, given: &[Option<SqlType>]) -> Result<Description> {
+        let own = self.transaction.is_none();
+        self.begin_if_none();
+        let described = self.describe_statement(statement, given);
+        if own {
+            self.rollback();
+        }
+        described
+    }
+
+    pub(super) fn describe_statement(&mut self, parsed: &Parsed, given: &[Option<SqlType>]) -> Result<Description> {
+        let count = count_parameters(&parsed.text);
+        let mut parameters: Vec<Option<SqlType>> = given.to_vec();
+        parameters.resize(count.max(given.len()), None);
+        let columns = match &parsed.statement {
+            Statement::Sql(statement) => self.describe_sql(statement, &mut parameters)?,
+            Statement::ShowObjects(_) | Statement::ShowCreate(_) | Statement::ShowColumns(_) | Statement::Explain(_) => {
+                self.describe_show(&parsed.statement)?
+            }
+            Statement::Subscribe(subscribe) => Some(self.subscribe_schema(subscribe)?),
+            _ => None,
+        };
+        let parameters = parameters.into_iter().map(|p| p.unwrap_or(SqlType::Text)).collect();
+        Ok(Description { parameters, columns })
+    }
+
+    fn describe_sql(
+        &mut self,
+        statement: &sql::Statement,
+        parameters: &mut [Option<SqlType>],
+    ) -> Result<Option<SchemaRef>> {
+        match statement {
+            sql::Statement::Query(query) => {
+                let plan = self.names(None)?.plan(query)?;
+                fill(parameters, plan.get_parameter_types().unwrap_or_default());
+                // Parameters that are still unknown are text, so that the result's types can be told.
+                Ok(Some(Arc::new(plan.schema().as_arrow().clone())))
+            }
+            sql::Statement::Insert(insert) => self.describe_insert(insert, parameters),
+            sql::Statement::Update(update) => self.describe_update(update, parameters),
+            sql::Statement::Delete(delete) => self.describe_delete(delete, parameters),
+            sql::Statement::ShowVariable { variable } => {
+                let name = variable.iter().map(|i| i.value.as_str()).collect::<Vec<_>>().join(" ");
+                Ok(Some(text_columns(&[&name.to_lowercase()])))
+            }
+            sql::Statement::ShowVariables { .. } => Ok(Some(text_columns(&["name", "setting", "description"]))),
+            sql::Statement::Execute { name: Some(name), .. } => {
+                let name = name.to_string().trim_matches('"').to_lowercase();
+                match self.prepared.get(&name).cloned() {
+                    Some(prepared) => Ok(self.describe_statement(&prepared.statement, &[])?.columns),
+                    None => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+pub(super) fn text_columns(names: &[&str]) -> SchemaRef {
+    Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+}
+
+/// Puts the types that planning found where the client gave none.
+pub(super) fn fill(parameters: &mut [Option<SqlType>], found: HashMap<String, Option<DataType>>) {
+    for (name, data_type) in found {
+        let position = name.trim_start_matches('$').parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+        if let (Some(position), Some(data_type)) = (position, data_type)
+            && let Some(slot) = parameters.get_mut(position)
+        {
+            slot.get_or_insert_with(|| SqlType::from_data_type(&data_type));
+        }
+    }
+}
+
+/// The highest `$n` in a statement's text, quotes and comments aside.
+fn count_parameters(text: &str) -> usize {
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+    use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize().unwrap_or_default();
+    tokens
+        .iter()
+        .filter_map(|t| match t {
+            Token::Placeholder(p) => p.strip_prefix('$')?.parse().ok(),
+            _ => None,
+        })
+        .max()
+        .unwrap_or(0)
+}

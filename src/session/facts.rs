@@ -1,0 +1,281 @@
+//! What system tables and session functions ask of the session and the database.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use datafusion::logical_expr::ScalarUDF;
+use tidemark_catalog::ObjectKind;
+use tidemark_common::{Oid, Result};
+use tidemark_engine::Moment;
+use tidemark_sql::functions::{SessionFacts, session_functions};
+
+use super::settings::{self, SETTINGS};
+use super::{SessionInfo, TransactionStatus, sequence_functions};
+use crate::coordinator::definitions;
+use crate::database::Database;
+use crate::pg_catalog::{
+    EpochFact, FunctionFact, JobFact, RelationSize, SessionFact, SettingFact, SinkFact, SourceFact, SystemFacts,
+    registry_functions,
+};
+
+/// The functions that depend on the session, by every name they have.
+pub(super) fn functions(db: &Arc<Database>, info: &Arc<SessionInfo>) -> HashMap<String, Arc<ScalarUDF>> {
+    let facts = Arc::new(Of { db: db.clone(), info: info.clone() });
+    let all = session_functions(facts).into_iter().chain(sequence_functions::functions(db, info));
+    let mut by_name = HashMap::new();
+    for function in all {
+        let function = Arc::new(function);
+        for alias in function.aliases() {
+            by_name.insert(alias.clone(), function.clone());
+        }
+        by_name.insert(function.name().to_string(), function);
+    }
+    by_name
+}
+
+struct Of {
+    db: Arc<Database>,
+    info: Arc<SessionInfo>,
+}
+
+impl std::fmt::Debug for Of {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "session {}", self.info.pid())
+    }
+}
+
+impl SessionFacts for Of {
+    fn user(&self) -> String {
+        self.info.user.clone()
+    }
+
+    fn database(&self) -> String {
+        self.info.database.clone()
+    }
+
+    fn search_path(&self) -> Vec<String> {
+        self.info.search_path()
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.info.setting(name)
+    }
+
+    fn set_setting(&self, name: &str, value: &str, is_local: bool) -> Result<String> {
+        self.info.set(name, Some(value), is_local)
+    }
+
+    fn backend_pid(&self) -> i32 {
+        self.info.pid()
+    }
+
+    fn transaction_start_micros(&self) -> i64 {
+        self.info.activity().transaction_started.unwrap_or_else(|| self.db.now())
+    }
+
+    fn statement_start_micros(&self) -> i64 {
+        self.info.activity().query_started.unwrap_or_else(|| self.db.now())
+    }
+
+    fn now_micros(&self) -> i64 {
+        self.db.now()
+    }
+
+    fn server_start_micros(&self) -> i64 {
+        self.db.started_at
+    }
+
+    fn transaction_id(&self) -> i64 {
+        self.db.moment().epoch() as i64
+    }
+}
+
+/// For the system tables, as of one moment.
+pub struct Facts {
+    db: Arc<Database>,
+    info: Arc<SessionInfo>,
+    moment: Moment,
+}
+
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "facts of epoch {}", self.moment.epoch())
+    }
+}
+
+impl Facts {
+    pub fn new(db: Arc<Database>, info: Arc<SessionInfo>, moment: Moment) -> Self {
+        Self { db, info, moment }
+    }
+}
+
+impl SystemFacts for Facts {
+    fn jobs(&self) -> Vec<JobFact> {
+        let status = self.db.engine.status();
+        status
+            .jobs
+            .iter()
+            .map(|job| JobFact {
+                id: i64::from(job.oid),
+                object: job.oid,
+                kind: job.kind.to_string(),
+                state: job.state.name().to_string(),
+                rows_done: Some(job.backfilled_rows as i64),
+                rows_total: None,
+                started: None,
+                error: match &job.state {
+                    tidemark_engine::JobState::Failed(reason) => Some(reason.clone()),
+                    _ => None,
+                },
+            })
+            .collect()
+    }
+
+    fn sources(&self) -> Vec<SourceFact> {
+        let status = self.db.engine.status();
+        status
+            .sources
+            .iter()
+            .map(|source| SourceFact {
+                oid: source.oid,
+                state: source.state.to_string(),
+                offsets: offsets(&source.positions),
+                watermark: source.watermark,
+                rows: source.rows as i64,
+                late_rows: source.late_rows as i64,
+                bad_rows: source.dropped as i64,
+                lag_rows: source.lag_rows.map(|l| l as i64),
+                lag_seconds: None,
+                error: source.error.clone(),
+            })
+            .collect()
+    }
+
+    fn sinks(&self) -> Vec<SinkFact> {
+        let status = self.db.engine.status();
+        status
+            .sinks
+            .iter()
+            .map(|sink| SinkFact {
+                oid: sink.oid,
+                state: sink.state.to_string(),
+                delivered_epoch: Some(sink.delivered_epoch),
+                epochs_behind: sink.pending_epochs,
+                rows: sink.delivered_rows as i64,
+                pending_rows: 0,
+                pending_bytes: sink.pending_bytes as i64,
+                error: sink.error.clone(),
+            })
+            .collect()
+    }
+
+    fn epochs(&self) -> Vec<EpochFact> {
+        let status = self.db.engine.status();
+        status
+            .epochs
+            .iter()
+            .map(|epoch| EpochFact {
+                epoch: epoch.epoch,
+                committed: epoch.committed_at,
+                duration_ms: epoch.duration_micros as f64 / 1000.0,
+                rows_in: epoch.rows as i64,
+                rows_out: epoch.rows_out as i64,
+                bytes: epoch.bytes as i64,
+            })
+            .collect()
+    }
+
+    fn settings(&self) -> Vec<SettingFact> {
+        let session = SETTINGS.iter().map(|setting| {
+            let value = self.info.setting(setting.name).unwrap_or_default();
+            SettingFact {
+                name: setting.name.to_string(),
+                source: if value == setting.default { "default" } else { "session" }.to_string(),
+                value,
+                default: setting.default.to_string(),
+                unit: None,
+                description: setting.description.to_string(),
+                context: setting.context.to_string(),
+                kind: match setting.kind {
+                    settings::Kind::Bool => "bool",
+                    settings::Kind::Integer(..) | settings::Kind::Millis => "integer",
+                    settings::Kind::OneOf(_) => "enum",
+                    settings::Kind::Text | settings::Kind::TimeZone => "string",
+                }
+                .to_string(),
+            }
+        });
+        session.chain(self.db.config.facts()).collect()
+    }
+
+    fn sessions(&self) -> Vec<SessionFact> {
+        self.db
+            .sessions()
+            .into_iter()
+            .map(|(pid, info)| {
+                let activity = info.activity();
+                SessionFact {
+                    pid,
+                    user: info.user.clone(),
+                    application_name: info.setting("application_name").unwrap_or_default(),
+                    client_address: None,
+                    client_port: None,
+                    started: info.started_at,
+                    transaction_started: activity.transaction_started,
+                    query_started: activity.query_started,
+                    state_changed: activity.state_changed,
+                    state: match (activity.active, activity.status) {
+                        (true, _) => "active",
+                        (_, Some(TransactionStatus::InTransaction)) => "idle in transaction",
+                        (_, Some(TransactionStatus::Failed)) => "idle in transaction (aborted)",
+                        _ => "idle",
+                    }
+                    .to_string(),
+                    query: activity.query,
+                }
+            })
+            .collect()
+    }
+
+    fn functions(&self) -> Vec<FunctionFact> {
+        static ALL: OnceLock<Vec<FunctionFact>> = OnceLock::new();
+        ALL.get_or_init(|| registry_functions(self.db.environment.state.as_ref())).clone()
+    }
+
+    fn size(&self, oid: Oid) -> Option<RelationSize> {
+        let object = self.moment.catalog.get(oid)?;
+        let collection = match &object.kind {
+            ObjectKind::Table(table) => definitions::table(object, table).ok()?.collection,
+            ObjectKind::MaterializedView(view) => definitions::view_collection(object, view).ok()?,
+            _ => return None,
+        };
+        Some(RelationSize {
+            rows: collection.row_count(&self.moment.snapshot).ok()? as i64,
+            bytes: collection.approximate_bytes(&self.moment.snapshot) as i64,
+            ..RelationSize::default()
+        })
+    }
+
+    fn sequence_last_value(&self, oid: Oid) -> Option<i64> {
+        self.db.sequences.last(oid)
+    }
+
+    fn database_bytes(&self) -> u64 {
+        self.db.store.stats().map_or(0, |s| s.disk_bytes)
+    }
+
+    fn started(&self) -> i64 {
+        self.db.started_at
+    }
+}
+
+fn offsets(positions: &[(String, String)]) -> Option<String> {
+    match positions {
+        [] => None,
+        many => {
+            let map: serde_json::Map<String, serde_json::Value> =
+                many.iter().map(|(split, at)| (split.clone(), serde_json::Value::String(at.clone()))).collect();
+            Some(serde_json::Value::Object(map).to_string())
+        }
+    }
+}

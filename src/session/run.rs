@@ -1,0 +1,80 @@
+//! Which statement is done where.
+
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_common::{Error, Result};
+use tidemark_sql::ast::Statement;
+
+use super::{Outcome, Session};
+
+impl Session {
+    pub(super) async fn run(&mut self, statement: &Statement, parameters: &[ScalarValue]) -> Result<Outcome> {
+        match statement {
+            Statement::Sql(statement) => self.run_sql(statement, parameters).await,
+            Statement::CreateSource(create) => self.create_source(create).await,
+            Statement::CreateMaterializedView(create) => self.create_materialized_view(create),
+            Statement::CreateSink(create) => self.create_sink(create).await,
+            Statement::Subscribe(subscribe) => self.subscribe(subscribe, None).await,
+            Statement::Drop(drop) => self.drop_objects(drop.object_type, drop.if_exists, &drop.names, drop.cascade),
+            Statement::Alter(alter) => self.alter_object(alter),
+            Statement::ShowObjects(show) => self.show_objects(show).await,
+            Statement::ShowCreate(show) => self.show_create(show),
+            Statement::ShowColumns(name) => self.show_columns(name),
+            Statement::Explain(explain) => self.explain(explain, parameters).await,
+            Statement::Comment(comment) => self.comment(comment),
+            Statement::CancelJob(job) => self.cancel_job(job),
+            Statement::Empty => Ok(Outcome::Empty),
+        }
+    }
+
+    async fn run_sql(&mut self, statement: &sql::Statement, parameters: &[ScalarValue]) -> Result<Outcome> {
+        use sql::Statement as S;
+        match statement {
+            S::Query(query) => self.select(query, parameters).await,
+            S::Insert(insert) => self.insert(insert, parameters).await,
+            S::Update(update) => self.update(update, parameters).await,
+            S::Delete(delete) => self.delete(delete, parameters).await,
+            S::Copy { source, to, target, options, legacy_options, .. } => {
+                self.copy(source, *to, target, options, legacy_options).await
+            }
+            S::Truncate(truncate) => self.truncate(truncate).await,
+
+            S::CreateTable(create) => self.create_table(create, parameters).await,
+            S::AlterTable(alter) => self.alter_table(alter).await,
+            S::CreateView(create) => self.create_view(create),
+            S::CreateSchema { schema_name, if_not_exists, .. } => self.create_schema(schema_name, *if_not_exists),
+            S::CreateSequence { .. } => self.create_sequence(statement),
+            S::Drop { object_type, if_exists, names, cascade, .. } => {
+                let object_type = crate::coordinator::drop::object_type(object_type)?;
+                self.drop_objects(object_type, *if_exists, names, *cascade)
+            }
+            S::Comment { object_type, object_name, comment, .. } => {
+                self.comment_on(*object_type, object_name, comment.clone())
+            }
+
+            S::StartTransaction { .. }
+            | S::Commit { .. }
+            | S::Rollback { .. }
+            | S::Savepoint { .. }
+            | S::ReleaseSavepoint { .. } => self.control(statement).await,
+            S::Set(set) => self.set(set),
+            S::Reset(reset) => self.reset(reset),
+            S::ShowVariable { variable } => self.show_variable(variable),
+            S::ShowVariables { .. } => self.show_all(),
+            S::Discard { object_type } => self.discard(object_type),
+            S::Prepare { name, data_types, statement, .. } => self.prepare(name, data_types, statement),
+            S::Execute { name, parameters, .. } => self.execute_prepared(name.as_ref(), parameters).await,
+            S::Deallocate { name, .. } => self.deallocate(name),
+            S::Analyze(_) => Ok(Outcome::Command("ANALYZE".into())),
+            S::Vacuum(_) => Ok(Outcome::Command("VACUUM".into())),
+            S::Lock(_) => Ok(Outcome::Command("LOCK TABLE".into())),
+            other => Err(refuse(other)),
+        }
+    }
+}
+
+fn refuse(statement: &sql::Statement) -> Error {
+    let text = statement.to_string();
+    let words: Vec<&str> = text.split_whitespace().take(2).collect();
+    Error::unsupported(format!("{} is not supported", words.join(" ")))
+}

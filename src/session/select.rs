@@ -1,0 +1,101 @@
+//! SELECT: plan against the transaction's moment, stream the rows.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{ParamValues, metadata::ScalarAndMetadata};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::ast as sql;
+use futures::StreamExt;
+use tidemark_common::{Error, Result, SqlState};
+
+use super::{Outcome, Rows, RowsTag, Session};
+use crate::query::Names;
+
+impl Session {
+    pub(super) async fn select(&mut self, query: &sql::Query, parameters: &[ScalarValue]) -> Result<Outcome> {
+        if let Some(into) = crate::coordinator::tables::select_into(query) {
+            return self.create_table_as(into, parameters).await;
+        }
+        let names = self.names(None)?;
+        let plan = with_parameters(names.plan(query)?, parameters)?;
+        let (schema, stream) = execute(&names, plan).await?;
+        Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false }))
+    }
+}
+
+/// Puts the values in the place of `$1`, `$2`, ...
+pub(super) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+    if parameters.is_empty() {
+        return Ok(plan);
+    }
+    let values: Vec<ScalarAndMetadata> = parameters.iter().map(|p| ScalarAndMetadata::new(p.clone(), None)).collect();
+    plan.with_param_values(ParamValues::List(values)).map_err(|e| {
+        let error = Error::from(e);
+        match error.message().contains("laceholder") {
+            true => Error::new(SqlState::UndefinedParameter, error.message()),
+            false => error,
+        }
+    })
+}
+
+/// Optimizes and starts a plan; the stream does the work as it is read.
+pub(super) async fn execute(names: &Names, plan: LogicalPlan) -> Result<(SchemaRef, SendableRecordBatchStream)> {
+    let state: &SessionState = &names.state;
+    let optimized = names.planner().optimize(&plan)?;
+    let physical = state.query_planner().create_physical_plan(&optimized, state).await?;
+    let schema: SchemaRef = Arc::new(optimized.schema().as_arrow().clone());
+    let stream = execute_stream(physical, Arc::new(TaskContext::from(state)))?;
+    // Fields keep the metadata of the logical plan, which names SQL types that Arrow has not.
+    let named = schema.clone();
+    let restated = stream.map(move |batch| restate(&named, batch?));
+    Ok((schema.clone(), Box::pin(RecordBatchStreamAdapter::new(schema, restated))))
+}
+
+/// The batch under the plan's schema.
+fn restate(schema: &SchemaRef, batch: RecordBatch) -> datafusion::common::Result<RecordBatch> {
+    let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let same = schema.fields().iter().zip(batch.columns()).all(|(f, c)| f.data_type() == c.data_type());
+    if same {
+        let nullable = Schema::new(
+            schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>(),
+        );
+        return Ok(RecordBatch::try_new_with_options(Arc::new(nullable), batch.columns().to_vec(), &options)?);
+    }
+    Ok(batch)
+}
+
+/// All rows of a plan.
+pub(super) async fn collect(names: &Names, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+    let (_, mut stream) = execute(names, plan).await?;
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        if batch.num_rows() > 0 {
+            batches.push(batch);
+        }
+    }
+    Ok(batches)
+}
+
+/// Rows that are there already.
+pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, tag: RowsTag) -> Outcome {
+    let stream = futures::stream::iter(batches.into_iter().map(Ok));
+    let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream));
+    Outcome::Rows(Rows { schema, stream, tag, live: false })
+}
+
+/// Rows of text, a list of values for each column.
+pub(super) fn text_rows(columns: &[(&str, Vec<Option<String>>)], tag: &'static str) -> Result<Outcome> {
+    let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let arrays: Vec<ArrayRef> =
+        columns.iter().map(|(_, values)| Arc::new(StringArray::from(values.clone())) as ArrayRef).collect();
+    let batch = RecordBatch::try_new(schema.clone(), arrays)?;
+    Ok(rows(schema, vec![batch], RowsTag::Fixed(tag)))
+}

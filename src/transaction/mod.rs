@@ -1,0 +1,242 @@
+//! A transaction: the moment it reads, and what it is about to change.
+//!
+//! ```text
+//!   BEGIN ─▶ Moment (one epoch, one catalog) ─┬─ reads: snapshot, own changes over it
+//!                                             ├─ writes: buffered by table
+//!                                             ├─ DDL: the catalog as it will be, and the steps to it
+//!                                             └─ COMMIT ─▶ one engine::Transaction ─▶ one epoch
+//! ```
+//!
+//! A statement outside BEGIN is a transaction of its own.
+
+mod buffer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use buffer::TableBuffer;
+use tidemark_catalog::{Catalog, Change, ObjectKind};
+use tidemark_common::{Error, Oid, Result, SqlState};
+use tidemark_engine::{Definition, Moment, Step, TableDef, Transaction as Commit};
+
+use crate::coordinator::definitions;
+
+/// DDL that COMMIT will bring about, in order. Definitions are made at commit, from the catalog as it then is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PlannedStep {
+    Create(Oid),
+    /// The same contents under other names or constraints.
+    Redefine(Oid),
+    /// The table has new contents, which are in the transaction's buffer for it.
+    ReplaceTable(Oid),
+    Drop(Oid),
+    Truncate(Oid),
+    Pause(Oid, bool),
+}
+
+pub struct Transaction {
+    pub moment: Moment,
+    /// The moment's catalog with the transaction's own changes.
+    pub catalog: Arc<Catalog>,
+    /// Began with BEGIN, so that only COMMIT ends it.
+    pub explicit: bool,
+    /// A statement has failed; only ROLLBACK is left.
+    pub failed: bool,
+    pub read_only: bool,
+    /// What now() says, in microseconds.
+    pub started_at: i64,
+    pub changes: Vec<Change>,
+    pub steps: Vec<PlannedStep>,
+    pub counters: BTreeMap<String, i64>,
+    tables: BTreeMap<Oid, TableBuffer>,
+    savepoints: Vec<Savepoint>,
+    max_bytes: usize,
+}
+
+struct Savepoint {
+    name: String,
+    catalog: Arc<Catalog>,
+    changes: usize,
+    steps: usize,
+    tables: BTreeMap<Oid, usize>,
+}
+
+impl Transaction {
+    pub fn new(moment: Moment, explicit: bool, started_at: i64, max_bytes: usize) -> Self {
+        Self {
+            catalog: moment.catalog.clone(),
+            moment,
+            explicit,
+            failed: false,
+            read_only: false,
+            started_at,
+            changes: Vec::new(),
+            steps: Vec::new(),
+            counters: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            savepoints: Vec::new(),
+            max_bytes,
+        }
+    }
+
+    /// The table's buffer, if the transaction has changed the table.
+    pub fn buffer(&self, table: Oid) -> Option<&TableBuffer> {
+        self.tables.get(&table).filter(|b| !b.is_empty())
+    }
+
+    /// Buffers of all tables that have been changed.
+    pub fn buffers(&self) -> impl Iterator<Item = &TableBuffer> {
+        self.tables.values().filter(|b| !b.is_empty())
+    }
+
+    /// The table's buffer, to change it.
+    pub fn buffer_mut(&mut self, def: &TableDef) -> Result<&mut TableBuffer> {
+        if self.read_only {
+            return Err(Error::new(SqlState::ReadOnlySqlTransaction, "cannot write in a read-only transaction"));
+        }
+        let bytes: usize = self.tables.values().map(TableBuffer::bytes).sum();
+        if bytes > self.max_bytes {
+            return Err(Error::new(SqlState::OutOfMemory, "the transaction has grown beyond max_transaction_bytes")
+                .with_hint("Commit in smaller pieces, or raise max_transaction_bytes."));
+        }
+        Ok(self.tables.entry(def.oid).or_insert_with(|| TableBuffer::new(def.clone())))
+    }
+
+    /// Makes a change of the catalog visible to the rest of the transaction.
+    pub fn change_catalog(&mut self, changes: Vec<Change>, steps: Vec<PlannedStep>) -> Result<()> {
+        if self.read_only {
+            return Err(Error::new(SqlState::ReadOnlySqlTransaction, "cannot change objects in a read-only transaction"));
+        }
+        self.changes.extend(changes);
+        self.steps.extend(steps);
+        let mut next = self.moment.catalog.apply(&self.changes);
+        next.version = self.moment.catalog.version + 1;
+        self.catalog = Arc::new(next);
+        Ok(())
+    }
+
+    pub fn forget_table(&mut self, table: Oid) {
+        self.tables.remove(&table);
+    }
+
+    /// True if COMMIT has nothing to do.
+    pub fn is_read_only_so_far(&self) -> bool {
+        self.changes.is_empty()
+            && self.steps.is_empty()
+            && self.counters.is_empty()
+            && self.tables.values().all(TableBuffer::is_empty)
+    }
+
+    pub fn savepoint(&mut self, name: &str) {
+        self.savepoints.push(Savepoint {
+            name: name.into(),
+            catalog: self.catalog.clone(),
+            changes: self.changes.len(),
+            steps: self.steps.len(),
+            tables: self.tables.iter().map(|(oid, b)| (*oid, b.mark())).collect(),
+        });
+    }
+
+    pub fn release(&mut self, name: &str) -> Result<()> {
+        let at = self.find_savepoint(name)?;
+        self.savepoints.truncate(at);
+        Ok(())
+    }
+
+    /// Takes back what came after the savepoint, which stays.
+    pub fn rollback_to(&mut self, name: &str) -> Result<()> {
+        let at = self.find_savepoint(name)?;
+        self.savepoints.truncate(at + 1);
+        let savepoint = &self.savepoints[at];
+        self.catalog = savepoint.catalog.clone();
+        self.changes.truncate(savepoint.changes);
+        self.steps.truncate(savepoint.steps);
+        self.tables.retain(|oid, _| savepoint.tables.contains_key(oid));
+        for (oid, mark) in &savepoint.tables {
+            if let Some(buffer) = self.tables.get_mut(oid) {
+                buffer.rollback_to(*mark)?;
+            }
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    fn find_savepoint(&self, name: &str) -> Result<usize> {
+        self.savepoints.iter().rposition(|s| s.name == name).ok_or_else(|| {
+            Error::new(SqlState::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"))
+        })
+    }
+
+    /// Views and sinks that it creates, which must catch up before they can be read.
+    pub fn created_jobs(&self) -> Vec<Oid> {
+        let is_job = |oid: &Oid| {
+            self.catalog.get(*oid).is_some_and(|o| {
+                matches!(o.kind, ObjectKind::MaterializedView(_) | ObjectKind::Sink(_))
+            })
+        };
+        self.steps
+            .iter()
+            .filter_map(|s| match s {
+                PlannedStep::Create(oid) if is_job(oid) => Some(*oid),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What the engine is to commit.
+    pub fn into_commit(self, env: &definitions::Environment) -> Result<Commit> {
+        let mut steps = Vec::with_capacity(self.steps.len());
+        let dropped: Vec<Oid> =
+            self.steps.iter().filter_map(|s| if let PlannedStep::Drop(oid) = s { Some(*oid) } else { None }).collect();
+        for step in &self.steps {
+            steps.push(match step {
+                // Created and dropped again in one transaction: never there.
+                PlannedStep::Create(oid) | PlannedStep::ReplaceTable(oid) | PlannedStep::Redefine(oid)
+                    if dropped.contains(oid) =>
+                {
+                    continue;
+                }
+                PlannedStep::Create(oid) | PlannedStep::Redefine(oid) => Step::Create(self.define(*oid, env)?),
+                PlannedStep::ReplaceTable(oid) => match self.define(*oid, env)? {
+                    Definition::Table(def) => Step::ReplaceTable(def),
+                    _ => return Err(Error::internal("only a table's contents can be replaced")),
+                },
+                PlannedStep::Drop(oid) => Step::Drop(*oid),
+                PlannedStep::Truncate(oid) => Step::Truncate(*oid),
+                PlannedStep::Pause(oid, paused) => Step::Pause(*oid, *paused),
+            });
+        }
+        let objects = self
+            .changes
+            .iter()
+            .map(|change| match change {
+                Change::Put(object) => Ok((object.oid, Some(object.encode()?))),
+                Change::Remove(oid) => Ok((*oid, None)),
+            })
+            .collect::<Result<_>>()?;
+        let catalog = (!self.changes.is_empty()).then_some(self.catalog);
+        let writes = self
+            .tables
+            .into_values()
+            .filter(|b| !dropped.contains(&b.def().oid))
+            .filter_map(|b| b.into_write().transpose())
+            .collect::<Result<_>>()?;
+        Ok(Commit { writes, steps, objects, counters: self.counters.into_iter().collect(), catalog, ready: None })
+    }
+
+    fn define(&self, oid: Oid, env: &definitions::Environment) -> Result<Definition> {
+        definitions::define(self.catalog.expect(oid)?, &self.catalog, env)
+    }
+
+    /// The kind of table behind an OID, as the transaction sees it.
+    pub fn table_def(&self, oid: Oid) -> Result<TableDef> {
+        let object = self.catalog.expect(oid)?;
+        match &object.kind {
+            ObjectKind::Table(table) => definitions::table(object, table),
+            other => Err(Error::new(
+                SqlState::WrongObjectType,
+                format!("\"{}\" is a {}, not a table", object.name, other.name()),
+            )),
+        }
+    }
+}
