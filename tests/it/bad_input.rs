@@ -253,7 +253,7 @@ async fn fuzzed_wire() {
         round += 1;
         let mut stream = TcpStream::connect(("127.0.0.1", instance.server.port)).await.unwrap();
         let mut bytes = Vec::new();
-        if round % 3 > 0 {
+        if !round.is_multiple_of(3) {
             bytes.extend(startup());
         }
         for _ in 0..random.below(6) {

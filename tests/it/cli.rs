@@ -106,7 +106,7 @@ async fn sigterm_stops_it_and_everything_is_there_afterwards() {
     instance.run("CREATE TABLE t (a INT); INSERT INTO t VALUES (1), (2)").await;
     instance.run("CREATE MATERIALIZED VIEW v AS SELECT sum(a) AS s FROM t").await;
     assert!(instance.server.terminate().unwrap().success());
-    instance.server = Server::start(&instance.server.dir().to_path_buf()).await.unwrap();
+    instance.server = Server::start(instance.server.dir()).await.unwrap();
     assert_eq!(instance.value("SELECT s FROM v").await, "3");
     assert_eq!(instance.value("SELECT count(*) FROM t").await, "2");
 }

@@ -13,9 +13,12 @@ mod demo;
 mod differential;
 mod docs;
 mod harness;
+#[cfg(target_os = "linux")] // reads /proc
 mod memory;
+mod pgbench;
 mod psql;
 mod slt;
+mod sources;
 mod subscribe;
 mod transactions;
 mod types;

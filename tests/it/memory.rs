@@ -5,14 +5,12 @@ use futures::TryStreamExt;
 use crate::harness::{Instance, start};
 
 /// Resident memory of the server, in MB.
-#[cfg(target_os = "linux")]
 fn resident(instance: &Instance) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", instance.server.pid())).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn ten_million_rows_hold_memory_flat() {
     const ROWS: u64 = 10_000_000;

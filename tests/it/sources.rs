@@ -1,0 +1,185 @@
+//! Sources and sinks with their files: what goes out comes in again, the same rows in every run.
+
+use std::path::Path;
+
+use crate::harness::{Instance, repository, start};
+
+#[tokio::test]
+async fn parquet_files() {
+    let instance = start().await;
+    let path = repository().join("examples/flights/*.parquet");
+    instance
+        .run(&format!(
+            "CREATE SOURCE flights (*) INCLUDE file AS path WITH (connector = 'file', path = '{}', bounded = true)",
+            path.display()
+        ))
+        .await;
+    instance
+        .run("CREATE MATERIALIZED VIEW by_origin AS SELECT origin, count(*) AS n, count(dep_delay) AS left_at_all FROM flights GROUP BY origin")
+        .await;
+    instance.wait_for("SELECT sum(n) FROM by_origin", &["27004"]).await;
+    assert_eq!(instance.lines("SELECT origin FROM by_origin ORDER BY origin").await, ["EWR", "JFK", "LGA"]);
+    instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 'flights'", &["finished"]).await;
+}
+
+const TYPES: &str =
+    "id INT, a BOOLEAN, b BIGINT, c DOUBLE PRECISION, d NUMERIC(10,2), e TEXT, f DATE, g TIMESTAMP, h UUID, i INT[]";
+
+/// A sink's files are a source's files.
+async fn round_trip(instance: &Instance, format: &str, dir: &Path) {
+    let lower = format.to_lowercase();
+    instance.run(&format!("CREATE SOURCE made_{lower} (id INT) WITH (connector = 'datagen', rows = 100, rows_per_second = 'unlimited', fields.id.kind = 'sequence')")).await;
+    let nested =
+        if format == "CSV" { "NULL::int[]" } else { "CASE WHEN id % 3 = 0 THEN NULL ELSE ARRAY[id, NULL] END" };
+    let columns = format!(
+        "id, id % 2 = 0 AS a, id * 10000000000 AS b, id / 8.0::double precision AS c, (id / 4.0)::numeric(10,2) AS d, \
+         CASE WHEN id % 5 = 0 THEN NULL ELSE 'say \"' || id || '\", ü' END AS e, DATE '2024-02-28' + id AS f, \
+         TIMESTAMP '2024-02-28 12:00:00.5' + id * INTERVAL '1 second' AS g, \
+         ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd38' || (1000 + id))::uuid AS h, {nested} AS i"
+    );
+    instance.run(&format!("CREATE MATERIALIZED VIEW out_{lower} AS SELECT {columns} FROM made_{lower}")).await;
+    instance
+        .run(&format!(
+            "CREATE SINK sink_{lower} FROM out_{lower} WITH (connector = 'file', path = '{}') FORMAT PLAIN ENCODE {format}",
+            dir.display()
+        ))
+        .await;
+    instance.wait_for(&format!("SELECT rows FROM tidemark.sinks WHERE name = 'sink_{lower}'"), &["100"]).await;
+    instance
+        .run(&format!(
+            "CREATE SOURCE in_{lower} ({TYPES}) WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE {format}",
+            dir.display()
+        ))
+        .await;
+    instance.run(&format!("CREATE MATERIALIZED VIEW back_{lower} AS SELECT * FROM in_{lower}")).await;
+    instance.wait_for(&format!("SELECT count(*) FROM back_{lower}"), &["100"]).await;
+    let sent = instance.lines(&format!("SELECT * FROM out_{lower} ORDER BY id")).await;
+    let came = instance.lines(&format!("SELECT * FROM back_{lower} ORDER BY id")).await;
+    assert_eq!(came, sent, "{format}");
+}
+
+#[tokio::test]
+async fn what_a_sink_writes_a_source_reads() {
+    let instance = start().await;
+    for format in ["JSON", "PARQUET", "CSV"] {
+        round_trip(&instance, format, &instance.dir.path().join(format)).await;
+    }
+}
+
+/// The same options give the same rows, on another server, on another day.
+#[tokio::test]
+async fn generators_repeat_themselves() {
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let instance = start().await;
+        instance
+            .run(
+                "CREATE SOURCE g (a INT, b TEXT, c DOUBLE PRECISION, d TIMESTAMP, e UUID) \
+                 WITH (connector = 'datagen', rows = 5000, rows_per_second = 'unlimited', seed = 42)",
+            )
+            .await;
+        instance
+            .run("CREATE SOURCE n WITH (connector = 'nexmark', nexmark.table.type = 'bid', nexmark.event.num = 5000)")
+            .await;
+        instance.run("CREATE MATERIALIZED VIEW gv AS SELECT a, b, c, d, e FROM g").await;
+        instance.run("CREATE MATERIALIZED VIEW nv AS SELECT * FROM n").await;
+        instance.wait_for("SELECT (SELECT count(*) FROM gv), (SELECT count(*) FROM nv)", &["5000 4600"]).await;
+        let mut rows = instance.lines("SELECT * FROM gv").await;
+        rows.extend(instance.lines("SELECT * FROM nv").await);
+        rows.sort();
+        answers.push(rows);
+    }
+    assert!(answers[0] == answers[1], "two runs differ");
+}
+
+/// Writes a file whole: under a name that is passed over, then renamed.
+fn write(dir: &Path, name: &str, text: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("_partial"), text).unwrap();
+    std::fs::rename(dir.join("_partial"), dir.join(name)).unwrap();
+}
+
+/// Of two sources the slower one's watermark counts, unless it is idle for longer than the user is willing to wait.
+#[tokio::test]
+async fn watermarks_of_two_sources() {
+    let instance = start().await;
+    let (one, two) = (instance.dir.path().join("one"), instance.dir.path().join("two"));
+    write(&one, "1.csv", "1,2024-01-01 10:00:30\n2,2024-01-01 10:05:00\n");
+    write(&two, "1.csv", "3,2024-01-01 10:00:40\n");
+    for (name, dir, extra) in [("s1", &one, ""), ("s2", &two, ""), ("s3", &two, ", idle_timeout = '1 second'")] {
+        instance
+            .run(&format!(
+                "CREATE SOURCE {name} (id INT, ts TIMESTAMP, WATERMARK FOR ts AS ts) \
+                 WITH (connector = 'file', path = '{}', poll_interval = '50ms'{extra}) FORMAT PLAIN ENCODE CSV",
+                dir.display()
+            ))
+            .await;
+    }
+    for (view, other) in [("strict", "s2"), ("patient", "s3")] {
+        instance
+            .run(&format!(
+                "CREATE VIEW {view}_input AS SELECT id, ts FROM s1 UNION ALL SELECT id, ts FROM {other}; \
+                 CREATE MATERIALIZED VIEW {view} AS SELECT window_start, count(*) AS n \
+                 FROM TUMBLE({view}_input, ts, INTERVAL '1 minute') GROUP BY window_start EMIT ON WINDOW CLOSE"
+            ))
+            .await;
+    }
+    // s3 says nothing for a second, so the other input closes the window.
+    instance.wait_for("SELECT window_start, n FROM patient", &["2024-01-01 10:00:00 2"]).await;
+    assert_eq!(instance.value("SELECT count(*) FROM strict").await, "0", "s2 is still at 10:00:40");
+    write(&two, "2.csv", "4,2024-01-01 10:02:00\n");
+    instance.wait_for("SELECT window_start, n FROM strict", &["2024-01-01 10:00:00 2"]).await;
+}
+
+/// A closed window stays as it was, also across a restart.
+#[tokio::test]
+async fn closed_windows_survive_a_restart() {
+    let mut instance = start().await;
+    let dir = instance.dir.path().join("in");
+    write(&dir, "1.csv", "1,2024-01-01 10:00:30\n2,2024-01-01 10:01:30\n");
+    instance
+        .run(&format!(
+            "CREATE SOURCE s (id INT, ts TIMESTAMP, WATERMARK FOR ts AS ts) \
+             WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV",
+            dir.display()
+        ))
+        .await;
+    instance
+        .run(
+            "CREATE MATERIALIZED VIEW closed AS SELECT window_start, count(*) AS n, sum(id) AS s \
+             FROM TUMBLE(s, ts, INTERVAL '1 minute') GROUP BY window_start EMIT ON WINDOW CLOSE",
+        )
+        .await;
+    instance.wait_for("SELECT window_start, n, s FROM closed", &["2024-01-01 10:00:00 1 1"]).await;
+    instance.server.kill_and_restart().await.unwrap();
+    // One late, two for the window that was open when the server was killed.
+    write(&dir, "2.csv", "9,2024-01-01 10:00:59\n3,2024-01-01 10:01:40\n4,2024-01-01 10:03:00\n");
+    instance
+        .wait_for(
+            "SELECT window_start, n, s FROM closed ORDER BY 1",
+            &["2024-01-01 10:00:00 1 1", "2024-01-01 10:01:00 2 5"],
+        )
+        .await;
+    instance.wait_for("SELECT late_rows FROM tidemark.sources WHERE name = 's'", &["1"]).await;
+}
+
+/// Paused, a source keeps its place; resumed, it goes on from there.
+#[tokio::test]
+async fn pause_and_resume() {
+    let instance = start().await;
+    let dir = instance.dir.path().join("in");
+    write(&dir, "1.csv", "1\n2\n");
+    instance
+        .run(&format!(
+            "CREATE SOURCE s (id INT) WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV",
+            dir.display()
+        ))
+        .await;
+    instance.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s").await;
+    instance.wait_for("SELECT n FROM v", &["2"]).await;
+    instance.run("ALTER SOURCE s PAUSE").await;
+    instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 's'", &["paused"]).await;
+    write(&dir, "2.csv", "3\n");
+    instance.run("ALTER SOURCE s RESUME").await;
+    instance.wait_for("SELECT n FROM v", &["3"]).await;
+}
