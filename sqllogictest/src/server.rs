@@ -44,10 +44,15 @@ impl Server {
 
     /// With further flags and environment variables.
     pub async fn start_with(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_program(&Self::binary()?, dir, flags, env).await
+    }
+
+    /// `program`: the server, or something that becomes the server and passes its arguments on.
+    pub async fn start_program(program: &Path, dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         // Between choosing a port and listening on it somebody else may take it: then once more.
         let mut last = None;
         for _ in 0..3 {
-            let mut server = Self::spawn(dir, flags, env)?;
+            let mut server = Self::spawn(program, dir, flags, env)?;
             match server.wait_ready().await {
                 Ok(()) => return Ok(server),
                 Err(failure) if failure.0.contains("in use") => last = Some(failure),
@@ -57,11 +62,11 @@ impl Server {
         Err(last.unwrap_or_else(|| Failure("no free port".into())))
     }
 
-    fn spawn(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+    fn spawn(program: &Path, dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let (port, http_port) = (free_port()?, free_port()?);
         let log = dir.with_extension("log");
         let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = Command::new(Self::binary()?);
+        let mut command = Command::new(program);
         // Nothing of the developer's own settings.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEMARK_") {

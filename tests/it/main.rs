@@ -11,6 +11,8 @@ mod copy;
 mod crash;
 mod demo;
 mod differential;
+#[cfg(unix)]
+mod disk;
 mod docs;
 mod harness;
 #[cfg(target_os = "linux")] // reads /proc
