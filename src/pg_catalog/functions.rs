@@ -165,10 +165,6 @@ impl Row<'_> {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.columns.len()
-    }
-
     pub fn int(&self, i: usize) -> Option<i64> {
         match self.columns.get(i)? {
             Argument::Int(a) if a.is_valid(self.row) => Some(a.value(self.row)),

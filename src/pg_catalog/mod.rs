@@ -41,4 +41,4 @@ pub use functions::{function, functions};
 pub use output_names::output_names;
 pub use pg_proc::registry_functions;
 pub use rewrite::rewrite_statement;
-pub use tables::{system_schemas, system_table, system_table_names};
+pub use tables::{system_table, system_table_names};

@@ -14,8 +14,6 @@ pub const PG_CLASS: Oid = 1259;
 pub const PG_CONSTRAINT: Oid = 2606;
 pub const PG_NAMESPACE: Oid = 2615;
 pub const PG_REWRITE: Oid = 2618;
-pub const PG_PROC: Oid = 1255;
-pub const PG_DATABASE: Oid = 1262;
 const BTREE: Oid = 403;
 const TABLESPACE: Oid = 1663;
 /// OIDs below those of users' objects that Postgres 15 does not use.
@@ -334,7 +332,7 @@ fn database_row(ctx: &SystemContext, rows: &mut Rows) {
     );
 }
 
-/// Used by `pg_class` and tests: relations that are always empty, whose content need not be planned for.
+/// Relations of things that Tidemark does not have: they never hold a row.
 pub fn is_always_empty(schema: &str, name: &str) -> bool {
     const NEVER: &[&str] = &[
         "pg_auth_members",

@@ -194,7 +194,3 @@ pub fn collation_name(oid: Oid) -> Option<String> {
         .find(|(_, o)| *o == oid)
         .map(|(name, _)| tidemark_catalog::quote_ident(&name))
 }
-
-pub fn operator_name(oid: Oid) -> Option<String> {
-    named("pg_operator", "oprname").into_iter().find(|(_, o)| *o == oid).map(|(name, _)| name)
-}

@@ -1,17 +1,15 @@
 //! System tables as DataFusion scans them: rows are made when the scan is planned, not when the name is resolved.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{SchemaProvider, Session, TableProvider};
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use tidemark_catalog::SYSTEM_SCHEMAS;
 use tidemark_common::Result;
 
 use super::context::SystemContext;
@@ -27,35 +25,6 @@ pub fn system_table(schema: &str, name: &str, ctx: &Arc<SystemContext>) -> Optio
 /// Names of all system tables of a schema; empty for another schema.
 pub fn system_table_names(schema: &str) -> Vec<String> {
     relations().filter(|r| r.schema == schema).map(|r| r.name.to_string()).collect()
-}
-
-/// The three system schemas for a `CatalogProvider`.
-pub fn system_schemas(ctx: &Arc<SystemContext>) -> HashMap<String, Arc<dyn SchemaProvider>> {
-    let schema = |name: &str| -> Arc<dyn SchemaProvider> {
-        Arc::new(SystemSchema { name: name.to_string(), ctx: Arc::clone(ctx) })
-    };
-    SYSTEM_SCHEMAS.iter().map(|(_, name)| ((*name).to_string(), schema(name))).collect()
-}
-
-#[derive(Debug)]
-struct SystemSchema {
-    name: String,
-    ctx: Arc<SystemContext>,
-}
-
-#[async_trait]
-impl SchemaProvider for SystemSchema {
-    fn table_names(&self) -> Vec<String> {
-        system_table_names(&self.name)
-    }
-
-    async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
-        Ok(system_table(&self.name, name, &self.ctx))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        relation(&self.name, name).is_some()
-    }
 }
 
 /// Rows of a system table at this moment.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::SessionConfig;
@@ -278,6 +278,27 @@ impl tidemark_sql::functions::SessionFacts for Me {
     fn set_seed(&self, _seed: f64) {}
 }
 
+#[derive(Debug)]
+struct SystemSchema {
+    name: &'static str,
+    ctx: Arc<SystemContext>,
+}
+
+#[async_trait::async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        system_table_names(self.name)
+    }
+
+    async fn table(&self, name: &str) -> datafusion::error::Result<Option<Arc<dyn TableProvider>>> {
+        Ok(system_table(self.name, name, &self.ctx))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        system_table(self.name, name, &self.ctx).is_some()
+    }
+}
+
 /// A context as a session has it.
 fn session(system: &Arc<SystemContext>) -> SessionContext {
     let mut config = SessionConfig::new()
@@ -290,8 +311,8 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
     let mut ctx = SessionContext::new_with_config(config);
     let catalog = MemoryCatalogProvider::new();
-    for (name, schema) in system_schemas(system) {
-        catalog.register_schema(&name, schema).unwrap();
+    for (_, name) in SYSTEM_SCHEMAS {
+        catalog.register_schema(name, Arc::new(SystemSchema { name, ctx: Arc::clone(system) })).unwrap();
     }
     let public = datafusion::catalog::MemorySchemaProvider::new();
     public.register_table("nums".into(), nums()).unwrap();
@@ -323,7 +344,7 @@ fn size_pretty() -> datafusion::logical_expr::ScalarUDF {
 }
 
 /// A user's table: (1, x), (2, Y), (NULL, x)
-fn nums() -> Arc<dyn datafusion::catalog::TableProvider> {
+fn nums() -> Arc<dyn TableProvider> {
     use datafusion::arrow::array::{Int32Array, StringArray};
     let a = Arc::new(Int32Array::from(vec![Some(1), Some(2), None]));
     let b = Arc::new(StringArray::from(vec!["x", "Y", "x"]));
