@@ -72,6 +72,7 @@ pub trait SourceReader: Send {
 }
 
 /// Some rows of one split, in order, and the positions after them.
+/// There may be no rows, when only the position moved: a file without rows is done, or all records were left out.
 #[derive(Debug, Clone)]
 pub struct SourceBatch {
     /// Rows of one watermark lane are in the order in which lateness is judged. Files read one after the other share a lane;

@@ -7,6 +7,7 @@
 //! Row n is a function of the options and n alone, so a replay is exact. Time is no exception: a timestamp is `start_time`
 //! plus the seconds that n rows take at `rows_per_second`, whatever the wall clock says.
 
+mod chance;
 mod column;
 mod options;
 

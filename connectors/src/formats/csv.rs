@@ -1,7 +1,8 @@
 //! CSV: records of text, each column parsed by its SQL type.
 //!
 //! With a header (the default) columns are found by name, whatever their order and case; without, by their place among the
-//! declared columns. Only wanted columns leave the record.
+//! declared columns. Only wanted columns leave the record. An empty field is NULL, quoted or not, unless the option `null` says
+//! what NULL looks like.
 
 use std::io::{self, Read};
 use std::sync::Arc;

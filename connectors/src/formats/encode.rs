@@ -62,11 +62,7 @@ fn csv_column(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef> {
             let texts = column.as_binary::<i32>().iter().map(|v| v.map(|bytes| format!("\\x{}", text::hex(bytes))));
             Arc::new(texts.collect::<StringArray>())
         }
-        DataType::Interval(_) => {
-            let formatter = ArrayFormatter::try_new(column, &FormatOptions::default())?;
-            let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| formatter.value(row).to_string()));
-            Arc::new(texts.collect::<StringArray>())
-        }
+        DataType::Interval(_) => interval_texts(column)?,
         other if other.is_nested() => {
             let options = EncoderOptions::default().with_encoder_factory(Arc::new(Ours));
             let mut encoder = make_encoder(field, column, &options)?;
@@ -86,6 +82,12 @@ fn csv_column(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
+fn interval_texts(column: &ArrayRef) -> Result<ArrayRef> {
+    let formatter = ArrayFormatter::try_new(column, &FormatOptions::default())?;
+    let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| formatter.value(row).to_string()));
+    Ok(Arc::new(texts.collect::<StringArray>()))
+}
+
 fn json(batch: &RecordBatch) -> Result<Vec<u8>> {
     let builder = JsonWriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(Ours));
     let mut writer = builder.build::<_, LineDelimited>(Vec::new());
@@ -95,12 +97,29 @@ fn json(batch: &RecordBatch) -> Result<Vec<u8>> {
 }
 
 fn parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let batch = &without_intervals(batch)?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
     let mut out = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), Some(properties)).map_err(unwritable)?;
     writer.write(batch).map_err(unwritable)?;
     writer.close().map_err(unwritable)?;
     Ok(out)
+}
+
+/// Parquet has no interval as SQL has it: they are written as text.
+fn without_intervals(batch: &RecordBatch) -> Result<RecordBatch> {
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if matches!(column.data_type(), DataType::Interval(_)) {
+            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, field.is_nullable())));
+            columns.push(interval_texts(column)?);
+        } else {
+            fields.push(field.clone());
+            columns.push(column.clone());
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 fn unwritable(error: datafusion::parquet::errors::ParquetError) -> Error {

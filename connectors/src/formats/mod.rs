@@ -16,6 +16,9 @@ mod json_scan;
 pub mod parquet;
 pub mod text;
 
+#[cfg(test)]
+mod damage_tests;
+
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute;
 use datafusion::arrow::datatypes::SchemaRef;
