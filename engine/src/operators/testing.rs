@@ -178,13 +178,20 @@ impl TestFlow {
 
     /// Entries of operators' state on disk, watermarks aside.
     pub fn stored_entries(&self) -> usize {
+        self.stored().iter().filter(|(state, _, _)| *state >= super::aggregate::STATES_PER_NODE).count()
+    }
+
+    /// Number of the state, key and value of each entry on disk.
+    pub fn stored(&self) -> Vec<(u32, Vec<u8>, Vec<u8>)> {
         let span = Key::states_of_object(VIEW);
         let entries = self.store().snapshot().scan(&span.start, &span.end);
-        let is_node = |key: &[u8]| match Key::decode(key).unwrap() {
-            Key::State { state, .. } => state.node() >= super::aggregate::STATES_PER_NODE,
-            _ => false,
-        };
-        entries.filter(|entry| is_node(&entry.as_ref().unwrap().0)).count()
+        entries
+            .map(|entry| {
+                let (key, value) = entry.unwrap();
+                let Key::State { state, key } = Key::decode(&key).unwrap() else { panic!("a key of another kind") };
+                (state.node(), key.to_vec(), value)
+            })
+            .collect()
     }
 }
 

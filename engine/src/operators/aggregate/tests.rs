@@ -323,3 +323,35 @@ async fn recompute_stores_rows_and_what_was_sent() {
     flow.epoch(with_watermark(&schema, "", 0, Some(2)));
     assert_eq!(flow.stored_entries(), 2);
 }
+
+/// What is on disk must stay readable: a change here needs a new format version.
+#[tokio::test]
+async fn stored_bytes_are_pinned() {
+    let schema = schema("w bigint, k text, v bigint");
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut text = String::new();
+    for strategy in ALL {
+        let mut flow = closing(&schema, strategy, false, 1).await;
+        flow.epoch(with_watermark(&schema, "+ 258 a 1\n+ 258 a 1\n+ NULL NULL NULL", 0, Some(3)));
+        text += &format!("{strategy:?}\n");
+        for (state, key, value) in flow.stored() {
+            text += &format!("{state}  {}  {}\n", hex(&key), hex(&value));
+        }
+    }
+    expect![[r#"
+        Merge
+        1  0000000000000000  01018000000000000003
+        16  0001800000000000010202610000000000000001  01018000000000000002018000000000000002
+        16  0100000000000000000000  01018000000000000001000000000000000000
+        Linear
+        1  0000000000000000  01018000000000000003
+        16  0001800000000000010202610000000000000001  0100000000000000020000000000000002000000000000000200000000000000000000000000000002
+        16  0100000000000000000000  0100000000000000010000000000000001000000000000000000000000000000000000000000000000
+        Recompute
+        1  0000000000000000  01018000000000000003
+        16  0001800000000000010202610000000000000001018000000000000001  01000000000000000200000014
+        16  0100000000000000000000000000000000000000  0100000000000000010000000b
+        17  0001800000000000010202610000000000000001  01018000000000000002018000000000000002
+        17  0100000000000000000000  01018000000000000001000000000000000000
+    "#]].assert_eq(&text);
+}
