@@ -122,9 +122,12 @@ pub(super) fn read_array(literal: &str, item: &mut ColumnBuilder, style: &Style)
     reader.skip_blanks();
     if reader.literal[reader.at..].starts_with('[') {
         // Bounds such as [1:3]= say nothing that the elements do not.
-        match reader.literal.find('=') {
-            Some(at) => reader.at = at + 1,
-            None => return Err(reader.malformed("Missing \"=\" after array dimensions.")),
+        let is_bound = |b: u8| b.is_ascii_digit() || matches!(b, b'[' | b']' | b':' | b'-' | b'+');
+        match reader.literal.split_once('=') {
+            Some((bounds, _)) if bounds.trim_ascii().bytes().all(is_bound) && bounds.ends_with(']') => {
+                reader.at = bounds.len() + 1;
+            }
+            _ => return Err(reader.malformed("Missing \"=\" after array dimensions.")),
         }
         reader.skip_blanks();
     }

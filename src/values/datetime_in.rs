@@ -55,15 +55,16 @@ pub(super) fn date(text: &str, style: &Style) -> Result<i32> {
     if let Some(days) = iso_date(text) {
         return Ok(days);
     }
-    let days = match read(text).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, "date", text))? {
-        Moment::Infinity => return Ok(i32::MAX),
-        Moment::MinusInfinity => return Ok(i32::MIN),
-        Moment::At { days, .. } => days,
-        Moment::Instant(micros) => {
-            let local = micros.saturating_add(i64::from(style.offset_at(micros)) * MICROS_PER_SECOND);
-            local.div_euclid(MICROS_PER_DAY)
-        }
-    };
+    let days =
+        match read(text, false).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, "date", text))? {
+            Moment::Infinity => return Ok(i32::MAX),
+            Moment::MinusInfinity => return Ok(i32::MIN),
+            Moment::At { days, .. } => days,
+            Moment::Instant(micros) => {
+                let local = micros.saturating_add(i64::from(style.offset_at(micros)) * MICROS_PER_SECOND);
+                local.div_euclid(MICROS_PER_DAY)
+            }
+        };
     if !(FIRST_DAY..END_OF_DATES_DAYS).contains(&days) {
         return Err(out_of_range("date", text));
     }
@@ -88,7 +89,7 @@ fn iso_date(text: &str) -> Option<i32> {
 
 pub(super) fn time(text: &str, style: &Style) -> Result<i64> {
     let bad = |bad| explain(bad, "time", text);
-    let fields = read(text).map_err(bad)?;
+    let fields = read(text, true).map_err(bad)?;
     if fields.special == Some(Special::Now) {
         let local = style.now_micros + i64::from(style.offset_at(style.now_micros)) * MICROS_PER_SECOND;
         return Ok(local.rem_euclid(MICROS_PER_DAY));
@@ -97,7 +98,7 @@ pub(super) fn time(text: &str, style: &Style) -> Result<i64> {
 }
 
 pub(super) fn timestamp(text: &str, style: &Style) -> Result<i64> {
-    match read(text).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, "timestamp", text))? {
+    match read(text, false).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, "timestamp", text))? {
         Moment::Infinity => Ok(i64::MAX),
         Moment::MinusInfinity => Ok(i64::MIN),
         Moment::At { days, time, .. } => micros(days, time).ok_or_else(|| out_of_range("timestamp", text)),
@@ -107,7 +108,7 @@ pub(super) fn timestamp(text: &str, style: &Style) -> Result<i64> {
 
 pub(super) fn timestamptz(text: &str, style: &Style) -> Result<i64> {
     let kind = "timestamp with time zone";
-    match read(text).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, kind, text))? {
+    match read(text, false).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, kind, text))? {
         Moment::Infinity => Ok(i64::MAX),
         Moment::MinusInfinity => Ok(i64::MIN),
         Moment::At { days, time, zone } => {
@@ -168,6 +169,7 @@ struct Part {
 
 #[derive(Debug, Default)]
 struct Fields {
+    time_only: bool,
     special: Option<Special>,
     /// The numbers of the date in the order they were written, without the month if it came as a name.
     parts: Vec<Part>,
@@ -178,8 +180,9 @@ struct Fields {
     zone: Option<Zone>,
 }
 
-fn read(text: &str) -> Parsed<Fields> {
-    let mut fields = Fields::default();
+/// `time_only`: digits alone are a time, not a date.
+fn read(text: &str, time_only: bool) -> Parsed<Fields> {
+    let mut fields = Fields { time_only, ..Fields::default() };
     let mut words = Words { rest: text.trim_ascii() };
     if words.rest.is_empty() {
         return Err(Bad::Syntax);
@@ -188,7 +191,9 @@ fn read(text: &str) -> Parsed<Fields> {
         match first {
             b' ' | b'\t' | b'\n' | b'\r' | b',' => words.skip(),
             b'0'..=b'9' => fields.number(&mut words)?,
-            b'+' | b'-' if fields.time.is_some() => fields.offset(&mut words)?,
+            b'+' | b'-' if fields.time.is_some() || fields.has_date() => fields.offset(&mut words)?,
+            // Jan-31-2024
+            b'-' | b'/' if fields.month.is_some() && fields.parts.is_empty() => words.skip(),
             b'+' | b'-' if words.rest[1..].eq_ignore_ascii_case("infinity") => {
                 fields.special = Some(if first == b'-' { Special::MinusInfinity } else { Special::Infinity });
                 words.rest = "";
@@ -232,10 +237,21 @@ impl<'a> Words<'a> {
 }
 
 impl Fields {
+    fn has_date(&self) -> bool {
+        self.parts.len() + usize::from(self.month.is_some()) == 3
+    }
+
     fn number(&mut self, words: &mut Words) -> Parsed<()> {
         let part = words.digits()?;
         match words.first() {
             Some(b':') => self.clock(part, words),
+            _ if self.time_only
+                && self.parts.is_empty()
+                && matches!(part.digits, 4 | 6)
+                && words.first() != Some(b'-') =>
+            {
+                self.compact_time(part, words)
+            }
             Some(separator @ (b'-' | b'/' | b'.')) if self.parts.is_empty() && self.time.is_none() => {
                 self.dashed_date(part, separator, words)
             }
@@ -243,7 +259,7 @@ impl Fields {
                 self.compact_date(part);
                 Ok(())
             }
-            _ if self.time.is_none() && self.month.is_none() && self.parts.len() == 3 => self.compact_time(part, words),
+            _ if self.time.is_none() && self.has_date() => self.compact_time(part, words),
             _ if self.parts.len() < 3 => {
                 self.parts.push(part);
                 Ok(())
@@ -255,7 +271,7 @@ impl Fields {
     /// `2024-01-31`, `1/31/2024`, `31-Jan-2024`; the first number has been read.
     fn dashed_date(&mut self, first: Part, separator: u8, words: &mut Words) -> Parsed<()> {
         self.parts.push(first);
-        for _ in 0..2 {
+        for _ in 0..if self.month.is_some() { 1 } else { 2 } {
             if words.first() != Some(separator) {
                 return Err(Bad::Syntax);
             }
@@ -270,7 +286,7 @@ impl Fields {
                 self.parts.push(words.digits()?);
             }
         }
-        Ok(())
+        if words.first() == Some(separator) { Err(Bad::Syntax) } else { Ok(()) }
     }
 
     /// `20240131`, `240131`
@@ -355,7 +371,7 @@ impl Fields {
     fn word(&mut self, words: &mut Words) -> Parsed<()> {
         let before = words.rest;
         let word = words.take_while(|b| b.is_ascii_alphabetic()).to_ascii_lowercase();
-        if word == "t" && !self.parts.is_empty() && self.time.is_none() {
+        if word == "t" && (self.time_only || !self.parts.is_empty()) && self.time.is_none() {
             return Ok(());
         }
         let special = match word.as_str() {
@@ -399,7 +415,9 @@ impl Fields {
             return self.set_zone(Zone::Offset(hours * 3600));
         }
         if !name.contains('/') {
-            return Err(Bad::Syntax);
+            // A country's zone, such as Japan.
+            let zone = zone_by_name(name).map_err(|_| Bad::Syntax)?;
+            return self.set_zone(Zone::Named(zone));
         }
         let sign_and_more = words.take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+'));
         let zone = zone_by_name(&format!("{name}{sign_and_more}")).map_err(Bad::Other)?;
@@ -412,7 +430,7 @@ impl Fields {
             return Ok(());
         };
         let time = self.time.ok_or(Bad::Syntax)?;
-        if !(HOUR..13 * HOUR).contains(&time) {
+        if time >= 13 * HOUR {
             return Err(Bad::Range);
         }
         self.time = Some(time % (12 * HOUR) + if afternoon { 12 * HOUR } else { 0 });
@@ -432,7 +450,7 @@ impl Fields {
                 _ if self.time.is_some() => Err(Bad::Syntax),
                 Special::Infinity => Ok(Moment::Infinity),
                 Special::MinusInfinity => Ok(Moment::MinusInfinity),
-                Special::Epoch => Ok(Moment::Instant(0)),
+                Special::Epoch => Ok(Moment::At { days: 0, time: 0, zone: Some(Zone::Offset(0)) }),
                 _ => Ok(Moment::Instant(style.now_micros)),
             };
         };
@@ -443,13 +461,18 @@ impl Fields {
 
     /// Year first if it has more than two digits; otherwise month, day, year.
     fn civil(&self) -> Parsed<Civil> {
+        let named = |month| Part { value: i64::from(month), digits: 2 };
         let (year, month, day) = match (self.month, self.parts.as_slice()) {
-            (None, [year, month, day]) if year.digits > 2 => (*year, month.value, day.value),
-            (None, [month, day, year]) => (*year, month.value, day.value),
-            (Some(month), [year, day]) if year.digits > 2 => (*year, i64::from(month), day.value),
-            (Some(month), [day, year]) => (*year, i64::from(month), day.value),
+            (None, [year, month, day]) if year.digits > 2 => (*year, *month, *day),
+            (None, [month, day, year]) => (*year, *month, *day),
+            (Some(month), [year, day]) if year.digits > 2 => (*year, named(month), *day),
+            (Some(month), [day, year]) => (*year, named(month), *day),
             _ => return Err(Bad::Syntax),
         };
+        if month.digits > 2 || day.digits > 2 {
+            return Err(Bad::Syntax);
+        }
+        let (month, day) = (month.value, day.value);
         let mut value = if year.digits <= 2 && !self.before_christ { two_digit_year(year.value) } else { year.value };
         if value == 0 {
             return Err(Bad::Range);
@@ -475,9 +498,12 @@ fn fraction(words: &mut Words) -> Parsed<i64> {
     }
     words.skip();
     let digits = words.take_while(|b| b.is_ascii_digit());
-    let digit = |at: usize| digits.as_bytes().get(at).map_or(0, |b| i64::from(b - b'0'));
-    let micros = (0..6).fold(0, |sum, at| sum * 10 + digit(at));
-    Ok(micros + i64::from(digit(6) >= 5))
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    // In floating point as Postgres does it, which decides how a half is rounded.
+    let fraction: f64 = format!("0.{digits}").parse().map_err(|_| Bad::Syntax)?;
+    Ok((fraction * MICROS_PER_SECOND as f64).round_ties_even() as i64)
 }
 
 fn two_digit_year(year: i64) -> i64 {
@@ -559,6 +585,8 @@ mod tests {
             ("Wed 31 January 2024", "2024-01-31 00:00:00"),
             ("January 31, 2024", "2024-01-31 00:00:00"),
             ("31-Jan-2024", "2024-01-31 00:00:00"),
+            ("Jan-31-2024", "2024-01-31 00:00:00"),
+            ("2024-01-31 +05", "2024-01-31 00:00:00"),
             ("2024-Jan-31", "2024-01-31 00:00:00"),
             ("0044-03-15 12:00:00.5 BC", "0044-03-15 12:00:00.5 BC"),
             ("10000-01-01", "10000-01-01 00:00:00"),
@@ -588,6 +616,8 @@ mod tests {
             ("2024-07-01 12:00 Europe/Berlin", "2024-07-01 15:30:00+05:30"),
             ("2024-07-01 12:00:00-0330", "2024-07-01 21:00:00+05:30"),
             ("2024-07-01 12:00:00 +05:30", "2024-07-01 12:00:00+05:30"),
+            ("epoch", "1970-01-01 05:30:00+05:30"),
+            ("2024-07-01 12:00 Japan", "2024-07-01 08:30:00+05:30"),
             ("2024-07-01 12:00 PST", "2024-07-02 01:30:00+05:30"),
         ];
         for (input, expected) in cases {
@@ -610,9 +640,15 @@ mod tests {
         ] {
             assert_eq!(text(|out| write_date(date(input, &style).unwrap(), out)), expected);
         }
-        for (input, expected) in
-            [("24:00", "24:00:00"), ("12:00:00.100", "12:00:00.1"), ("4:05 PM", "16:05:00"), ("now", "04:05:06")]
-        {
+        for (input, expected) in [
+            ("24:00", "24:00:00"),
+            ("12:00:00.100", "12:00:00.1"),
+            ("4:05 PM", "16:05:00"),
+            ("now", "04:05:06"),
+            ("0:30 am", "00:30:00"),
+            ("102030.5", "10:20:30.5"),
+            ("T10:20", "10:20:00"),
+        ] {
             assert_eq!(text(|out| write_time(time(input, &style).unwrap(), out)), expected);
         }
     }

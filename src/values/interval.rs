@@ -113,7 +113,7 @@ impl Sum {
     fn add(&mut self, number: Number, unit: &str) -> Result<(), Bad> {
         let sign = if number.negative { -1 } else { 1 };
         let mut months = |per: i128| {
-            self.months += sign * (number.whole * per + (number.fraction * per as f64).round() as i128);
+            self.months += sign * (number.whole * per + (number.fraction * per as f64).round_ties_even() as i128);
         };
         match unit {
             "millennium" | "millennia" | "mil" | "mils" => months(12_000),
@@ -135,7 +135,8 @@ impl Sum {
                     "microsecond" | "microseconds" | "us" | "usec" | "usecs" => 1,
                     _ => return Err(Bad::Syntax),
                 };
-                self.micros += sign * (number.whole * micros + (number.fraction * micros as f64).round() as i128);
+                self.micros +=
+                    sign * (number.whole * micros + (number.fraction * micros as f64).round_ties_even() as i128);
             }
         }
         Ok(())
@@ -144,7 +145,7 @@ impl Sum {
     /// `more`: days with a fraction, which goes over to the time.
     fn add_days(&mut self, sign: i128, days: i128, more: f64) {
         self.days += sign * (days + more.trunc() as i128);
-        self.micros += sign * (more.fract() * MICROS_PER_DAY as f64).round() as i128;
+        self.micros += sign * (more.fract() * MICROS_PER_DAY as f64).round_ties_even() as i128;
     }
 
     fn finish(self) -> Result<IntervalMonthDayNano, Bad> {
@@ -227,13 +228,19 @@ fn parse_postgres(text: &str) -> Result<Sum, Bad> {
             let unit = match unit {
                 // SQL's `1 02:03:04` is a day and a time; a bare number at the end is seconds.
                 "" if reader.0.is_empty() => "seconds",
-                "" => "days",
+                "" if reader.0.split_once(':').is_some_and(|(hours, _)| is_hours(hours)) => "days",
+                "" => return Err(Bad::Syntax),
                 unit => unit,
             };
             sum.add(number, unit)?;
         }
     }
     if any { Ok(sum) } else { Err(Bad::Syntax) }
+}
+
+fn is_hours(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// `04:05`, `04:05:06.7`; `04:05.5` is minutes and seconds, as in Postgres.
@@ -346,7 +353,7 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused() {
-        for text in ["", "x", "1 parsec", "ago", "1:", "P", "PT1D", "1--2", "- 1", "1:99"] {
+        for text in ["", "x", "1 parsec", "ago", "1:", "P", "PT1D", "1--2", "- 1", "1:99", "1 2", "1 2 3:00"] {
             assert!(parse(text).is_err(), "{text}");
         }
         let error = parse("999999999999 years").unwrap_err();

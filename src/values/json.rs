@@ -21,13 +21,12 @@ pub(super) enum Json<'a> {
 }
 
 pub(super) fn parse(text: &str) -> Result<Json<'_>> {
-    let mut parser = Parser { text, at: 0 };
-    let value = parser.value(0)?;
-    parser.skip_blanks();
-    if parser.at < text.len() {
-        return Err(parser.unexpected());
-    }
-    Ok(value)
+    Parser { text, at: 0, decode: true }.document()
+}
+
+/// That the text is JSON; escapes are kept as they are, so they need not stand for characters.
+pub(super) fn check(text: &str) -> Result<()> {
+    Parser { text, at: 0, decode: false }.document().map(drop)
 }
 
 /// The text as jsonb keeps it: keys sorted by length and then bytes, the last of equal keys, one blank after `:` and `,`.
@@ -145,9 +144,17 @@ pub(super) fn write_string(text: &str, out: &mut BytesMut) {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// `\u` escapes must stand for characters that text can hold.
+    decode: bool,
 }
 
 impl<'a> Parser<'a> {
+    fn document(mut self) -> Result<Json<'a>> {
+        let value = self.value(0)?;
+        self.skip_blanks();
+        if self.at < self.text.len() { Err(self.unexpected()) } else { Ok(value) }
+    }
+
     fn error(&self, detail: impl Into<String>) -> Error {
         Error::new(SqlState::InvalidTextRepresentation, "invalid input syntax for type json").with_detail(detail)
     }
@@ -324,6 +331,9 @@ impl<'a> Parser<'a> {
 
     fn unicode(&mut self) -> Result<char> {
         let high = self.four_hex()?;
+        if !self.decode {
+            return Ok(char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER));
+        }
         let code = match high {
             0 => {
                 return Err(Error::new(SqlState::InvalidTextRepresentation, "unsupported Unicode escape sequence")

@@ -100,7 +100,7 @@ fn float<T: FromStr>(text: &str, kind: &str, is_lost: impl Fn(&T, bool) -> bool)
     if is_number && is_lost(&value, nonzero) {
         return Err(Error::new(
             SqlState::NumericValueOutOfRange,
-            format!("\"{trimmed}\" is out of range for type {kind}"),
+            format!("\"{text}\" is out of range for type {kind}"),
         ));
     }
     Ok(value)
@@ -141,7 +141,7 @@ fn append_string(b: &mut datafusion::arrow::array::StringBuilder, kind: TextKind
         TextKind::Name => b.append_value(&text[..text.floor_char_boundary(NAME_BYTES)]),
         TextKind::Uuid => b.append_value(uuid(text)?),
         TextKind::Json => {
-            json::parse(text)?;
+            json::check(text)?;
             b.append_value(text);
         }
         TextKind::Jsonb => b.append_value(json::canonical(text)?),
@@ -160,10 +160,9 @@ fn at_most<'a>(text: &'a str, n: u32, kind: &str) -> Result<&'a str> {
 
 /// 32 hexadecimal digits, a dash allowed after each four, braces around them allowed.
 pub(super) fn uuid(text: &str) -> Result<String> {
-    let trimmed = text.trim_ascii();
-    let inner = match trimmed.strip_prefix('{') {
+    let inner = match text.strip_prefix('{') {
         Some(inner) => inner.strip_suffix('}').ok_or_else(|| invalid("uuid", text))?,
-        None => trimmed,
+        None => text,
     };
     let mut canonical = String::with_capacity(36);
     let mut digits = 0;
