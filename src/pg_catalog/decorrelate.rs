@@ -27,9 +27,10 @@ use tidemark_catalog::SYSTEM_SCHEMAS;
 
 /// Add with `SessionContext::add_analyzer_rule`.
 #[derive(Debug, Default)]
-pub struct SystemSubqueries {
-    made: AtomicUsize,
-}
+pub struct SystemSubqueries;
+
+/// Numbers the joined subqueries of all plans, so that none has another's name.
+static JOINED: AtomicUsize = AtomicUsize::new(0);
 
 impl AnalyzerRule for SystemSubqueries {
     fn name(&self) -> &str {
@@ -119,7 +120,7 @@ impl SystemSubqueries {
         if !pull_up.can_pull_up {
             return Ok(None);
         }
-        let alias = format!("__system_sq_{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let alias = format!("__system_sq_{}", JOINED.fetch_add(1, Ordering::Relaxed));
         let mut correlated: BTreeSet<Column> =
             pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
         if let Some(late) = &late {

@@ -149,8 +149,9 @@ pub(super) fn name_distinct_order(query: &mut Query) {
         return;
     }
     for by in order {
+        let written = by.expr.to_string();
         let listed = select.projection.iter().find_map(|item| match item {
-            SelectItem::ExprWithAlias { expr, alias } if *expr == by.expr => Some(alias.clone()),
+            SelectItem::ExprWithAlias { expr, alias } if expr.to_string() == written => Some(alias.clone()),
             _ => None,
         });
         if let Some(alias) = listed {

@@ -11,6 +11,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider, TableProvider};
 use datafusion::common::TableReference;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
@@ -305,9 +306,11 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
         .with_default_catalog_and_schema("tidemark", "public")
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false)
-        .with_target_partitions(1);
+        .with_target_partitions(4);
     let options = config.options_mut();
     options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.parse_float_as_decimal = true;
+    options.optimizer.prefer_existing_sort = true;
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
     let mut ctx = SessionContext::new_with_config(config);
     let catalog = MemoryCatalogProvider::new();
@@ -318,8 +321,11 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
     public.register_table("nums".into(), nums()).unwrap();
     catalog.register_schema("public", Arc::new(public)).unwrap();
     ctx.register_catalog("tidemark", Arc::new(catalog));
-    ctx.add_analyzer_rule(Arc::new(SystemSubqueries::default()));
+    ctx.add_analyzer_rule(Arc::new(SystemSubqueries));
     tidemark_sql::functions::register(&mut ctx).unwrap();
+    for planner in tidemark_sql::functions::expr_planners().into_iter().rev() {
+        ctx.register_expr_planner(planner).unwrap();
+    }
     for function in tidemark_sql::functions::session_functions(Arc::new(Me)).into_iter().chain(functions(system)) {
         ctx.register_udf(function);
     }
@@ -372,7 +378,13 @@ async fn run(ctx: &SessionContext, sql: &str) -> std::result::Result<String, Str
     if rows > 40 {
         return Ok(format!("({rows} rows)"));
     }
-    Ok(pretty_format_batches(&batches).map_err(|e| e.to_string())?.to_string())
+    let table = pretty_format_batches(&batches).map_err(|e| e.to_string())?.to_string();
+    let mut lines: Vec<&str> = table.lines().collect();
+    if !sql.to_lowercase().contains("order by") {
+        let end = lines.len() - 1;
+        lines[3..end].sort();
+    }
+    Ok(lines.join("\n"))
 }
 
 /// (name, query) of a fixture, relations' OIDs filled in.
@@ -533,13 +545,13 @@ async fn schema_tidemark_tells_what_runs() {
     check(
         "SELECT name, value, source, changeable FROM tidemark.settings",
         expect![[r#"
-        +----------------+--------+--------------------+------------+
-        | name           | value  | source             | changeable |
-        +----------------+--------+--------------------+------------+
-        | search_path    | public | default            | by SET     |
-        | work_mem       | 4MB    | default            | by SET     |
-        | epoch_interval | 20ms   | configuration file | by SET     |
-        +----------------+--------+--------------------+------------+"#]],
+            +----------------+--------+--------------------+------------+
+            | name           | value  | source             | changeable |
+            +----------------+--------+--------------------+------------+
+            | epoch_interval | 20ms   | configuration file | by SET     |
+            | search_path    | public | default            | by SET     |
+            | work_mem       | 4MB    | default            | by SET     |
+            +----------------+--------+--------------------+------------+"#]],
     )
     .await;
     check(
