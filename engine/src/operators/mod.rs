@@ -69,6 +69,7 @@ pub trait Operator: Send {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StateSize {
+    /// 0 where that is not known without counting: state that is not all in memory.
     pub entries: u64,
     pub cached_bytes: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{SortColumn, cast, lexsort_to_indices, take};
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -10,6 +10,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr, PhysicalSortExpr};
 use tidemark_common::plan::AggregateCall;
 use tidemark_common::{Error, Result};
+use tidemark_storage::RowCodec;
 
 use crate::operators::true_rows;
 
@@ -123,7 +124,7 @@ impl Call {
 
     /// What the accumulated groups come to.
     pub fn results(&self, accumulator: &mut dyn GroupsAccumulator) -> Result<ArrayRef> {
-        conform(accumulator.evaluate(EmitTo::All)?, self.result.data_type())
+        conform(self.settled(accumulator.evaluate(EmitTo::All)?)?, self.result.data_type())
     }
 
     /// What to store of the accumulated groups.
@@ -136,7 +137,13 @@ impl Call {
                 self.function.name()
             )));
         }
-        states.into_iter().zip(&self.state_fields).map(|(s, f)| conform(s, f.data_type())).collect()
+        states.into_iter().zip(&self.state_fields).map(|(s, f)| conform(self.settled(s)?, f.data_type())).collect()
+    }
+
+    /// DISTINCT gives its values in the order of a hash table that is another in each process: sorted, the same input gives
+    /// the same bytes.
+    fn settled(&self, array: ArrayRef) -> Result<ArrayRef> {
+        if self.function.is_distinct() && !self.is_ordered() { sorted_lists(array) } else { Ok(array) }
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
@@ -173,6 +180,21 @@ impl Call {
         columns.push(SortColumn { values: numbers, options: None });
         Ok(lexsort_to_indices(&columns, None)?)
     }
+}
+
+/// Each list with its elements in the order of their encoding; arrays that are no lists as they are.
+fn sorted_lists(array: ArrayRef) -> Result<ArrayRef> {
+    let (DataType::List(item), Some(lists)) = (array.data_type(), array.as_list_opt::<i32>()) else {
+        return Ok(array);
+    };
+    let encoded = RowCodec::new(std::slice::from_ref(item))?.encode(std::slice::from_ref(lists.values()))?;
+    let mut order: Vec<u32> = (0..lists.values().len() as u32).collect();
+    for ends in lists.offsets().windows(2) {
+        order[ends[0] as usize..ends[1] as usize].sort_unstable_by_key(|&at| encoded.row(at as usize));
+    }
+    let values = take(lists.values(), &UInt32Array::from(order), None)?;
+    let sorted = ListArray::try_new(Arc::clone(item), lists.offsets().clone(), values, lists.nulls().cloned())?;
+    Ok(Arc::new(sorted))
 }
 
 /// The array with exactly the type that was announced: accumulators are not strict about the names of list items and the like.

@@ -154,6 +154,24 @@ async fn distinct_sends_a_row_once() {
 }
 
 #[tokio::test]
+async fn distinct_values_are_in_order() {
+    check(
+        &[Merge, Recompute],
+        "v bigint, s text",
+        "SELECT array_agg(DISTINCT v), array_agg(DISTINCT s) FROM t",
+        &["+ 9 b\n+ 3 a\n+ 7 a\n+ NULL c", "+ 1 d\n+ 9 NULL\n+ 8 a"],
+        expect![[r#"
+            epoch 1
+            + [NULL, 3, 7, 9] [a, b, c]
+            epoch 2
+            - [NULL, 3, 7, 9] [a, b, c]
+            + [NULL, 1, 3, 7, 8, 9] [NULL, a, b, c, d]
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn the_first_row_of_a_shardless_aggregate_comes_once_with_many_shards() {
     for strategy in ALL {
         let schema = schema("v bigint");
