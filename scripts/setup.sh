@@ -13,7 +13,7 @@ have_libclang() {
     case "$(uname -s)" in
     Darwin) [ -e "$(xcode-select -p 2>/dev/null)/usr/lib/libclang.dylib" ] \
         || [ -e "$(xcode-select -p 2>/dev/null)/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib" ] ;;
-    *) { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true; } | grep -q 'libclang[-.0-9]*\.so' \
+    *) [[ "$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true)" == *libclang[-.]* ]] \
         || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ;;
     esac
 }
