@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Clock, Error, Result, SqlState, nearest};
 
@@ -122,7 +122,7 @@ pub(crate) fn with_include(spec: &SourceSpec, known: &[(&str, SqlType)]) -> Resu
             return Err(Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once"))
                 .with_hint(format!("INCLUDE {what} AS another_name")));
         }
-        fields.push(Arc::new(Field::from(sql_type.to_field(name, true))));
+        fields.push(sql_type.to_field_ref(name, true));
     }
     Ok(Arc::new(Schema::new(fields)))
 }

@@ -172,7 +172,8 @@ impl Column {
             Values::Float { min, max } => self.floats(rows.map(|n| min + unit(bits(n)) * (max - min)))?,
             Values::Time { time, max_past } => {
                 let span = *max_past as u128 + 1;
-                self.integers(rows.map(|n| i128::from(time.at(n)) - scale(bits(n), span)))?
+                let unit = if self.field.data_type() == &DataType::Date32 { DAY_MICROS } else { 1 };
+                self.integers(rows.map(|n| (i128::from(time.at(n)) - scale(bits(n), span)).div_euclid(unit)))?
             }
             Values::Choice(choices) => {
                 let span = choices.len() as u128;
@@ -350,10 +351,10 @@ fn random(
             }
             Values::Float { min, max }
         }
-        SqlType::Date => {
-            let year = i128::from(time.start_micros) / DAY_MICROS;
-            ranged(sql_type, year, 364, options)?
-        }
+        SqlType::Date => match options.take("max_past") {
+            Some(text) => Values::Time { time, max_past: micros_of_interval(&text)? },
+            None => ranged(sql_type, i128::from(time.start_micros) / DAY_MICROS, 364, options)?,
+        },
         SqlType::Time => ranged(sql_type, 0, DAY_MICROS - 1, options)?,
         SqlType::Timestamp | SqlType::TimestampTz => timestamps(sql_type, kind, time, options)?,
         SqlType::Interval => Values::Interval,

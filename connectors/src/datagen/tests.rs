@@ -73,6 +73,7 @@ async fn kinds_follow_their_options() {
         ("ts", SqlType::Timestamp),
         ("late", SqlType::TimestampTz),
         ("name", SqlType::Text),
+        ("recent", SqlType::Date),
     ];
     let source = open(
         &columns,
@@ -91,6 +92,7 @@ async fn kinds_follow_their_options() {
             ("fields.day.max", "2024-01-03"),
             ("fields.late.max_past", "1 minute"),
             ("fields.name.length", "3"),
+            ("fields.recent.max_past", "1 day"),
         ],
     )
     .unwrap();
@@ -104,6 +106,7 @@ async fn kinds_follow_their_options() {
         assert!(["ann", "bob"].contains(&cells[2]), "{line}");
         assert!(["2024-01-01", "2024-01-02", "2024-01-03"].contains(&cells[3]), "{line}");
         assert_eq!(cells[6].len(), 3);
+        assert!(["2024-04-30", "2024-05-01"].contains(&cells[7]), "{line}");
     }
     assert!(lines[1].contains("|2024-05-01T12:00:00.001|"), "{}", lines[1]);
     let ts = batch.column(4).as_primitive::<TimestampMicrosecondType>();

@@ -16,7 +16,7 @@ use tidemark_common::{ManualClock, Result};
 
 use super::options::FileOptions;
 use super::source::FileSource;
-use super::store::Location;
+use super::store::{Location, S3Options};
 use crate::options::Options;
 use crate::testing::*;
 use crate::{Positions, Source, SourceSpec, infer_columns, open_source};
@@ -393,4 +393,23 @@ async fn the_example_flights_are_read() {
     let (flights, _) = all(open(&columns, &options).unwrap().as_ref(), None).await.unwrap();
     assert_eq!(flights.num_rows(), 27_004);
     assert_eq!(rows(&flights)[0], "2013-01-01T05:15:00|UA|1545|N14228|EWR|IAH|2|11|227|1400");
+}
+
+#[test]
+fn a_bucket_is_opened_with_its_options() {
+    let s3 = [
+        ("s3.endpoint", "http://127.0.0.1:9000"),
+        ("s3.region", "eu-central-1"),
+        ("s3.access_key_id", "id"),
+        ("s3.secret_access_key", "hush"),
+        ("s3.allow_http", "true"),
+    ];
+    let source = open_source(file_spec("s3://bucket/in/*.csv", &s3)).unwrap();
+    assert!(!format!("{source:?}").contains("hush"), "{source:?}");
+    let options = S3Options::parse(&mut Options::new(&pairs(&s3)).unwrap()).unwrap();
+    assert!(!format!("{options:?}").contains("hush"), "{options:?}");
+    assert!(refused(open_source(file_spec("s3:///in/*.csv", &s3))).1.contains("names no bucket"));
+    assert!(
+        refused(open_source(file_spec("s3://bucket/a.csv", &[("s3.secret_key", "x")]))).1.contains("s3.secret_key")
+    );
 }

@@ -1,5 +1,6 @@
 //! Where files are: a path or URL as an object store, a base, and which keys below the base are meant.
 
+use std::fmt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub(super) struct Location {
 }
 
 /// Credentials and endpoint of an S3 or like service.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct S3Options {
     endpoint: Option<String>,
     region: Option<String>,
@@ -44,6 +45,18 @@ pub(super) struct S3Options {
     secret_access_key: Option<String>,
     session_token: Option<String>,
     allow_http: bool,
+}
+
+/// Without what must not be seen in a log.
+impl fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Options")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("access_key_id", &self.access_key_id)
+            .field("allow_http", &self.allow_http)
+            .finish_non_exhaustive()
+    }
 }
 
 impl S3Options {

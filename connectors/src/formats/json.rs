@@ -19,7 +19,7 @@ use datafusion::arrow::json::ReaderBuilder;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
-use super::{Chunk, FileDecoder, assemble, json_scan, text};
+use super::{Chunk, Failures, FileDecoder, assemble, json_scan, text};
 use crate::options::Options;
 
 /// Lines that are longer are an error, so that a file that is not lines cannot fill the memory.
@@ -113,7 +113,7 @@ impl JsonRecords {
     }
 
     /// The columns of the records, and what failed; rows that failed are NULL.
-    pub fn columns(&self, records: &[&[u8]]) -> Result<(Vec<ArrayRef>, Vec<(usize, Error)>)> {
+    pub fn columns(&self, records: &[&[u8]]) -> Result<(Vec<ArrayRef>, Failures)> {
         let mut failures = Vec::new();
         let mut pieces = Vec::new();
         self.halve(records, 0, &mut pieces, &mut failures);
@@ -141,13 +141,7 @@ impl JsonRecords {
     }
 
     /// Decodes all, or on an error each half by itself.
-    fn halve(
-        &self,
-        records: &[&[u8]],
-        first: usize,
-        pieces: &mut Vec<RecordBatch>,
-        failures: &mut Vec<(usize, Error)>,
-    ) {
+    fn halve(&self, records: &[&[u8]], first: usize, pieces: &mut Vec<RecordBatch>, failures: &mut Failures) {
         match self.decode(records) {
             Ok(batch) => pieces.push(batch),
             Err(error) if records.len() == 1 => {

@@ -48,6 +48,9 @@ pub struct Bad {
     pub reason: Error,
 }
 
+/// Which records or rows could not be read, and why.
+pub type Failures = Vec<(usize, Error)>;
+
 /// Reads the records of one file in order.
 pub trait FileDecoder: Send {
     /// Passes over `records` records; returns how many there were.
@@ -133,7 +136,7 @@ fn assemble(
     schema: &SchemaRef,
     columns: Vec<ArrayRef>,
     records: usize,
-    mut failures: Vec<(usize, Error)>,
+    mut failures: Failures,
     line: impl Fn(usize) -> Option<u64>,
 ) -> Result<Chunk> {
     for (field, column) in schema.fields().iter().zip(&columns) {

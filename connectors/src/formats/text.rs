@@ -6,18 +6,20 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, StringArray, StringBuilder, StructArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, StringArray, StringBuilder};
 use datafusion::arrow::compute::{self, CastOptions};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde::de::IgnoredAny;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::Failures;
+
 /// A column of values and the rows that could not be read (NULL in `array`).
 #[derive(Debug)]
 pub struct Parsed {
     pub array: ArrayRef,
-    pub failures: Vec<(usize, Error)>,
+    pub failures: Failures,
 }
 
 /// Reads one value.
@@ -196,7 +198,7 @@ pub fn canonical_uuid(text: &str) -> Option<String> {
     let mut after_dash = true;
     for c in inner.chars() {
         match c {
-            '-' if !after_dash && digits.len() % 4 == 0 => after_dash = true,
+            '-' if !after_dash && digits.len().is_multiple_of(4) => after_dash = true,
             c if c.is_ascii_hexdigit() => {
                 digits.push(c.to_ascii_lowercase());
                 after_dash = false;
@@ -264,7 +266,7 @@ fn nested(values: &StringArray, field: &Field) -> Result<Parsed> {
     let records: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
     let (columns, failures) = decoder.columns(&records)?;
     let array = columns.into_iter().next().ok_or_else(|| Error::internal("no column came back"))?;
-    debug_assert!(array.as_any().downcast_ref::<StructArray>().is_none() || array.len() == values.len());
+    debug_assert_eq!(array.len(), values.len());
     Ok(Parsed { array, failures })
 }
 
