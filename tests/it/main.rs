@@ -15,6 +15,7 @@ mod differential;
 mod disk;
 mod docs;
 mod harness;
+mod limits;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
 mod pgbench;

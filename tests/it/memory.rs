@@ -33,3 +33,25 @@ async fn ten_million_rows_hold_memory_flat() {
     assert_eq!(n, ROWS);
     assert!(most < before + 200, "from {before} MB to {most} MB");
 }
+
+/// A generator without a limit, far faster than the view: it waits for the clock, and memory stays flat.
+#[tokio::test]
+async fn an_unlimited_source_holds_memory_flat() {
+    let instance = start().await;
+    let before = resident(&instance);
+    instance
+        .run(
+            "CREATE SOURCE g (id BIGINT, word TEXT) WITH (connector = 'datagen', rows = 3000000, rows_per_second = 'unlimited', \
+             fields.id.kind = 'sequence', fields.word.length = 100)",
+        )
+        .await;
+    instance
+        .run("CREATE MATERIALIZED VIEW v AS SELECT id % 10 AS k, count(*) AS n, max(word) AS w FROM g GROUP BY id % 10")
+        .await;
+    let mut most = 0;
+    while instance.value("SELECT coalesce(sum(n), 0) FROM v").await != "3000000" {
+        most = most.max(resident(&instance));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(most < before + 500, "from {before} MB to {most} MB");
+}
