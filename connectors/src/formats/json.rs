@@ -6,7 +6,8 @@
 //! ```
 //!
 //! arrow-json reports an error for a batch as a whole, so a batch that fails is halved until the bad records stand alone.
-//! A field that is missing is NULL, one that is not declared is passed over.
+//! A field that is missing is NULL, one that is not declared is passed over. Two liberties of arrow-json's stay: a number in a text
+//! column is its text, and a fraction in an integer column is cut off.
 
 use std::io::Read;
 use std::sync::Arc;

@@ -122,14 +122,43 @@ fn by_cast(values: &StringArray, field: &Field, sql_type: &SqlType) -> Result<Pa
     }
     let mut array = compute::cast_with_options(values, field.data_type(), &safe)?;
     let mut failed = new_nulls(values, &array);
-    if failed.iter().any(|&row| values.value(row).trim() != values.value(row)) {
-        // Postgres allows blanks around anything but text.
-        let trimmed: StringArray = values.iter().map(|v| v.map(str::trim)).collect();
-        array = compute::cast_with_options(&trimmed, field.data_type(), &safe)?;
+    if !failed.is_empty() {
+        // Rare, so only now: spellings that Postgres reads and Arrow does not.
+        let respelt: StringArray = values.iter().map(|v| v.map(|text| respell(text, sql_type))).collect();
+        array = compute::cast_with_options(&respelt, field.data_type(), &safe)?;
         failed = new_nulls(values, &array);
     }
     let failures = failed.into_iter().map(|row| (row, in_column(syntax(sql_type, values.value(row)), field))).collect();
     Ok(Parsed { array, failures })
+}
+
+/// Without the blanks that Postgres allows around anything but text, and with seconds in a time that has none.
+fn respell<'a>(text: &'a str, sql_type: &SqlType) -> Cow<'a, str> {
+    let text = text.trim();
+    if *sql_type == SqlType::Interval {
+        return Cow::Owned(text.split_whitespace().map(spell_out).collect::<Vec<_>>().join(" "));
+    }
+    let timed = matches!(sql_type, SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz);
+    let Some(colon) = text.find(':').filter(|_| timed) else { return Cow::Borrowed(text) };
+    let minutes = text[colon + 1..].bytes().take_while(u8::is_ascii_digit).count();
+    let end = colon + 1 + minutes;
+    if minutes == 2 && !text[end..].starts_with(':') {
+        return Cow::Owned(format!("{}:00{}", &text[..end], &text[end..]));
+    }
+    Cow::Borrowed(text)
+}
+
+/// `-01:02:03` of an interval in words.
+fn spell_out(word: &str) -> String {
+    let (sign, digits) = match word.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", word.strip_prefix('+').unwrap_or(word)),
+    };
+    match digits.split(':').collect::<Vec<_>>().as_slice() {
+        [hours, minutes] => format!("{sign}{hours} hours {sign}{minutes} minutes"),
+        [hours, minutes, seconds] => format!("{sign}{hours} hours {sign}{minutes} minutes {sign}{seconds} seconds"),
+        _ => word.to_string(),
+    }
 }
 
 fn new_nulls(before: &dyn Array, after: &dyn Array) -> Vec<usize> {
@@ -341,6 +370,16 @@ mod tests {
             ("2024-01-02 03:04:05", SqlType::Timestamp, "2024-01-02T03:04:05"),
             ("2024-01-02T03:04:05.678Z", SqlType::Timestamp, "2024-01-02T03:04:05.678"),
             ("2024-01-02 03:04:05+01", SqlType::TimestampTz, "2024-01-02T02:04:05Z"),
+            ("2024-01-02", SqlType::Timestamp, "2024-01-02T00:00:00"),
+            ("2024-01-02 03:04", SqlType::Timestamp, "2024-01-02T03:04:00"),
+            ("2024-01-02T03:04Z", SqlType::TimestampTz, "2024-01-02T03:04:00Z"),
+            ("2024-01-02 03:04:05.123456+05:30", SqlType::TimestampTz, "2024-01-01T21:34:05.123456Z"),
+            ("2024-01-02 03:04:05 -0800", SqlType::TimestampTz, "2024-01-02T11:04:05Z"),
+            ("03:04", SqlType::Time, "03:04:00"),
+            ("1 day 02:03:04", SqlType::Interval, "1 days 2 hours 3 mins 4.000000000 secs"),
+            ("-00:30", SqlType::Interval, "-30 mins"),
+            ("NaN", SqlType::Double, "NaN"),
+            ("Infinity", SqlType::Real, "inf"),
             ("2024-01-02 03:04:05", SqlType::TimestampTz, "2024-01-02T03:04:05Z"),
             ("{0A1B2C3D4E5F60718293A4B5C6D7E8F9}", SqlType::Uuid, u),
             (u, SqlType::Uuid, u),
