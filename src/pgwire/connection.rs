@@ -23,6 +23,7 @@ use super::io::{FLUSH_BYTES, Input, Output};
 use super::message::Frontend;
 use super::prepared::{Portal, Prepared};
 use super::rows::Channel;
+use super::startup::reported_name;
 use crate::session::{Outcome, TransactionStatus};
 
 pub(super) struct Connection<R, W, S: WireSession> {
@@ -92,11 +93,9 @@ where
     /// Fails only if the connection ends.
     async fn handle(&mut self, message: Frontend) -> Flow<()> {
         match message {
-            Frontend::Query(script) => {
-                self.skipping = false;
-                self.simple_query(&script).await
-            }
             Frontend::Sync => self.sync().await,
+            _ if self.skipping => Ok(()),
+            Frontend::Query(script) => self.simple_query(&script).await,
             // Left over from a COPY that failed: the client had not seen the error yet.
             Frontend::CopyData(_) | Frontend::CopyDone | Frontend::CopyFail(_) => Ok(()),
             Frontend::Malformed { extended: false, message } => {
@@ -111,7 +110,6 @@ where
                 self.ready().await
             }
             Frontend::Password(_) => Err(Stop::Fatal(protocol_violation("unexpected password message"))),
-            _ if self.skipping => Ok(()),
             message => match self.extended(message).await {
                 Ok(()) => self.flush_if_full().await,
                 Err(stop) => {
@@ -165,7 +163,8 @@ where
             errors::write_notice(&notice, &mut self.output.buffer);
         }
         for (name, value) in self.session.take_parameter_changes() {
-            if let Err(error) = self.output.put(ParameterStatus::new(name, value)) {
+            let Some(name) = reported_name(&name) else { continue };
+            if let Err(error) = self.output.put(ParameterStatus::new(name.to_string(), value)) {
                 tracing::warn!(%error, "a setting is too long to be told to a client");
             }
         }
@@ -193,8 +192,12 @@ where
     }
 
     pub fn complete(&mut self, tag: impl Into<String>) -> Flow<()> {
+        let tag = tag.into();
+        if matches!(tag.as_str(), "DEALLOCATE ALL" | "DISCARD ALL") {
+            self.statements.clear();
+        }
         self.write_notices();
-        Ok(self.output.put(CommandComplete::new(tag.into()))?)
+        Ok(self.output.put(CommandComplete::new(tag))?)
     }
 
     /// Runs a statement while watching the client. An interrupted statement is told and gets to end in its own way: it may have

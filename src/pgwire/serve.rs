@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::Backend;
+use super::backend::{Backend, WireSession};
 use super::connection::Connection;
 use super::errors::{self, Flow, Report, Stop, shutting_down};
 use super::io::{Input, Output};
@@ -132,8 +132,10 @@ where
         ));
     }
     startup::authenticate(input, output, &startup.user, backend.password(&startup.user)).await?;
-    let session = backend.open(&startup.user, &startup.database, &startup.parameters)?;
+    let mut session = backend.open(&startup.user, &startup.database, &startup.parameters)?;
     input.trust();
+    // What the startup message set is told with all the rest.
+    drop(session.take_parameter_changes());
     startup::introduce(output, &session, &startup.user)?;
     Ok(Some(session))
 }

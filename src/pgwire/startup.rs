@@ -44,6 +44,11 @@ const REPORTED: [(&str, &str); 14] = [
     ("scram_iterations", "4096"),
 ];
 
+/// The name by which clients know a reported setting, whose case they mind.
+pub(super) fn reported_name(name: &str) -> Option<&'static str> {
+    REPORTED.iter().map(|(reported, _)| *reported).find(|reported| reported.eq_ignore_ascii_case(name))
+}
+
 /// Who wants in, and with what settings.
 pub(super) struct Startup {
     pub user: String,
@@ -112,10 +117,52 @@ fn read_parameters(mut parameters: BTreeMap<String, String>) -> Flow<Startup> {
         Stop::Fatal(Error::new(SqlState::InvalidAuthorization, "no PostgreSQL user name specified in startup packet"))
     })?;
     let database = parameters.remove("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+    if let Some(options) = parameters.remove("options") {
+        for (name, value) in read_options(&options).map_err(Stop::Fatal)? {
+            parameters.entry(name).or_insert(value);
+        }
+    }
+    // Asks for text as it is, without conversion: it is UTF-8.
+    if parameters.get("client_encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("sql_ascii")) {
+        parameters.remove("client_encoding");
+    }
     match parameters.remove("replication").as_deref() {
         None | Some("false" | "off" | "no" | "0") => Ok(Startup { user, database, parameters }),
         Some(_) => Err(Stop::Fatal(Error::unsupported("replication connections are not supported"))),
     }
+}
+
+/// Settings out of PGOPTIONS: `-c name=value`, `-cname=value`, `--name=value`; a backslash keeps a blank within a word.
+fn read_options(options: &str) -> Result<Vec<(String, String)>, Error> {
+    let mut words = vec![String::new()];
+    let mut characters = options.chars();
+    while let Some(c) = characters.next() {
+        let word = words.last_mut().expect("there is one from the start");
+        match c {
+            '\\' => word.extend(characters.next()),
+            c if c.is_ascii_whitespace() => words.push(String::new()),
+            c => word.push(c),
+        }
+    }
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    let mut settings = Vec::new();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--") {
+            Some(long) => Some(long.to_string()),
+            None => match word.strip_prefix("-c") {
+                Some("") => words.next(),
+                short => short.map(str::to_string),
+            },
+        };
+        match setting.as_deref().and_then(|setting| setting.split_once('=')) {
+            Some((name, value)) => settings.push((name.replace('-', "_"), value.to_string())),
+            None => {
+                let message = format!("invalid command-line argument for server process: {word}");
+                return Err(Error::syntax(message).with_hint("Options are written -c name=value."));
+            }
+        }
+    }
+    Ok(settings)
 }
 
 /// Lets the client prove that it knows the password, if there is one.
@@ -188,4 +235,20 @@ where
     }
     let (pid, secret) = session.backend_key();
     Ok(output.put(BackendKeyData::new(pid, SecretKey::I32(secret)))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_settings() {
+        let read = |options| read_options(options).map(|list| format!("{list:?}")).map_err(|e| e.message().to_string());
+        assert_eq!(
+            read(r"-c search_path=a,b  -cextra_float_digits=0 --statement-timeout=5s -c a=x\ y").unwrap(),
+            r#"[("search_path", "a,b"), ("extra_float_digits", "0"), ("statement_timeout", "5s"), ("a", "x y")]"#
+        );
+        assert_eq!(read("").unwrap(), "[]");
+        assert!(read("-c").is_err() && read("-c x").is_err() && read("-d").is_err());
+    }
 }

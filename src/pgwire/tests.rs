@@ -43,6 +43,7 @@ struct FakeSession {
     key: (i32, i32),
     status: TransactionStatus,
     notices: Vec<Notice>,
+    changes: Vec<(String, String)>,
     rows_copied: usize,
 }
 
@@ -64,7 +65,14 @@ impl Backend for Fake {
         let key = (tokens.len() as i32 + 1, 77);
         tokens.insert(key.0, CancellationToken::new());
         let server = Arc::clone(self);
-        Ok(FakeSession { server, key, status: TransactionStatus::Idle, notices: vec![], rows_copied: 0 })
+        Ok(FakeSession {
+            server,
+            key,
+            status: TransactionStatus::Idle,
+            notices: vec![],
+            changes: vec![],
+            rows_copied: 0,
+        })
     }
 
     fn cancel(&self, pid: i32, secret: i32) {
@@ -202,6 +210,12 @@ impl WireSession for FakeSession {
                 });
                 Outcome::Command("NOTICE".into())
             }
+            "set" => {
+                self.changes.push(("timezone".into(), "UTC".into()));
+                self.changes.push(("search_path".into(), "x".into()));
+                Outcome::Command("SET".into())
+            }
+            "discard" => Outcome::Command("DISCARD ALL".into()),
             "begin" => {
                 self.status = TransactionStatus::InTransaction;
                 Outcome::Command("BEGIN".into())
@@ -269,7 +283,7 @@ impl WireSession for FakeSession {
     }
 
     fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
-        vec![]
+        std::mem::take(&mut self.changes)
     }
 
     fn setting(&self, name: &str) -> Option<String> {
@@ -419,6 +433,42 @@ async fn simple(client: &Client, script: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn encryption_is_refused_and_settings_are_told() {
+    let server = Server::plain().await;
+    let mut socket = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    for code in [80_877_104, 80_877_103] {
+        socket.write_i32(8).await.unwrap();
+        socket.write_i32(code).await.unwrap();
+        assert_eq!(socket.read_u8().await.unwrap(), b'N');
+    }
+    let mut raw = Raw { socket };
+    // Version 3.2 is talked down to 3.0.
+    let body = b"\0\x03\0\x02user\0tidemark\0_pq_.novel\0on\0\0";
+    raw.socket.write_i32(body.len() as i32 + 4).await.unwrap();
+    raw.socket.write_all(body).await.unwrap();
+    let (kind, body) = raw.next().await;
+    assert_eq!((kind, &body[..]), (b'v', &b"\0\x03\0\0\0\0\0\x01_pq_.novel\0"[..]));
+    let mut told = BTreeMap::new();
+    loop {
+        let (kind, body) = raw.next().await;
+        match kind {
+            b'S' => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let mut words = text.split('\0').map(str::to_string);
+                told.insert(words.next().unwrap(), words.next().unwrap());
+            }
+            b'Z' => break,
+            other => assert!(matches!(other, b'R' | b'K'), "{other}"),
+        }
+    }
+    assert_eq!(told["server_version"], "15.0");
+    assert_eq!(told["client_encoding"], "UTF8");
+    assert_eq!(told["TimeZone"], "Europe/Berlin");
+    assert_eq!(told["session_authorization"], "tidemark");
+    assert_eq!(told["integer_datetimes"], "on");
+}
+
+#[tokio::test]
 async fn simple_queries_and_scripts() {
     let server = Server::plain().await;
     let client = server.client().await;
@@ -552,6 +602,16 @@ async fn extended_protocol_message_by_message() {
     raw.send(b'B', b"p\0s\0\0\0\0\0\0\0").await;
     raw.send(b'S', b"").await;
     assert_eq!(raw.until(b'Z').await, "2EZ");
+    // Skipping leaves out simple queries too, and DISCARD ALL forgets what was prepared.
+    raw.send(b'E', b"nosuch\0\0\0\0\0").await;
+    raw.send(b'Q', b"rows 1\0").await;
+    raw.send(b'S', b"").await;
+    assert_eq!(raw.until(b'Z').await, "EZ");
+    raw.send(b'Q', b"discard\0").await;
+    assert_eq!(raw.until(b'Z').await, "CZ");
+    raw.send(b'D', b"Ss\0").await;
+    raw.send(b'S', b"").await;
+    assert_eq!(raw.until(b'Z').await, "EZ");
     // A portal does not outlive its transaction, an empty statement is one, and the connection is as good as new.
     raw.send(b'E', b"p\0\0\0\0\0").await;
     raw.send(b'S', b"").await;
@@ -572,6 +632,7 @@ async fn transaction_status_and_notices_are_told() {
     let mut raw = server.raw().await;
     for (script, kinds, status) in [
         (&b"notice\0"[..], "NCZ", b'I'),
+        (b"set\0", "SCZ", b'I'),
         (b"begin\0", "CZ", b'T'),
         (b"fail\0", "EZ", b'E'),
         (b"rollback\0", "CZ", b'I'),

@@ -64,6 +64,9 @@ macro_rules! float {
             }
 
             fn neighbours(self) -> Option<[u128; 3]> {
+                if self.fract() != 0.0 {
+                    return None;
+                }
                 let all = [self.abs().next_down(), self.abs(), self.abs().next_up()];
                 let whole = all.iter().all(|v| v.fract() == 0.0 && *v < u128::MAX as $type);
                 whole.then(|| all.map(|v| v as u128))

@@ -17,7 +17,15 @@ impl Column {
             Data::Oid(a) => out.put_slice(itoa::Buffer::new().format(a.value(row) as u32).as_bytes()),
             Data::Float32(a) => float::write_f32(a.value(row), style.extra_float_digits, out),
             Data::Float64(a) => float::write_f64(a.value(row), style.extra_float_digits, out),
-            Data::Decimal128(a, form) => numeric::write_text(itoa::Buffer::new().format(a.value(row)), *form, out),
+            Data::Decimal128(a, form) => {
+                let (value, mut buffer) = (a.value(row), itoa::Buffer::new());
+                // Few numbers need 128 bits, which take several times as long.
+                let text = match i64::try_from(value) {
+                    Ok(small) => buffer.format(small),
+                    Err(_) => buffer.format(value),
+                };
+                numeric::write_text(text, *form, out);
+            }
             Data::Decimal256(a, form) => numeric::write_text(&a.value(row).to_string(), *form, out),
             Data::Text(a) | Data::Uuid(a) | Data::Json(a) | Data::Jsonb(a) => out.put_slice(a.value(row).as_bytes()),
             Data::Bytea(a) => write_bytea(a.value(row), style, out),
