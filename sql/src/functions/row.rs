@@ -12,6 +12,8 @@ use datafusion::logical_expr::ColumnarValue;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::format_time::Item;
+
 enum Data {
     Bool(BooleanArray),
     Int(Int64Array),
@@ -69,7 +71,11 @@ impl Column {
 
 /// Things made from constant arguments, kept for the rows of one batch.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<String, Arc<regex::Regex>>>);
+pub(super) struct Cache {
+    patterns: Mutex<HashMap<String, Arc<regex::Regex>>>,
+    /// The last pattern of `to_char` and its kin.
+    time_format: Mutex<Option<(String, Arc<Vec<Item>>)>>,
+}
 
 /// The most compiled patterns kept for one batch.
 const CACHED_PATTERNS: usize = 64;
@@ -191,10 +197,23 @@ impl<'a> Row<'a> {
         self.list(i).as_string::<i32>().iter().map(|s| s.map(str::to_string)).collect()
     }
 
+    /// The compiled form of a `to_char` pattern.
+    pub(super) fn time_format(&self, pattern: &str) -> Result<Arc<Vec<Item>>> {
+        let mut last = self.cache.time_format.lock().map_err(|_| Error::internal("a pattern cache is poisoned"))?;
+        match last.as_ref() {
+            Some((text, items)) if text == pattern => Ok(Arc::clone(items)),
+            _ => {
+                let items = Arc::new(super::format_time::compile(pattern));
+                *last = Some((pattern.to_string(), Arc::clone(&items)));
+                Ok(items)
+            }
+        }
+    }
+
     /// The compiled form of `pattern` with Postgres' `flags`.
     pub(super) fn regex(&self, pattern: &str, flags: &str) -> Result<Arc<regex::Regex>> {
         let key = format!("{flags}/{pattern}");
-        let mut cached = self.cache.0.lock().map_err(|_| Error::internal("a pattern cache is poisoned"))?;
+        let mut cached = self.cache.patterns.lock().map_err(|_| Error::internal("a pattern cache is poisoned"))?;
         if let Some(found) = cached.get(&key) {
             return Ok(Arc::clone(found));
         }

@@ -14,7 +14,7 @@ use Kind::{Date, Float8, Interval, Numeric, Text, Timestamp, TimestampTz};
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
     let moment = |r: &Row<'_>, micros: i64, zoned: bool| {
-        Ok(format_time::print(&format_time::compile(r.text(1)), &Source::moment(micros, zoned))?.into())
+        Ok(format_time::print(&r.time_format(r.text(1))?, &Source::moment(micros, zoned))?.into())
     };
     vec![
         function("to_char")
@@ -23,7 +23,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .on(&[Date, Text], Text, move |r| moment(r, i64::from(r.date(0)) * DAY, true))
             .on(&[Interval, Text], Text, |r| {
                 let source = Source::Interval(r.interval(0));
-                Ok(format_time::print(&format_time::compile(r.text(1)), &source)?.into())
+                Ok(format_time::print(&r.time_format(r.text(1))?, &source)?.into())
             })
             .on(&[Numeric, Text], Text, |r| {
                 let (digits, scale) = r.numeric(0);
@@ -39,11 +39,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .udf(),
         function("to_timestamp")
-            .on(
-                &[Text, Text],
-                TimestampTz,
-                |r| Ok(read_time::read(&format_time::compile(r.text(1)), r.text(0))?.into()),
-            )
+            .on(&[Text, Text], TimestampTz, |r| Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0))?.into()))
             .on(&[Float8], TimestampTz, |r| {
                 let micros = (r.float(0) * SECOND as f64).round();
                 if micros.abs() >= i64::MAX as f64 || micros.is_nan() {
@@ -55,7 +51,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .udf(),
         function("to_date")
             .on(&[Text, Text], Date, |r| {
-                Ok(read_time::read(&format_time::compile(r.text(1)), r.text(0))?.div_euclid(DAY).into())
+                Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0))?.div_euclid(DAY).into())
             })
             .on(&[Text], Date, |r| super::input::parse_date(r.text(0)).map(Value::from))
             .udf(),
