@@ -33,5 +33,4 @@ mod startup;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, WireSession};
 pub use serve::serve;

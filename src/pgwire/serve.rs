@@ -53,9 +53,9 @@ pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown:
             }
         };
         let place = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => Place::Served(permit),
+            Ok(permit) => Place { refused: false, _permit: permit },
             Err(_) => match Arc::clone(&refusing).try_acquire_owned() {
-                Ok(permit) => Place::Refused(permit),
+                Ok(permit) => Place { refused: true, _permit: permit },
                 Err(_) => continue,
             },
         };
@@ -75,10 +75,10 @@ pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown:
 }
 
 /// What holds a connection's place for as long as it is there.
-pub(super) enum Place {
-    Served(OwnedSemaphorePermit),
+pub(super) struct Place {
     /// There is no room: to be told so.
-    Refused(OwnedSemaphorePermit),
+    pub refused: bool,
+    pub _permit: OwnedSemaphorePermit,
 }
 
 pub(super) async fn serve_one<R, W, B>(reader: R, writer: W, backend: Arc<B>, shutdown: CancellationToken, place: Place)
@@ -125,7 +125,7 @@ where
     let Some(startup) = startup::open(input, output, backend).await? else {
         return Ok(None);
     };
-    if let Place::Refused(_) = place {
+    if place.refused {
         return Err(Stop::Fatal(
             Error::new(SqlState::TooManyConnections, "sorry, too many clients already")
                 .with_hint("Raise max_connections, or use a connection pool."),

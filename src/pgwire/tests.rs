@@ -685,7 +685,7 @@ async fn a_slow_client_holds_the_stream_back() {
     let fake = Arc::new(Fake::default());
     let (client, server) = tokio::io::duplex(16 << 10);
     let (reader, writer) = tokio::io::split(server);
-    let place = Place::Served(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+    let place = Place { refused: false, _permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap() };
     let task = tokio::spawn(serve_one(reader, writer, Arc::clone(&fake), CancellationToken::new(), place));
     let mut raw = Raw { socket: client };
     raw.start().await;

@@ -245,7 +245,7 @@ pub(super) fn read_record(literal: &str, columns: &mut [ColumnBuilder], style: &
         return Err(reader.malformed("Missing left parenthesis."));
     }
     reader.at += 1;
-    for at in 0..columns.len() {
+    for (at, column) in columns.iter_mut().enumerate() {
         if at > 0 {
             match reader.peek()? {
                 b',' => reader.at += 1,
@@ -253,8 +253,8 @@ pub(super) fn read_record(literal: &str, columns: &mut [ColumnBuilder], style: &
             }
         }
         match read_field(&mut reader)? {
-            Some(text) => columns[at].append_text(&text, style)?,
-            None => columns[at].append_null(),
+            Some(text) => column.append_text(&text, style)?,
+            None => column.append_null(),
         }
     }
     match reader.peek()? {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayBuilder, ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder,
-    Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, ListArray,
-    MapArray, NullBufferBuilder, StringBuilder, StructArray, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder,
+    Float64Builder, Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, ListArray, MapArray,
+    NullBufferBuilder, StringBuilder, StructArray, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Fields};
@@ -83,30 +83,6 @@ pub(super) enum TextKind {
 impl ColumnBuilder {
     pub fn new(sql_type: &SqlType) -> Result<ColumnBuilder> {
         Ok(ColumnBuilder(Values::new(sql_type)?))
-    }
-
-    pub fn len(&self) -> usize {
-        match &self.0 {
-            Values::Boolean(b) => b.len(),
-            Values::Int16(b) => b.len(),
-            Values::Int32(b) | Values::Oid(b) => b.len(),
-            Values::Int64(b) => b.len(),
-            Values::Float32(b) => b.len(),
-            Values::Float64(b) => b.len(),
-            Values::Decimal128 { values, .. } => values.len(),
-            Values::Decimal256 { values, .. } => values.len(),
-            Values::Text(b, _) => b.len(),
-            Values::Bytea(b) => b.len(),
-            Values::Date(b) => b.len(),
-            Values::Time(b) => b.len(),
-            Values::Timestamp(b) | Values::TimestampTz(b) => b.len(),
-            Values::Interval(b) => b.len(),
-            Values::List { nulls, .. } | Values::Struct { nulls, .. } | Values::Map { nulls, .. } => nulls.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub fn append_null(&mut self) {

@@ -151,11 +151,11 @@ fn write_offset(seconds: i32, out: &mut BytesMut) {
     out.put_u8(if seconds < 0 { b'-' } else { b'+' });
     let seconds = seconds.unsigned_abs();
     write_two(seconds / 3600, out);
-    if seconds % 3600 != 0 {
+    if !seconds.is_multiple_of(3600) {
         out.put_u8(b':');
         write_two(seconds / 60 % 60, out);
     }
-    if seconds % 60 != 0 {
+    if !seconds.is_multiple_of(60) {
         out.put_u8(b':');
         write_two(seconds % 60, out);
     }

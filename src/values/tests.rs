@@ -188,9 +188,9 @@ fn build(t: &SqlType, texts: &[Option<String>], style: &Style) -> ArrayRef {
             None => builder.append_null(),
         }
     }
-    assert_eq!(builder.len(), texts.len());
     let array = builder.finish().unwrap();
-    assert_eq!(builder.len(), 0);
+    assert_eq!(array.len(), texts.len());
+    assert_eq!(builder.finish().unwrap().len(), 0);
     assert_eq!(*array.data_type(), t.data_type());
     array
 }
