@@ -7,14 +7,14 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Int16Type};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Int16Type, Int32Type};
 use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use tidemark_catalog::{quote_ident, quote_literal};
 
 pub fn functions() -> Vec<ScalarUDF> {
-    [Kind::Subscripts, Kind::Expand, Kind::EmptyIfNull, Kind::Options, Kind::ToastOptions]
+    [Kind::Subscripts, Kind::VectorSubscripts, Kind::Expand, Kind::EmptyIfNull, Kind::Options, Kind::ToastOptions]
         .into_iter()
         .map(|kind| {
             ScalarUDF::new_from_impl(ArrayFunction { kind, signature: Signature::any(1, Volatility::Immutable) })
@@ -26,6 +26,8 @@ pub fn functions() -> Vec<ScalarUDF> {
 enum Kind {
     /// `generate_subscripts(array, 1)`
     Subscripts,
+    /// The same of a vector, which counts from 0.
+    VectorSubscripts,
     /// `information_schema._pg_expandarray`: (element, position)
     Expand,
     /// `ARRAY(SELECT ..)` of no rows is an empty array.
@@ -54,6 +56,7 @@ impl ScalarUDFImpl for ArrayFunction {
     fn name(&self) -> &str {
         match self.kind {
             Kind::Subscripts => "array_subscripts",
+            Kind::VectorSubscripts => "vector_subscripts",
             Kind::Expand => "array_expand",
             Kind::EmptyIfNull => "array_or_empty",
             Kind::Options => "options_text",
@@ -67,7 +70,7 @@ impl ScalarUDFImpl for ArrayFunction {
 
     fn return_type(&self, arguments: &[DataType]) -> DfResult<DataType> {
         Ok(match self.kind {
-            Kind::Subscripts => list_of(DataType::Int32),
+            Kind::Subscripts | Kind::VectorSubscripts => list_of(DataType::Int32),
             Kind::Expand => list_of(DataType::Struct(pair_fields())),
             Kind::Options | Kind::ToastOptions => list_of(DataType::Utf8),
             Kind::EmptyIfNull => arguments[0].clone(),
@@ -107,6 +110,7 @@ impl ArrayFunction {
         };
         let (values, nulls): (ArrayRef, _) = match self.kind {
             Kind::Subscripts => (Arc::new(positions()), nulls),
+            Kind::VectorSubscripts => (Arc::new(positions().unary::<_, Int32Type>(|n| n - 1)), nulls),
             Kind::Expand => {
                 let x: Int16Array = cast(&elements()?, &DataType::Int16)?.as_primitive::<Int16Type>().clone();
                 let pairs = StructArray::try_new(pair_fields(), vec![Arc::new(x), Arc::new(positions())], None)?;

@@ -19,7 +19,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::expr_rewriter::strip_outer_reference;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not, when};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder, Subquery, lit, not, when};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
@@ -70,8 +70,30 @@ impl SystemSubqueries {
                 let columns = filter.input.schema().columns().into_iter().map(Expr::from);
                 Ok(Transformed::yes(LogicalPlanBuilder::from(input).filter(new.data)?.project(columns)?.build()?))
             }
+            LogicalPlan::Join(join) if matches!(join.join_type, JoinType::Inner | JoinType::Left) => {
+                self.rewrite_join(join)
+            }
             other => Ok(Transformed::no(other)),
         }
+    }
+
+    /// `a JOIN b ON b.x = (SELECT .. WHERE .. = a.y)`: the subquery is joined to `a` first.
+    fn rewrite_join(&self, join: Join) -> Result<Transformed<LogicalPlan>> {
+        let of_left = |subquery: &Subquery| {
+            let mut outer = subquery.outer_ref_columns.iter();
+            outer.all(|e| matches!(e, Expr::OuterReferenceColumn(_, column) if join.left.schema().has_column(column)))
+        };
+        let Some(filter) = &join.filter else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
+        let takes = |e: &Expr| Ok(matches!(e, Expr::ScalarSubquery(s) if wants_join(s)? && of_left(s)));
+        if !filter.exists(takes)? {
+            return Ok(Transformed::no(LogicalPlan::Join(join)));
+        }
+        let mut left = join.left.as_ref().clone();
+        let filter = self.extract(filter.clone(), &mut left, false)?.data;
+        let on = join.on.iter().map(|(l, r)| l.clone().eq(r.clone())).chain([filter]);
+        let columns = join.schema.columns().into_iter().map(Expr::from);
+        let joined = LogicalPlanBuilder::from(left).join_on(join.right.as_ref().clone(), join.join_type, on)?;
+        Ok(Transformed::yes(joined.project(columns)?.build()?))
     }
 
     /// Takes the subqueries out of `expr` and joins them to `input`.

@@ -278,6 +278,7 @@ fn server() -> Vec<Declared> {
         strict("pg_stat_get_numscans", (1, 1), SqlType::BigInt, |_, _| Ok(0_i64.into())),
         // A session holds no advisory lock.
         strict("pg_advisory_unlock_all", (0, 0), text.clone(), |_, _| Ok("".into())),
+        strict("catalog_version", (0, 0), SqlType::BigInt, |ctx, _| Ok((ctx.catalog.version as i64).into())),
         strict("pg_is_other_temp_schema", (1, 1), boolean.clone(), |_, _| Ok(false.into())),
         strict("pg_my_temp_schema", (0, 0), SqlType::Oid, |ctx, _| {
             let used = ctx.catalog.objects().any(|o| o.schema == catalog::PG_TEMP);

@@ -10,7 +10,7 @@
 //! | `x = ANY('{a,b}')`                       | `x IN ('a', 'b')`                               |
 //! | `ARRAY(SELECT e FROM ..)`                | `array_or_empty((SELECT array_agg(e) FROM ..))` |
 //! | `generate_subscripts(a, 1)`              | `unnest(array_subscripts(a))`                   |
-//! | `c.tableoid`                             | the system table's OID                          |
+//! | `c.tableoid`, `c.xmin`                   | the system table's OID, `catalog_version()`     |
 //! | a subquery over an always empty table    | no rows, without planning the rest              |
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,9 +18,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement,
-    TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, Statement, Subscript, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
+
+use tidemark_common::types::SqlType;
 
 use super::output_names::{name_columns, name_distinct_order};
 use super::relation::{Relation, relation};
@@ -83,11 +85,12 @@ impl VisitorMut for Rewriter {
                     && let Some(found) = self.system_relation(name)
                 {
                     let alias = alias.as_ref().map_or(found.name, |a| a.name.value.as_str());
-                    scope.insert(alias.to_string(), found);
+                    scope.insert(alias.to_lowercase(), found);
                 }
             }
         }
         self.scopes.push(scope);
+        full_wildcards(select);
         ControlFlow::Continue(())
     }
 
@@ -116,9 +119,29 @@ impl Rewriter {
         }
     }
 
+    /// A column of a system table in reach that is boolean.
+    fn is_boolean_column(&self, expr: &Expr) -> bool {
+        let boolean = |relation: &&'static Relation, name: &str| {
+            relation.columns.iter().any(|c| c.name == name && c.sql_type == SqlType::Boolean)
+        };
+        match expr {
+            Expr::Identifier(ident) => {
+                self.scopes.last().is_some_and(|s| s.values().any(|r| boolean(r, &ident.value.to_lowercase())))
+            }
+            Expr::CompoundIdentifier(idents) => match idents.as_slice() {
+                [table, column] => {
+                    let found = self.scopes.iter().rev().find_map(|s| s.get(&table.value.to_lowercase()));
+                    found.is_some_and(|r| boolean(r, &column.value.to_lowercase()))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     fn table_factor(&self, factor: &mut TableFactor) {
-        let TableFactor::Table { name, alias, args, .. } = factor else { return };
-        let Some(args) = args else {
+        let TableFactor::Table { name, alias, args: arguments, .. } = factor else { return };
+        let Some(args) = arguments else {
             if name.0.len() == 1
                 && let Some(found) = self.system_relation(name)
             {
@@ -127,6 +150,11 @@ impl Rewriter {
             return;
         };
         strip_qualifier(name);
+        if parts(name).as_slice() == ["pg_get_keywords"] {
+            *name = ObjectName::from(vec![Ident::new("pg_catalog"), Ident::new("pg_get_keywords")]);
+            *arguments = None;
+            return;
+        }
         if parts(name).as_slice() != ["generate_series"] {
             return;
         }
@@ -154,6 +182,11 @@ impl Rewriter {
                 // What it was put around has not been seen yet.
                 self.expr(expr);
             }
+            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+                if self.is_boolean_column(left) {
+                    boolean_literal(right);
+                }
+            }
             Expr::BinaryOp { op, .. } => {
                 if let BinaryOperator::PGCustomBinaryOperator(path) = op
                     && let [schema, name] = path.as_slice()
@@ -173,7 +206,10 @@ impl Rewriter {
                     *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
             }
-            Expr::CompoundFieldAccess { .. } => fields_of_row(expr),
+            Expr::CompoundFieldAccess { .. } => {
+                vector_subscripts(expr);
+                fields_of_row(expr);
+            }
             Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
                 if let Some(Value::SingleQuotedString(escape)) = escape_char.as_ref().map(|v| &v.value)
                     && let Some(escape) = escape.chars().next().filter(|c| *c != '\\')
@@ -185,20 +221,20 @@ impl Rewriter {
             Expr::Case { conditions, .. } => conditions.iter_mut().for_each(never_of_type),
             Expr::Identifier(ident) if ident.quote_style.is_none() => match ident.value.to_ascii_lowercase().as_str() {
                 "current_schema" => *expr = call("current_schema", vec![]),
-                "tableoid" => {
+                column => {
                     let scope = self.scopes.last().filter(|s| s.len() == 1);
-                    if let Some(found) = scope.and_then(|s| s.values().next()) {
-                        *expr = number(found.oid.into());
+                    let found = scope.and_then(|s| s.values().next());
+                    if let Some(value) = found.and_then(|relation| hidden_column(relation, column)) {
+                        *expr = value;
                     }
                 }
-                _ => {}
             },
             Expr::CompoundIdentifier(idents) => {
                 if let [table, column] = idents.as_slice()
-                    && column.value.eq_ignore_ascii_case("tableoid")
-                    && let Some(found) = self.scopes.iter().rev().find_map(|s| s.get(&table.value))
+                    && let Some(found) = self.scopes.iter().rev().find_map(|s| s.get(&table.value.to_lowercase()))
+                    && let Some(value) = hidden_column(found, &column.value.to_lowercase())
                 {
-                    *expr = number(found.oid.into());
+                    *expr = value;
                 }
             }
             _ => {}
@@ -243,6 +279,80 @@ fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+/// `t.*` over `s.t`: DataFusion wants the name as it is in FROM.
+fn full_wildcards(select: &mut Select) {
+    let Select { projection, from, .. } = select;
+    for item in projection {
+        let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(qualifier), _) = item else {
+            continue;
+        };
+        let [bare] = parts(qualifier)[..] else { continue };
+        let factors = from.iter().flat_map(|t| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
+        let full = factors.filter_map(|factor| match factor {
+            TableFactor::Table { name, alias: None, args: None, .. } if name.0.len() > 1 => Some(name),
+            _ => None,
+        });
+        if let Some(full) = full.into_iter().find(|name| parts(name).last() == Some(&bare)) {
+            *qualifier = full.clone();
+        }
+    }
+}
+
+/// `indisprimary = 't'`: in Postgres a literal is of the type that it is compared with.
+fn boolean_literal(expr: &mut Expr) {
+    let Expr::Value(ValueWithSpan { value, .. }) = expr else { return };
+    if let Value::SingleQuotedString(text) = value {
+        match text.to_lowercase().as_str() {
+            "t" | "true" | "y" | "yes" | "on" | "1" => *value = Value::Boolean(true),
+            "f" | "false" | "n" | "no" | "off" | "0" => *value = Value::Boolean(false),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the expression is one of Postgres' vectors, whose first subscript is 0.
+fn is_vector(name: &Ident) -> bool {
+    matches!(name.value.to_lowercase().as_str(), "indkey" | "indclass" | "indoption" | "indcollation" | "proargtypes")
+}
+
+fn ends_in_vector(expr: &Expr) -> bool {
+    match expr {
+        Expr::Identifier(ident) => is_vector(ident),
+        Expr::CompoundIdentifier(idents) => idents.last().is_some_and(is_vector),
+        _ => false,
+    }
+}
+
+/// `indkey[0]` as `indkey[1]`.
+fn vector_subscripts(expr: &mut Expr) {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
+    let mut vector = ends_in_vector(root);
+    for access in access_chain {
+        match access {
+            AccessExpr::Subscript(Subscript::Index { index }) if vector => {
+                *index = Expr::BinaryOp {
+                    left: Box::new(Expr::Nested(Box::new(index.clone()))),
+                    op: BinaryOperator::Plus,
+                    right: Box::new(number(1)),
+                };
+                vector = false;
+            }
+            AccessExpr::Dot(Expr::Identifier(ident)) => vector = is_vector(ident),
+            _ => vector = false,
+        }
+    }
+}
+
+/// The columns that every table of Postgres has besides its own.
+fn hidden_column(relation: &Relation, column: &str) -> Option<Expr> {
+    match column {
+        "tableoid" => Some(number(relation.oid.into())),
+        // By it tools see whether a row of the catalog has changed.
+        "xmin" => Some(call("catalog_version", vec![])),
+        _ => None,
     }
 }
 
@@ -339,9 +449,7 @@ fn function(expr: &mut Expr) {
             FunctionArguments::Subquery(query) => Some(array_of(query)),
             _ => None,
         },
-        "generate_subscripts" => {
-            first_argument(f).map(|a| call("unnest", vec![call("array_subscripts", vec![a.clone()])]))
-        }
+        "generate_subscripts" => first_argument(f).map(subscripts),
         "_pg_expandarray" => first_argument(f).map(|a| call("unnest", vec![call("array_expand", vec![a.clone()])])),
         "regexp_split_to_table" => rows_of("regexp_split_to_array", f),
         "string_to_table" => rows_of("string_to_array", f),
@@ -354,6 +462,11 @@ fn function(expr: &mut Expr) {
     if let Some(new) = replaced {
         *expr = new;
     }
+}
+
+fn subscripts(array: &Expr) -> Expr {
+    let function = if ends_in_vector(array) { "vector_subscripts" } else { "array_subscripts" };
+    call("unnest", vec![call(function, vec![array.clone()])])
 }
 
 /// A function of rows in a select list, by the one that yields the same as an array.

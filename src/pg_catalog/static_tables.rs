@@ -39,6 +39,7 @@ pub fn static_batch(relation: &'static Relation) -> Result<Option<RecordBatch>> 
         "pg_cast" => &tables.pg_cast,
         "pg_collation" => &tables.pg_collation,
         "pg_conversion" => &tables.pg_conversion,
+        "pg_get_keywords" => &tables.pg_get_keywords,
         "pg_language" => &tables.pg_language,
         "pg_opclass" => &tables.pg_opclass,
         "pg_operator" => &tables.pg_operator,
