@@ -225,13 +225,13 @@ fn what_is_written_is_read_back() {
 
             let column = Column::new(&array, &t.to_field("c", true)).unwrap();
             let mut builder = ColumnBuilder::new(&t).unwrap();
-            for row in 0..array.len() {
+            for (row, text) in printed.iter().enumerate() {
                 let mut out = BytesMut::new();
                 if column.is_null(row) {
                     builder.append_null();
                 } else {
                     column.write_binary(row, &style, &mut out).unwrap();
-                    builder.append_binary(&out).unwrap_or_else(|e| panic!("{t}: {:?}: {e:?}", printed[row]));
+                    builder.append_binary(&out).unwrap_or_else(|e| panic!("{t}: {text:?}: {e:?}"));
                 }
             }
             assert_eq!(&array, &builder.finish().unwrap(), "binary of {t}");
