@@ -25,6 +25,7 @@ mod pg_proc;
 mod pg_views;
 mod relation;
 mod rewrite;
+mod rewrite_access;
 mod rewrite_arrays;
 mod rewrite_casts;
 mod rewrite_empty;

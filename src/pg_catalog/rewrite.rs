@@ -17,15 +17,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    SetExpr, Statement, Subscript, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    SetExpr, Statement, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use tidemark_common::types::SqlType;
 
 use super::output_names::{name_columns, name_distinct_order};
 use super::relation::{Relation, relation};
+use super::rewrite_access::{fields_of_row, subscripts, vector_subscripts, with_backslash};
 use super::rewrite_arrays::array_of;
 use super::rewrite_casts::{self, array_items};
 use super::rewrite_empty::{empty_for_sure, make_empty, never_of_type};
@@ -182,10 +183,10 @@ impl Rewriter {
                 // What it was put around has not been seen yet.
                 self.expr(expr);
             }
-            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
-                if self.is_boolean_column(left) {
-                    boolean_literal(right);
-                }
+            Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right }
+                if self.is_boolean_column(left) =>
+            {
+                boolean_literal(right);
             }
             Expr::BinaryOp { op, .. } => {
                 if let BinaryOperator::PGCustomBinaryOperator(path) = op
@@ -242,46 +243,6 @@ impl Rewriter {
     }
 }
 
-/// `(f(x)).field`
-fn fields_of_row(expr: &mut Expr) {
-    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
-    if !matches!(root.as_ref(), Expr::Nested(_)) {
-        return;
-    }
-    let mut value = root.as_ref().clone();
-    for access in access_chain {
-        let AccessExpr::Dot(Expr::Identifier(field)) = access else { return };
-        value = call("get_field", vec![value, Expr::Value(Value::SingleQuotedString(field.value.clone()).into())]);
-    }
-    *expr = value;
-}
-
-/// DataFusion's LIKE escapes by backslash only. `false`: the pattern is not made of literals.
-fn with_backslash(pattern: &mut Expr, escape: char) -> bool {
-    match pattern {
-        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => {
-            with_backslash(left, escape) && with_backslash(right, escape)
-        }
-        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => {
-            let mut escaped = String::new();
-            let mut chars = text.chars();
-            while let Some(c) = chars.next() {
-                match c {
-                    c if c == escape => {
-                        escaped.push('\\');
-                        escaped.extend(chars.next());
-                    }
-                    '\\' => escaped.push_str("\\\\"),
-                    c => escaped.push(c),
-                }
-            }
-            *text = escaped;
-            true
-        }
-        _ => false,
-    }
-}
-
 /// `t.*` over `s.t`: DataFusion wants the name as it is in FROM.
 fn full_wildcards(select: &mut Select) {
     let Select { projection, from, .. } = select;
@@ -309,39 +270,6 @@ fn boolean_literal(expr: &mut Expr) {
             "t" | "true" | "y" | "yes" | "on" | "1" => *value = Value::Boolean(true),
             "f" | "false" | "n" | "no" | "off" | "0" => *value = Value::Boolean(false),
             _ => {}
-        }
-    }
-}
-
-/// Whether the expression is one of Postgres' vectors, whose first subscript is 0.
-fn is_vector(name: &Ident) -> bool {
-    matches!(name.value.to_lowercase().as_str(), "indkey" | "indclass" | "indoption" | "indcollation" | "proargtypes")
-}
-
-fn ends_in_vector(expr: &Expr) -> bool {
-    match expr {
-        Expr::Identifier(ident) => is_vector(ident),
-        Expr::CompoundIdentifier(idents) => idents.last().is_some_and(is_vector),
-        _ => false,
-    }
-}
-
-/// `indkey[0]` as `indkey[1]`.
-fn vector_subscripts(expr: &mut Expr) {
-    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return };
-    let mut vector = ends_in_vector(root);
-    for access in access_chain {
-        match access {
-            AccessExpr::Subscript(Subscript::Index { index }) if vector => {
-                *index = Expr::BinaryOp {
-                    left: Box::new(Expr::Nested(Box::new(index.clone()))),
-                    op: BinaryOperator::Plus,
-                    right: Box::new(number(1)),
-                };
-                vector = false;
-            }
-            AccessExpr::Dot(Expr::Identifier(ident)) => vector = is_vector(ident),
-            _ => vector = false,
         }
     }
 }
@@ -410,7 +338,7 @@ pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
-fn number(n: i64) -> Expr {
+pub(super) fn number(n: i64) -> Expr {
     Expr::Value(Value::Number(n.to_string(), false).into())
 }
 
@@ -462,11 +390,6 @@ fn function(expr: &mut Expr) {
     if let Some(new) = replaced {
         *expr = new;
     }
-}
-
-fn subscripts(array: &Expr) -> Expr {
-    let function = if ends_in_vector(array) { "vector_subscripts" } else { "array_subscripts" };
-    call("unnest", vec![call(function, vec![array.clone()])])
 }
 
 /// A function of rows in a select list, by the one that yields the same as an array.
