@@ -571,6 +571,9 @@ fn show_create_runs_again() {
     let catalog = sample();
     let all: Vec<String> =
         catalog.objects().filter(|o| o.oid >= SALES).map(|o| ddl::show_create(&catalog, o)).collect();
+    for text in &all {
+        tidemark_sql::grammar::parse_script(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    }
     expect![[r#"
         CREATE SCHEMA sales;
 
