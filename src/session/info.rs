@@ -32,6 +32,8 @@ struct State {
     timed_out: bool,
     activity: Activity,
     schemas: Vec<String>,
+    /// What the transaction under way sees, its own changes included.
+    catalog: Option<Arc<Catalog>>,
 }
 
 /// For pg_stat_activity.
@@ -67,6 +69,7 @@ impl SessionInfo {
                 timed_out: false,
                 activity: Activity::default(),
                 schemas: db.moment().catalog.schemas().map(|s| s.name.clone()).collect(),
+                catalog: None,
             }),
         }
     }
@@ -143,20 +146,29 @@ impl SessionInfo {
 
     // ---- Statements and transactions --------------------------------------------------------------------------------
 
-    pub fn begin_transaction(&self, started_at: i64, catalog: &Catalog) {
+    pub fn begin_transaction(&self, started_at: i64, catalog: &Arc<Catalog>) {
         let mut state = self.lock();
         state.activity.transaction_started = Some(started_at);
         state.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
+        state.catalog = Some(catalog.clone());
     }
 
     /// The transaction has made or dropped schemas.
-    pub fn note_schemas(&self, catalog: &Catalog) {
-        self.lock().schemas = catalog.schemas().map(|s| s.name.clone()).collect();
+    pub fn note_schemas(&self, catalog: &Arc<Catalog>) {
+        let mut state = self.lock();
+        state.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
+        state.catalog = Some(catalog.clone());
+    }
+
+    /// The catalog of the transaction under way.
+    pub fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.lock().catalog.clone()
     }
 
     pub fn end_transaction(&self) {
         let mut state = self.lock();
         state.activity.transaction_started = None;
+        state.catalog = None;
         for (name, before) in std::mem::take(&mut state.local).into_iter().rev() {
             match before {
                 Some(value) => state.settings.insert(name, value),

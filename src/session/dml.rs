@@ -1,0 +1,674 @@
+//! What INSERT, UPDATE, DELETE and COPY share: the table as a statement changes it, and its constraints.
+//!
+//! ```text
+//!   rows ──NOT NULL, CHECK──▶ keys free? ──────────────────────────────▶ transaction's buffer
+//!                             the buffer first, then the snapshot less
+//!                             what the transaction took out of it
+//! ```
+//!
+//! Errors are found here, on the statement's own moment, so that they come with the row at fault. What other transactions
+//! did meanwhile is found at commit.
+
+mod rows;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::compute::interleave_record_batch;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::{Column, Object, ObjectKind, SYSTEM_SCHEMAS, Table};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result, SqlState};
+use tidemark_engine::TableDef;
+use tidemark_sql::ast::Statement;
+use tidemark_sql::grammar;
+use tidemark_storage::{EncodedRows, Key, RowCodec, Snapshot, StateId, value};
+
+pub(super) use self::rows::{Returning, RowSet};
+use super::assign::{self, Source};
+use super::{Session, describe, fold};
+use crate::coordinator::definitions;
+use crate::query::{Names, find_relation, object_name};
+use crate::transaction::Transaction;
+use crate::values::{self, Style};
+
+/// A table under a statement that changes it.
+pub(super) struct Writer {
+    pub object: Arc<Object>,
+    pub def: TableDef,
+    pub style: Style,
+    snapshot: Arc<Snapshot>,
+    checks: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    /// The primary key, if there is one, then the UNIQUE constraints.
+    pub keys: Vec<UniqueKey>,
+}
+
+/// A constraint that no two rows may agree in these columns.
+pub(super) struct UniqueKey {
+    pub name: String,
+    pub columns: Vec<usize>,
+    codec: RowCodec,
+    /// The index's place in the store; `None`: the primary key, which is the table's own order.
+    state: Option<StateId>,
+    /// Not the primary key: keys of the rows that the transaction has put in, with the rows' own keys.
+    added: HashMap<Box<[u8]>, Box<[u8]>>,
+}
+
+/// Keys of a batch's rows under one constraint.
+pub(super) struct Keys {
+    encoded: EncodedRows,
+    null: Vec<bool>,
+}
+
+impl Keys {
+    /// `None`: a NULL in it, which equals nothing.
+    pub fn get(&self, row: usize) -> Option<&[u8]> {
+        (!self.null[row]).then(|| self.encoded.row(row))
+    }
+}
+
+impl UniqueKey {
+    pub fn keys(&self, batch: &RecordBatch) -> Result<Keys> {
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|c| batch.column(*c).clone()).collect();
+        let encoded = self.codec.encode_rows(&columns, batch.num_rows())?;
+        let null = (0..batch.num_rows()).map(|row| columns.iter().any(|c| c.is_null(row))).collect();
+        Ok(Keys { encoded, null })
+    }
+}
+
+impl Session {
+    /// The table that a statement names, if it can be changed.
+    pub(super) fn table_to_change(&self, name: &sql::ObjectName, verb: &str) -> Result<Arc<Object>> {
+        let catalog = self.transaction()?.catalog.clone();
+        let object = find_relation(&catalog, name, &self.search_path());
+        let (schema, bare) = object_name(name, &catalog.database)?;
+        let object = match object {
+            Ok(object) => object,
+            Err(error) => {
+                let schema = schema.as_deref().unwrap_or("pg_catalog");
+                let system = SYSTEM_SCHEMAS.iter().any(|(_, name)| *name == schema);
+                if system && crate::pg_catalog::system_table_names(schema).contains(&bare) {
+                    return Err(Error::new(
+                        SqlState::WrongObjectType,
+                        format!("cannot {verb} system table \"{bare}\""),
+                    )
+                    .with_hint("Its rows tell what is there: use CREATE, ALTER and DROP, or SET."));
+                }
+                return Err(error);
+            }
+        };
+        let (kind, hint) = match &object.kind {
+            ObjectKind::Table(_) => return Ok(object),
+            ObjectKind::View(_) => ("view", "Change the tables that it reads."),
+            ObjectKind::MaterializedView(_) => {
+                ("materialized view", "It follows its query by itself: change the tables that it reads.")
+            }
+            ObjectKind::Source(_) => {
+                ("source", "Its rows come from its connector; for rows of your own, CREATE TABLE.")
+            }
+            other => {
+                return Err(Error::new(
+                    SqlState::WrongObjectType,
+                    format!("\"{bare}\" is a {}, not a table", other.name()),
+                ));
+            }
+        };
+        Err(Error::new(SqlState::WrongObjectType, format!("cannot {verb} {kind} \"{bare}\"")).with_hint(hint))
+    }
+
+    pub(super) fn writer(&self, names: &Names, object: &Arc<Object>) -> Result<Writer> {
+        let transaction = self.transaction()?;
+        let ObjectKind::Table(table) = &object.kind else {
+            return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
+        };
+        let def = definitions::table(object, table)?;
+        let mut writer = Writer {
+            checks: checks(names, table, &def, &self.db.environment)?,
+            keys: unique_keys(table, &def)?,
+            style: self.style()?,
+            snapshot: transaction.moment.snapshot.clone(),
+            object: object.clone(),
+            def,
+        };
+        if let Some(buffer) = transaction.buffer(object.oid)
+            && writer.keys.iter().any(|k| k.state.is_some())
+        {
+            writer.note_added(&buffer.current()?)?;
+        }
+        Ok(writer)
+    }
+
+    /// How this session reads and writes values.
+    pub(super) fn style(&self) -> Result<Style> {
+        let mut style = Style::default();
+        style.now_micros = self.transaction()?.started_at;
+        style.bytea_escape = self.info.setting("bytea_output").as_deref() == Some("escape");
+        if let Some(digits) = self.info.setting("extra_float_digits").and_then(|d| d.parse().ok()) {
+            style.extra_float_digits = digits;
+        }
+        match self.info.setting("TimeZone") {
+            Some(zone) => style.with_time_zone(&zone),
+            None => Ok(style),
+        }
+    }
+}
+
+fn checks(
+    names: &Names,
+    table: &Table,
+    def: &TableDef,
+    env: &definitions::Environment,
+) -> Result<Vec<(String, Arc<dyn PhysicalExpr>)>> {
+    if table.checks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let schema = DFSchema::try_from(def.collection.schema().as_ref().clone())?;
+    let props = names.state.execution_props();
+    let compile = |text: &str| {
+        let expr = names.planner().expr(&rewritten(parse_expression(text)?)?, &schema)?;
+        let expr = definitions::coerce(expr, &schema, env)?;
+        Ok::<_, Error>(create_physical_expr(&expr, &schema, props, &PhysicalPlanningContext::default())?)
+    };
+    table.checks.iter().map(|check| Ok((check.name.clone(), compile(&check.expr)?))).collect()
+}
+
+fn unique_keys(table: &Table, def: &TableDef) -> Result<Vec<UniqueKey>> {
+    let schema = def.collection.schema();
+    let key = |name: &str, columns: &[usize], state: Option<StateId>| {
+        let fields: Vec<FieldRef> = columns.iter().map(|c| schema.fields()[*c].clone()).collect();
+        let codec = RowCodec::for_keys(&fields)?;
+        Ok::<_, Error>(UniqueKey { name: name.into(), columns: columns.to_vec(), codec, state, added: HashMap::new() })
+    };
+    let primary = table.primary_key.iter().map(|k| key(&k.name, &k.columns, None));
+    let unique = def.unique.iter().map(|u| key(&u.name, &u.columns, Some(u.state)));
+    primary.chain(unique).collect()
+}
+
+impl Writer {
+    /// Columns that users see.
+    pub fn columns(&self) -> &[Column] {
+        self.object.columns()
+    }
+
+    /// Rows as they are stored, new ones without a row number.
+    pub fn stored(&self, mut columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+        if self.def.key_name.is_none() && columns.len() == self.columns().len() {
+            columns.push(new_null_array(&DataType::Int64, rows));
+        }
+        for (column, array) in self.columns().iter().zip(&columns) {
+            if !column.nullable && array.null_count() > 0 {
+                return Err(self.not_null_violation(column, array, &columns));
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(self.def.collection.schema().clone(), columns, &options)?)
+    }
+
+    /// Converts given columns into those at `positions`.
+    pub fn assign(&self, arrays: &[ArrayRef], sources: &[Source], positions: &[usize]) -> Result<Vec<ArrayRef>> {
+        arrays
+            .iter()
+            .zip(sources)
+            .zip(positions)
+            .map(|((array, source), position)| {
+                assign::convert(array, &source.sql_type, &self.columns()[*position].sql_type, &self.style)
+            })
+            .collect()
+    }
+
+    pub fn check_assignable(&self, sources: &[Source], positions: &[usize]) -> Result<()> {
+        sources.iter().zip(positions).try_for_each(|(source, at)| assign::check(source, &self.columns()[*at]))
+    }
+
+    fn not_null_violation(&self, column: &Column, array: &ArrayRef, columns: &[ArrayRef]) -> Error {
+        let row = (0..array.len()).find(|row| array.is_null(*row)).unwrap_or(0);
+        Error::new(
+            SqlState::NotNullViolation,
+            format!(
+                "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                column.name, self.object.name
+            ),
+        )
+        .with_detail(self.failing_row(columns, row))
+    }
+
+    fn failing_row(&self, columns: &[ArrayRef], row: usize) -> String {
+        format!("Failing row contains ({}).", self.texts(self.columns().iter().zip(columns), row))
+    }
+
+    fn texts<'a>(&self, columns: impl Iterator<Item = (&'a Column, &'a ArrayRef)>, row: usize) -> String {
+        /// Bytes of a value that a message shows.
+        const SHOWN: usize = 64;
+        let text = |(column, array): (&Column, &ArrayRef)| {
+            if array.is_null(row) {
+                return "null".to_string();
+            }
+            let mut out = BytesMut::new();
+            match values::Column::of_type(&array.slice(row, 1), &column.sql_type) {
+                Ok(value) => value.write_text(0, &self.style, &mut out),
+                Err(error) => return error.to_string(),
+            }
+            let text = String::from_utf8_lossy(&out);
+            match text.len() > SHOWN {
+                true => format!("{}...", &text[..text.floor_char_boundary(SHOWN)]),
+                false => text.into_owned(),
+            }
+        };
+        columns.map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// CHECK constraints. NULL passes, as SQL has it.
+    pub fn check(&self, batch: &RecordBatch) -> Result<()> {
+        for (name, expr) in &self.checks {
+            let result = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+            let Some(holds) = result.as_boolean_opt() else {
+                return Err(Error::internal(format!("CHECK \"{name}\" is not boolean")));
+            };
+            if let Some(row) = holds.iter().position(|held| held == Some(false)) {
+                return Err(Error::new(
+                    SqlState::CheckViolation,
+                    format!("new row for relation \"{}\" violates check constraint \"{name}\"", self.object.name),
+                )
+                .with_detail(self.failing_row(batch.columns(), row)));
+            }
+        }
+        Ok(())
+    }
+
+    /// For each row, the key of the row that has its place under the constraint, if one has.
+    pub fn holders(&self, key: &UniqueKey, keys: &Keys, transaction: &Transaction) -> Result<Vec<Option<Box<[u8]>>>> {
+        let buffer = transaction.buffer(self.object.oid);
+        let touched = |row_key: &[u8]| buffer.and_then(|b| b.lookup(row_key));
+        let mut holders: Vec<Option<Box<[u8]>>> = vec![None; keys.null.len()];
+        let (mut unknown, mut wanted) = (Vec::new(), Vec::new());
+        let collection = key.state.unwrap_or(self.def.collection.id());
+        for (row, holder) in holders.iter_mut().enumerate() {
+            let Some(bytes) = keys.get(row) else { continue };
+            match key.state {
+                Some(_) => *holder = key.added.get(bytes).cloned(),
+                None => match touched(bytes) {
+                    Some(Some(_)) => *holder = Some(bytes.into()),
+                    Some(None) => continue,
+                    None => {}
+                },
+            }
+            if holder.is_none() {
+                unknown.push(row);
+                wanted.push(Key::Row { collection, key: bytes }.encode());
+            }
+        }
+        for (row, found) in unknown.into_iter().zip(self.snapshot.multi_get_encoded(&wanted)?) {
+            let Some(found) = found else { continue };
+            holders[row] = match key.state {
+                None => keys.get(row).map(Into::into),
+                Some(_) => {
+                    let row_key = value::unframe(&found)?;
+                    // A row that was changed or removed in this transaction is not there as the index has it.
+                    touched(row_key).is_none().then(|| row_key.into())
+                }
+            };
+        }
+        Ok(holders)
+    }
+
+    /// Every key must be free, and given once.
+    pub fn check_free(&self, batch: &RecordBatch, transaction: &Transaction) -> Result<()> {
+        for key in &self.keys {
+            let keys = key.keys(batch)?;
+            let mut seen = HashSet::with_capacity(batch.num_rows());
+            let taken = self.holders(key, &keys, transaction)?;
+            for (row, taken) in taken.iter().enumerate() {
+                let twice = keys.get(row).is_some_and(|bytes| !seen.insert(bytes));
+                if taken.is_some() || twice {
+                    return Err(self.duplicate(key, batch, row));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn duplicate(&self, key: &UniqueKey, batch: &RecordBatch, row: usize) -> Error {
+        let of = |c: &usize| (&self.columns()[*c], batch.column(*c));
+        let names: Vec<&str> = key.columns.iter().map(|c| self.columns()[*c].name.as_str()).collect();
+        Error::new(
+            SqlState::UniqueViolation,
+            format!("duplicate key value violates unique constraint \"{}\"", key.name),
+        )
+        .with_detail(format!(
+            "Key ({})=({}) already exists.",
+            names.join(", "),
+            self.texts(key.columns.iter().map(of), row)
+        ))
+    }
+
+    /// Puts rows in that pass all constraints; returns them with their row numbers.
+    pub fn add(&mut self, batch: RecordBatch, transaction: &mut Transaction) -> Result<RecordBatch> {
+        if batch.num_rows() == 0 {
+            return Ok(batch);
+        }
+        self.check_free(&batch, transaction)?;
+        let added = transaction.buffer_mut(&self.def)?.add(batch)?;
+        self.note_added(&added)?;
+        Ok(added)
+    }
+
+    fn note_added(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.keys.iter().all(|k| k.state.is_none()) {
+            return Ok(());
+        }
+        let row_keys = self.def.collection.key_of(batch)?;
+        for key in self.keys.iter_mut().filter(|k| k.state.is_some()) {
+            let keys = key.keys(batch)?;
+            for row in 0..batch.num_rows() {
+                if let Some(bytes) = keys.get(row) {
+                    key.added.insert(bytes.into(), row_keys.row(row).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows out, which must be as they stand.
+    pub fn remove(&mut self, batch: RecordBatch, transaction: &mut Transaction) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        for key in self.keys.iter_mut().filter(|k| !k.added.is_empty()) {
+            let keys = key.keys(&batch)?;
+            for row in 0..batch.num_rows() {
+                if let Some(bytes) = keys.get(row) {
+                    key.added.remove(bytes);
+                }
+            }
+        }
+        transaction.buffer_mut(&self.def)?.remove(batch)
+    }
+
+    /// The rows of these keys, which are all there.
+    pub fn rows_at(&self, row_keys: &[Box<[u8]>], transaction: &Transaction) -> Result<RecordBatch> {
+        let buffer = transaction.buffer(self.object.oid);
+        let mut own = Vec::new();
+        let mut stored: Vec<&[u8]> = Vec::new();
+        let mut places = Vec::with_capacity(row_keys.len());
+        for key in row_keys {
+            match buffer.and_then(|b| b.lookup(key)).flatten() {
+                Some(at) => {
+                    places.push((0, own.len()));
+                    own.push(at);
+                }
+                None => {
+                    places.push((1, stored.len()));
+                    stored.push(key.as_ref());
+                }
+            }
+        }
+        let own = match buffer {
+            Some(buffer) => buffer.gather(&own)?,
+            None => RecordBatch::new_empty(self.def.collection.schema().clone()),
+        };
+        let found = self.def.collection.get_rows(&self.snapshot, &stored)?;
+        for place in places.iter_mut().filter(|p| p.0 == 1) {
+            place.1 = found.found[place.1].ok_or_else(|| Error::internal("a row in conflict is not there"))?;
+        }
+        if places.is_empty() {
+            return Ok(own);
+        }
+        Ok(interleave_record_batch(&[&own, &found.batch], &places)?)
+    }
+}
+
+/// A given column list as positions, or all columns.
+pub(super) fn column_positions(object: &Object, columns: &[sql::Ident]) -> Result<Vec<usize>> {
+    if columns.is_empty() {
+        return Ok((0..object.columns().len()).collect());
+    }
+    let mut positions = Vec::with_capacity(columns.len());
+    for ident in columns {
+        let position = column_position(object, &fold(ident))?;
+        if positions.contains(&position) {
+            let name = fold(ident);
+            return Err(Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once")));
+        }
+        positions.push(position);
+    }
+    Ok(positions)
+}
+
+pub(super) fn column_position(object: &Object, name: &str) -> Result<usize> {
+    object.columns().iter().position(|c| c.name == name).ok_or_else(|| {
+        let error = Error::new(
+            SqlState::UndefinedColumn,
+            format!("column \"{name}\" of relation \"{}\" does not exist", object.name),
+        );
+        match tidemark_common::nearest(name, object.columns().iter().map(|c| c.name.as_str())) {
+            Some(near) => error.with_hint(format!("Perhaps you meant the column \"{near}\".")),
+            None => error,
+        }
+    })
+}
+
+/// The last part of a column's name in SET or an INSERT's list.
+pub(super) fn column_ident(name: &sql::ObjectName) -> Result<sql::Ident> {
+    let ident = name.0.last().and_then(|part| part.as_ident()).cloned();
+    ident.ok_or_else(|| Error::syntax(format!("\"{name}\" is no column")))
+}
+
+/// `DEFAULT` in the place of a value.
+pub(super) fn is_default(expr: &sql::Expr) -> bool {
+    match expr {
+        sql::Expr::Identifier(ident) => ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"),
+        sql::Expr::Nested(inner) => is_default(inner),
+        _ => false,
+    }
+}
+
+/// What a column holds when nothing is given.
+pub(super) fn default_of(column: &Column) -> Result<sql::Expr> {
+    match &column.default {
+        Some(text) => parse_expression(text),
+        None => Ok(sql::Expr::Value(sql::Value::Null.into())),
+    }
+}
+
+pub(super) fn parse_expression(text: &str) -> Result<sql::Expr> {
+    if let Statement::Sql(statement) = grammar::parse_one(&format!("SELECT {text}"))?.statement
+        && let sql::Statement::Query(query) = *statement
+        && let sql::SetExpr::Select(select) = *query.body
+        && let Some(sql::SelectItem::UnnamedExpr(expr)) = select.projection.into_iter().next()
+    {
+        return Ok(expr);
+    }
+    Err(Error::syntax(format!("\"{text}\" is no expression")))
+}
+
+/// `SELECT items FROM from WHERE selection`
+pub(super) fn select_query(
+    items: Vec<sql::SelectItem>,
+    from: Vec<sql::TableWithJoins>,
+    selection: Option<sql::Expr>,
+) -> Result<sql::Query> {
+    let mut query = definitions::stored_query("SELECT 1")?;
+    let sql::SetExpr::Select(select) = query.body.as_mut() else {
+        return Err(Error::internal("a query is no SELECT"));
+    };
+    select.projection = items;
+    select.from = from;
+    select.selection = selection;
+    Ok(query)
+}
+
+/// Select items in the spelling that the planner knows, expressions with the names that Postgres gives them.
+pub(super) fn rewritten_items(items: Vec<sql::SelectItem>) -> Result<Vec<sql::SelectItem>> {
+    let mut statement = sql::Statement::Query(Box::new(select_query(items, vec![], None)?));
+    crate::query::rewrite(&mut statement)?;
+    if let sql::Statement::Query(query) = statement
+        && let sql::SetExpr::Select(select) = *query.body
+    {
+        return Ok(select.projection);
+    }
+    Err(Error::internal("a rewritten SELECT is no SELECT"))
+}
+
+/// An expression in the spelling that the planner knows.
+pub(super) fn rewritten(expr: sql::Expr) -> Result<sql::Expr> {
+    match rewritten_items(vec![sql::SelectItem::UnnamedExpr(expr)])?.into_iter().next() {
+        Some(sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, .. }) => Ok(expr),
+        _ => Err(Error::internal("a rewritten expression is no expression")),
+    }
+}
+
+/// The columns that SET names, each with its new value; DEFAULT in place.
+pub(super) fn set_list(object: &Object, assignments: &[sql::Assignment]) -> Result<Vec<(usize, sql::Expr)>> {
+    let mut list: Vec<(usize, sql::Expr)> = Vec::new();
+    let mut set = |name: &sql::ObjectName, value: sql::Expr| {
+        let position = column_position(object, &fold(&column_ident(name)?))?;
+        let column = &object.columns()[position];
+        if list.iter().any(|(p, _)| *p == position) {
+            let message = format!("multiple assignments to same column \"{}\"", column.name);
+            return Err(Error::syntax(message));
+        }
+        let default = is_default(&value);
+        if column.identity == Some(tidemark_catalog::Identity::Always) && !default {
+            return Err(Error::new(
+                SqlState::GeneratedAlways,
+                format!("column \"{}\" can only be updated to DEFAULT", column.name),
+            )
+            .with_detail(format!("Column \"{}\" is an identity column defined as GENERATED ALWAYS.", column.name)));
+        }
+        list.push((position, if default { default_of(column)? } else { value }));
+        Ok(())
+    };
+    for assignment in assignments {
+        match &assignment.target {
+            sql::AssignmentTarget::ColumnName(name) => set(name, assignment.value.clone())?,
+            sql::AssignmentTarget::Tuple(names) => {
+                for (name, value) in names.iter().zip(row_values(&assignment.value, names.len())?) {
+                    set(name, value)?;
+                }
+            }
+        }
+    }
+    Ok(list)
+}
+
+/// `(1, 2)`, `ROW(1, 2)` or `(SELECT a, b ..)` as so many values.
+fn row_values(value: &sql::Expr, count: usize) -> Result<Vec<sql::Expr>> {
+    let values = match value {
+        sql::Expr::Tuple(values) => values.clone(),
+        sql::Expr::Subquery(query) => subquery_columns(query)?,
+        sql::Expr::Function(f) if f.name.to_string().eq_ignore_ascii_case("row") => match &f.args {
+            sql::FunctionArguments::List(list) => list
+                .args
+                .iter()
+                .filter_map(|arg| match arg {
+                    sql::FunctionArg::Unnamed(sql::FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        },
+        sql::Expr::Nested(inner) if count == 1 => vec![inner.as_ref().clone()],
+        other if count == 1 => vec![other.clone()],
+        _ => {
+            return Err(Error::unsupported(
+                "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression",
+            ));
+        }
+    };
+    if values.len() != count {
+        return Err(Error::syntax("number of columns does not match number of values"));
+    }
+    Ok(values)
+}
+
+/// A sub-select of several columns as one of each: the planner has no rows as values.
+fn subquery_columns(query: &sql::Query) -> Result<Vec<sql::Expr>> {
+    let sql::SetExpr::Select(select) = query.body.as_ref() else {
+        return Err(Error::unsupported("SET (..) = (..) needs a plain SELECT on the right"));
+    };
+    let one = |item: &sql::SelectItem| {
+        if !matches!(item, sql::SelectItem::UnnamedExpr(_) | sql::SelectItem::ExprWithAlias { .. }) {
+            return Err(Error::unsupported("SET (..) = (SELECT * ..) is not supported").with_hint("Name the columns."));
+        }
+        let mut query = query.clone();
+        if let sql::SetExpr::Select(select) = query.body.as_mut() {
+            select.projection = vec![item.clone()];
+        }
+        Ok(sql::Expr::Subquery(Box::new(query)))
+    };
+    select.projection.iter().map(one).collect()
+}
+
+/// A sequence 0, 1, 2, ... to tell rows by.
+pub(super) fn row_positions(rows: usize) -> ArrayRef {
+    Arc::new((0..rows as i64).collect::<Int64Array>())
+}
+
+/// Place of `$n` in the list of parameters.
+pub(super) fn parameter_position(name: &str) -> Option<usize> {
+    name.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)
+}
+
+/// True for a bare `$n`; it takes the type of the column that it is assigned to, unless the client gave one.
+pub(super) fn note_parameter(expr: &sql::Expr, column: Option<SqlType>, parameters: &mut [Option<SqlType>]) -> bool {
+    match expr {
+        sql::Expr::Nested(inner) => note_parameter(inner, column, parameters),
+        sql::Expr::Value(value) => match &value.value {
+            sql::Value::Placeholder(name) => {
+                let slot = parameter_position(name).and_then(|at| parameters.get_mut(at));
+                if let (Some(slot), Some(column)) = (slot, column) {
+                    slot.get_or_insert(column);
+                }
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Types of the parameters within SET.
+pub(super) fn describe_set(
+    object: &Object,
+    assignments: &[sql::Assignment],
+    parameters: &mut [Option<SqlType>],
+) -> Result<()> {
+    for (position, expr) in set_list(object, assignments)? {
+        note_parameter(&expr, Some(object.columns()[position].sql_type.clone()), parameters);
+    }
+    Ok(())
+}
+
+/// Types of the parameters within expressions that have no columns.
+pub(super) fn describe_expressions(
+    names: &Names,
+    exprs: Vec<sql::Expr>,
+    parameters: &mut [Option<SqlType>],
+) -> Result<()> {
+    let with_parameters: Vec<sql::Expr> = exprs.into_iter().filter(has_parameter).collect();
+    for chunk in with_parameters.chunks(64) {
+        let items = chunk.iter().enumerate().map(|(i, expr)| sql::SelectItem::ExprWithAlias {
+            expr: expr.clone(),
+            alias: sql::Ident::new(format!("e{i}")),
+        });
+        let plan = names.plan(&select_query(items.collect(), vec![], None)?)?;
+        describe::fill(parameters, plan.get_parameter_types().unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn has_parameter(expr: &sql::Expr) -> bool {
+    let found = sql::visit_expressions(expr, |e| match e {
+        sql::Expr::Value(value) if matches!(value.value, sql::Value::Placeholder(_)) => {
+            std::ops::ControlFlow::Break(())
+        }
+        _ => std::ops::ControlFlow::Continue(()),
+    });
+    found.is_break()
+}

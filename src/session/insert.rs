@@ -1,0 +1,310 @@
+//! INSERT: rows of VALUES or a query, defaults for what is not given, ON CONFLICT, RETURNING.
+//!
+//! ```text
+//!   VALUES ──literals read, expressions computed──▶ ┐
+//!   SELECT ──streamed─────────────────────────────▶ ├─▶ assigned ─▶ defaults ─▶ constraints ─▶ ON CONFLICT ─▶ buffer
+//! ```
+
+mod conflict;
+mod defaults;
+mod row_values;
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::ast as sql;
+use futures::StreamExt;
+use tidemark_catalog::{Identity, Object};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result, SqlState};
+
+use self::conflict::Conflict;
+pub(super) use self::defaults::Defaults;
+use super::assign::{self, Source};
+use super::dml::{self, Returning, RowSet, Writer};
+use super::{Outcome, Session, describe, fold, select, with_parameters};
+use crate::query::Names;
+
+/// An INSERT under way.
+struct Insertion {
+    writer: Writer,
+    /// Columns that rows are given for.
+    positions: Vec<usize>,
+    defaults: Defaults,
+    conflict: Option<Conflict>,
+    /// Rows for RETURNING.
+    returned: Option<RowSet>,
+    rows: u64,
+}
+
+impl Session {
+    pub(super) async fn insert(&mut self, insert: &sql::Insert, parameters: &[ScalarValue]) -> Result<Outcome> {
+        let (object, alias) = self.insert_target(insert)?;
+        let names = self.names(None)?;
+        let positions = given_columns(&object, insert)?;
+        let writer = self.writer(&names, &object)?;
+        let conflict = match &insert.on {
+            None => None,
+            Some(sql::OnInsert::OnConflict(on)) => Some(Conflict::plan(&names, &writer, &alias, on)?),
+            Some(_) => return Err(Error::syntax("ON DUPLICATE KEY is not supported").with_hint("Use ON CONFLICT.")),
+        };
+        let returned = insert.returning.as_ref().map(|_| RowSet::of(&alias, visible(&writer)));
+        let returning = match (&insert.returning, &returned) {
+            (Some(items), Some(rows)) => Some(Returning::plan(&names, rows, items)?),
+            _ => None,
+        };
+        let mut insertion = Insertion { writer, positions, defaults: Defaults::none(), conflict, returned, rows: 0 };
+        match &insert.source {
+            None => {
+                insertion.positions.clear();
+                insertion.defaults = Defaults::plan(&names, &object, &[], &self.db.environment)?;
+                self.insert_arrays(&names, &mut insertion, vec![], 1, parameters).await?;
+            }
+            Some(query) => match row_values::of(query) {
+                Some(rows) => self.insert_values(&names, &mut insertion, rows, parameters).await?,
+                None => {
+                    let plan = with_parameters(names.plan(query)?, parameters)?;
+                    self.insert_query(&names, &mut insertion, plan, insert.columns.is_empty(), parameters).await?;
+                }
+            },
+        }
+        match (returning, insertion.returned) {
+            (Some(returning), Some(rows)) => returning.outcome(&names, &rows, parameters, "INSERT 0").await,
+            _ => Ok(Outcome::Command(format!("INSERT 0 {}", insertion.rows))),
+        }
+    }
+
+    fn insert_target(&self, insert: &sql::Insert) -> Result<(Arc<Object>, String)> {
+        let sql::TableObject::TableName(name) = &insert.table else {
+            return Err(Error::unsupported("INSERT INTO needs the name of a table"));
+        };
+        if insert.overwrite || insert.replace_into || insert.or.is_some() {
+            return Err(Error::syntax("INSERT OVERWRITE, REPLACE and INSERT OR .. are not supported")
+                .with_hint("Use INSERT .. ON CONFLICT, or TRUNCATE first."));
+        }
+        let object = self.table_to_change(name, "insert into")?;
+        let alias = insert.table_alias.as_ref().map_or_else(|| object.name.clone(), |a| fold(&a.alias));
+        Ok((object, alias))
+    }
+
+    async fn insert_values(
+        &mut self,
+        names: &Names,
+        insertion: &mut Insertion,
+        rows: &[sql::Parens<Vec<sql::Expr>>],
+        parameters: &[ScalarValue],
+    ) -> Result<()> {
+        let width = rows.first().map_or(0, |row| row.content.len());
+        if rows.iter().any(|row| row.content.len() != width) {
+            return Err(Error::syntax("VALUES lists must all be the same length"));
+        }
+        insertion.narrow(width, insertion.positions.len() == insertion.writer.columns().len())?;
+        insertion.defaults =
+            Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
+        let arrays = row_values::arrays(names, &insertion.writer, &insertion.positions, rows, parameters).await?;
+        self.insert_arrays(names, insertion, arrays, rows.len(), parameters).await
+    }
+
+    /// `all_columns`: no column list was given, so a query may have fewer columns than the table.
+    async fn insert_query(
+        &mut self,
+        names: &Names,
+        insertion: &mut Insertion,
+        plan: LogicalPlan,
+        all_columns: bool,
+        parameters: &[ScalarValue],
+    ) -> Result<()> {
+        let sources = Source::of_plan(&plan);
+        insertion.narrow(sources.len(), all_columns)?;
+        for position in &insertion.positions {
+            refuse_generated(&insertion.writer.columns()[*position])?;
+        }
+        insertion.writer.check_assignable(&sources, &insertion.positions)?;
+        insertion.defaults =
+            Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
+        let (_, mut stream) = select::execute(names, plan).await?;
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
+            self.insert_arrays(names, insertion, arrays, batch.num_rows(), parameters).await?;
+        }
+        Ok(())
+    }
+
+    /// Inserts rows of which `arrays`, of the columns' own types, are the columns at `positions`.
+    async fn insert_arrays(
+        &mut self,
+        names: &Names,
+        insertion: &mut Insertion,
+        arrays: Vec<ArrayRef>,
+        rows: usize,
+        parameters: &[ScalarValue],
+    ) -> Result<()> {
+        if rows == 0 {
+            return Ok(());
+        }
+        let batch = insertion.defaults.complete(&insertion.writer, &insertion.positions, arrays, rows)?;
+        insertion.writer.check(&batch)?;
+        let written = match &mut insertion.conflict {
+            None => vec![insertion.writer.add(batch, self.transaction_mut()?)?],
+            Some(conflict) => {
+                let transaction = self.transaction_mut()?;
+                conflict.insert(names, &mut insertion.writer, batch, transaction, parameters).await?
+            }
+        };
+        let width = insertion.writer.columns().len();
+        for batch in written {
+            insertion.rows += batch.num_rows() as u64;
+            if let Some(returned) = &mut insertion.returned {
+                returned.push(batch.columns()[..width].to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a plan, columns by position.
+    pub(crate) async fn insert_rows(&mut self, object: &Arc<Object>, plan: LogicalPlan) -> Result<u64> {
+        let names = self.names(None)?;
+        let writer = self.writer(&names, object)?;
+        let mut insertion = Insertion {
+            positions: (0..writer.columns().len()).collect(),
+            writer,
+            defaults: Defaults::none(),
+            conflict: None,
+            returned: None,
+            rows: 0,
+        };
+        let sources: Vec<Source> = plan.schema().fields().iter().map(|f| Source::lenient(f)).collect();
+        let (_, mut stream) = select::execute(&names, plan).await?;
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
+            self.insert_arrays(&names, &mut insertion, arrays, batch.num_rows(), &[]).await?;
+        }
+        Ok(insertion.rows)
+    }
+
+    /// Rows whose columns are the table's by position; constraints are checked.
+    pub(crate) async fn insert_batches(&mut self, object: &Arc<Object>, batches: Vec<RecordBatch>) -> Result<()> {
+        let names = self.names(None)?;
+        let mut writer = self.writer(&names, object)?;
+        let positions: Vec<usize> = (0..writer.columns().len()).collect();
+        for batch in batches {
+            let sources: Vec<Source> = batch.schema().fields().iter().map(|f| Source::lenient(f)).collect();
+            let arrays = writer.assign(batch.columns(), &sources, &positions)?;
+            let stored = writer.stored(arrays, batch.num_rows())?;
+            writer.check(&stored)?;
+            writer.add(stored, self.transaction_mut()?)?;
+        }
+        Ok(())
+    }
+
+    /// The value of an expression without columns, as a value of `sql_type`.
+    pub(super) async fn constant(&mut self, expr: &sql::Expr, sql_type: &SqlType) -> Result<ScalarValue> {
+        let names = self.names(None)?;
+        let item = sql::SelectItem::UnnamedExpr(expr.clone());
+        let plan = names.plan(&dml::select_query(vec![item], vec![], None)?)?;
+        let source = Source::of_plan(&plan).into_iter().next().unwrap_or_else(Source::unknown);
+        let parameter = tidemark_catalog::Column {
+            name: "parameter".into(),
+            sql_type: sql_type.clone(),
+            nullable: true,
+            default: None,
+            identity: None,
+            comment: None,
+            attnum: 1,
+        };
+        assign::check(&source, &parameter)?;
+        let batches = select::collect(&names, plan).await?;
+        let Some(array) = batches.first().and_then(|b| b.columns().first()) else {
+            return Ok(ScalarValue::try_from(&sql_type.data_type())?);
+        };
+        let array = assign::convert(array, &source.sql_type, sql_type, &self.style()?)?;
+        Ok(ScalarValue::try_from_array(&array, 0)?)
+    }
+
+    pub(super) fn describe_insert(
+        &mut self,
+        insert: &sql::Insert,
+        parameters: &mut [Option<SqlType>],
+    ) -> Result<Option<SchemaRef>> {
+        let (object, alias) = self.insert_target(insert)?;
+        let names = self.names(None)?;
+        let positions = given_columns(&object, insert)?;
+        let typed = |at: usize| positions.get(at).map(|p| object.columns()[*p].sql_type.clone());
+        if let Some(query) = &insert.source {
+            match row_values::of(query) {
+                Some(rows) => {
+                    let mut others = Vec::new();
+                    for (at, expr) in rows.iter().flat_map(|row| row.content.iter().enumerate()) {
+                        if !dml::note_parameter(expr, typed(at), parameters) && !dml::is_default(expr) {
+                            others.push(expr.clone());
+                        }
+                    }
+                    dml::describe_expressions(&names, others, parameters)?;
+                }
+                None => {
+                    if let sql::SetExpr::Select(select) = query.body.as_ref() {
+                        for (at, item) in select.projection.iter().enumerate() {
+                            if let sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, .. } =
+                                item
+                            {
+                                dml::note_parameter(expr, typed(at), parameters);
+                            }
+                        }
+                    }
+                    describe::fill(parameters, names.plan(query)?.get_parameter_types().unwrap_or_default());
+                }
+            }
+        }
+        if let Some(sql::OnInsert::OnConflict(on)) = &insert.on
+            && let sql::OnConflictAction::DoUpdate(update) = &on.action
+        {
+            dml::describe_set(&object, &update.assignments, parameters)?;
+        }
+        let Some(items) = &insert.returning else { return Ok(None) };
+        let rows = RowSet::of(&alias, object.arrow_schema().fields());
+        let (plan, schema) = Returning::plan(&names, &rows, items)?.over(&rows)?;
+        describe::fill(parameters, plan.get_parameter_types().unwrap_or_default());
+        Ok(Some(schema))
+    }
+}
+
+impl Insertion {
+    /// Settles how many columns are given.
+    fn narrow(&mut self, given: usize, all_columns: bool) -> Result<()> {
+        if given > self.positions.len() {
+            return Err(Error::syntax("INSERT has more expressions than target columns"));
+        }
+        if given < self.positions.len() && !all_columns {
+            return Err(Error::syntax("INSERT has more target columns than expressions"));
+        }
+        self.positions.truncate(given);
+        Ok(())
+    }
+}
+
+fn visible(writer: &Writer) -> impl Iterator<Item = &datafusion::arrow::datatypes::FieldRef> {
+    writer.def.collection.schema().fields().iter().take(writer.columns().len())
+}
+
+fn given_columns(object: &Object, insert: &sql::Insert) -> Result<Vec<usize>> {
+    let idents = insert.columns.iter().map(dml::column_ident).collect::<Result<Vec<_>>>()?;
+    dml::column_positions(object, &idents)
+}
+
+/// A value for a column whose values are always generated.
+fn refuse_generated(column: &tidemark_catalog::Column) -> Result<()> {
+    if column.identity != Some(Identity::Always) {
+        return Ok(());
+    }
+    Err(Error::new(
+        SqlState::GeneratedAlways,
+        format!("cannot insert a non-DEFAULT value into column \"{}\"", column.name),
+    )
+    .with_detail(format!("Column \"{}\" is an identity column defined as GENERATED ALWAYS.", column.name))
+    .with_hint("Leave the column out or write DEFAULT, or make it GENERATED BY DEFAULT."))
+}

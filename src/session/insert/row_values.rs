@@ -1,0 +1,196 @@
+//! The rows of VALUES: literals and parameters are read as they stand, all other expressions are computed together.
+//!
+//! ```text
+//!   (1, 'x', DEFAULT), ($1, lower('Y'), 3) ──▶ cells ──▶ an array a column
+//!                            └─ computed ─▶ SELECT e0, e1, ..
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, new_null_array};
+use datafusion::arrow::compute::concat;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::Column;
+use tidemark_common::types::SqlType;
+use tidemark_common::{Error, Result, SqlState};
+
+use crate::query::Names;
+use crate::session::assign::{self, Source};
+use crate::session::dml::{Writer, default_of, is_default, parameter_position, select_query};
+use crate::session::{select, with_parameters};
+
+/// Expressions of one SELECT that computes cells.
+const COMPUTED_AT_ONCE: usize = 128;
+
+/// A value with the type it has by itself.
+type Cell = (ScalarValue, Source);
+
+enum Given {
+    Cell(Cell),
+    /// Place among the computed ones.
+    Computed(usize),
+}
+
+/// The rows, if the query is VALUES and nothing else.
+pub(super) fn of(query: &sql::Query) -> Option<&[sql::Parens<Vec<sql::Expr>>]> {
+    let plain = query.with.is_none()
+        && query.order_by.is_none()
+        && query.limit_clause.is_none()
+        && query.fetch.is_none()
+        && query.locks.is_empty();
+    match query.body.as_ref() {
+        sql::SetExpr::Values(values) if plain => Some(&values.rows),
+        _ => None,
+    }
+}
+
+/// One array of the column's own type for each of `positions`.
+pub(super) async fn arrays(
+    names: &Names,
+    writer: &Writer,
+    positions: &[usize],
+    rows: &[sql::Parens<Vec<sql::Expr>>],
+    parameters: &[ScalarValue],
+) -> Result<Vec<ArrayRef>> {
+    let mut columns: Vec<Vec<Given>> = positions.iter().map(|_| Vec::with_capacity(rows.len())).collect();
+    let mut exprs = Vec::new();
+    for row in rows {
+        for ((column, position), expr) in columns.iter_mut().zip(positions).zip(&row.content) {
+            let of = &writer.columns()[*position];
+            let default = is_default(expr);
+            if !default {
+                super::refuse_generated(of)?;
+            }
+            let default = default.then(|| default_of(of)).transpose()?;
+            let expr = default.as_ref().unwrap_or(expr);
+            column.push(match literal(expr, of, parameters)? {
+                Some(cell) => Given::Cell(cell),
+                None => {
+                    exprs.push(expr.clone());
+                    Given::Computed(exprs.len() - 1)
+                }
+            });
+        }
+    }
+    let computed = compute(names, exprs, parameters).await?;
+    columns
+        .into_iter()
+        .zip(positions)
+        .map(|(cells, at)| array(cells, &computed, &writer.columns()[*at], writer))
+        .collect()
+}
+
+fn array(cells: Vec<Given>, computed: &[Cell], column: &Column, writer: &Writer) -> Result<ArrayRef> {
+    let mut values = Vec::with_capacity(cells.len());
+    let mut sources: Vec<Source> = Vec::with_capacity(cells.len());
+    for cell in cells {
+        let (value, source) = match cell {
+            Given::Cell(cell) => cell,
+            Given::Computed(at) => computed[at].clone(),
+        };
+        assign::check(&source, column)?;
+        values.push(value);
+        sources.push(source);
+    }
+    // Most often all are of one type, or NULL.
+    let mut typed = values.iter().zip(&sources).filter(|(v, _)| v.data_type() != DataType::Null);
+    let convert =
+        |array: &ArrayRef, source: &Source| assign::convert(array, &source.sql_type, &column.sql_type, &writer.style);
+    let Some((first, source)) = typed.next() else {
+        return Ok(new_null_array(&column.sql_type.data_type(), values.len()));
+    };
+    let first_type = first.data_type();
+    if typed.all(|(v, s)| v.data_type() == first_type && s == source) {
+        let source = source.clone();
+        let typed_null = ScalarValue::try_from(&first_type)?;
+        let values = values.into_iter().map(|v| if v.data_type() == DataType::Null { typed_null.clone() } else { v });
+        return convert(&ScalarValue::iter_to_array(values)?, &source);
+    }
+    let converted = values
+        .iter()
+        .zip(&sources)
+        .map(|(value, source)| convert(&value.to_array()?, source))
+        .collect::<Result<Vec<_>>>()?;
+    let refs: Vec<&dyn Array> = converted.iter().map(|a| a.as_ref()).collect();
+    Ok(concat(&refs)?)
+}
+
+/// A value that needs no planning.
+fn literal(expr: &sql::Expr, column: &Column, parameters: &[ScalarValue]) -> Result<Option<Cell>> {
+    let text = |text: &str| Some((ScalarValue::Utf8(Some(text.to_string())), Source::unknown()));
+    Ok(match expr {
+        sql::Expr::Nested(inner) => literal(inner, column, parameters)?,
+        sql::Expr::UnaryOp { op: sql::UnaryOperator::Minus, expr } => match expr.as_ref() {
+            sql::Expr::Value(value) => match &value.value {
+                sql::Value::Number(digits, _) => number(&format!("-{digits}"), column),
+                _ => None,
+            },
+            _ => None,
+        },
+        sql::Expr::Value(value) => match &value.value {
+            sql::Value::SingleQuotedString(s) | sql::Value::EscapedStringLiteral(s) => text(s),
+            sql::Value::DollarQuotedString(s) => text(&s.value),
+            sql::Value::Null => Some((ScalarValue::Null, Source::unknown())),
+            sql::Value::Boolean(b) => {
+                Some((ScalarValue::Boolean(Some(*b)), Source { sql_type: SqlType::Boolean, unknown: false }))
+            }
+            sql::Value::Number(digits, _) => number(digits, column),
+            sql::Value::Placeholder(name) => Some(parameter(name, parameters)?),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn number(digits: &str, column: &Column) -> Option<Cell> {
+    if let Ok(value) = digits.parse::<i64>() {
+        let small = i32::try_from(value).is_ok();
+        let is_number = matches!(
+            column.sql_type,
+            SqlType::SmallInt
+                | SqlType::Integer
+                | SqlType::BigInt
+                | SqlType::Numeric(_)
+                | SqlType::Double
+                | SqlType::Real
+        );
+        // For a column of numbers all integers are alike, so that they are one array.
+        let sql_type = if small && !is_number { SqlType::Integer } else { SqlType::BigInt };
+        return Some((ScalarValue::Int64(Some(value)), Source { sql_type, unknown: false }));
+    }
+    // The column's own input syntax takes all digits of it.
+    matches!(column.sql_type, SqlType::Numeric(_) | SqlType::Double | SqlType::Real)
+        .then(|| (ScalarValue::Utf8(Some(digits.to_string())), Source::unknown()))
+}
+
+fn parameter(name: &str, parameters: &[ScalarValue]) -> Result<Cell> {
+    let value = parameter_position(name)
+        .and_then(|at| parameters.get(at))
+        .ok_or_else(|| Error::new(SqlState::UndefinedParameter, format!("there is no parameter {name}")))?;
+    let sql_type = SqlType::from_data_type(&value.data_type());
+    let unknown = matches!(sql_type, SqlType::Text);
+    Ok((value.clone(), Source { sql_type, unknown }))
+}
+
+async fn compute(names: &Names, exprs: Vec<sql::Expr>, parameters: &[ScalarValue]) -> Result<Vec<Cell>> {
+    let mut computed = Vec::with_capacity(exprs.len());
+    for chunk in exprs.chunks(COMPUTED_AT_ONCE) {
+        let items = chunk.iter().enumerate().map(|(i, expr)| sql::SelectItem::ExprWithAlias {
+            expr: expr.clone(),
+            alias: sql::Ident::new(format!("e{i}")),
+        });
+        let plan = names.plan(&select_query(items.collect(), vec![], None)?)?;
+        let plan = with_parameters(plan, parameters)?;
+        let sources = Source::of_plan(&plan);
+        let batches = select::collect(names, plan).await?;
+        let Some(batch) = batches.into_iter().next() else {
+            return Err(Error::internal("an expression in VALUES has no value"));
+        };
+        for (column, source) in batch.columns().iter().zip(sources) {
+            computed.push((ScalarValue::try_from_array(&Arc::clone(column), 0)?, source));
+        }
+    }
+    Ok(computed)
+}
