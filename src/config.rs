@@ -21,6 +21,8 @@ use clap::builder::styling::Styles;
 use clap::{Arg, ArgAction, ArgMatches};
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use crate::pg_catalog::SettingFact;
+
 /// What a setting's text must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -392,6 +394,30 @@ impl Config {
 
     pub fn origin(&self, name: &str) -> &Origin {
         &self.values.iter().find(|v| v.setting.name == name).expect("a name from SETTINGS").origin
+    }
+
+    /// A setting of the server as SHOW prints it.
+    pub fn shown_setting(&self, name: &str) -> Option<String> {
+        self.values.iter().find(|v| v.setting.name == name).map(|v| v.shown().to_string())
+    }
+
+    /// The server's settings, for the system tables.
+    pub fn facts(&self) -> impl Iterator<Item = SettingFact> + '_ {
+        self.values.iter().map(|v| SettingFact {
+            name: v.setting.name.to_string(),
+            value: v.shown().to_string(),
+            default: v.setting.default_text(),
+            unit: None,
+            description: v.setting.help.to_string(),
+            source: v.origin.to_string(),
+            context: "postmaster".to_string(),
+            kind: match v.setting.kind {
+                Kind::Count => "integer",
+                Kind::Switch => "bool",
+                _ => "string",
+            }
+            .to_string(),
+        })
     }
 
     /// What `tidemark config` prints: name, value and origin, in columns.

@@ -50,7 +50,7 @@ impl Database {
     pub fn open(config: Arc<Config>, runtime: tokio::runtime::Handle) -> Result<Arc<Database>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = StoreOptions {
-            block_cache_bytes: config.block_cache_bytes,
+            block_cache_bytes: config.block_cache_bytes as usize,
             sync: config.sync,
             ..StoreOptions::default()
         };
@@ -60,7 +60,7 @@ impl Database {
         let definitions = catalog
             .objects()
             .filter(|o| definitions::runs(o))
-            .map(|o| definitions::define(o, &catalog, &environment))
+            .map(|o| definitions::define_at_start(o, &catalog, &environment))
             .collect::<Result<Vec<_>>>()?;
         let next_oid = catalog.objects().map(|o| last_oid(o)).max().unwrap_or(0).max(FIRST_USER_OID - 1) + 1;
         let stored: Option<i64> = store.snapshot().get_value(&Key::Counter("oid"))?;
@@ -205,12 +205,12 @@ fn engine_config(config: &Config) -> EngineConfig {
     EngineConfig {
         epoch_interval: config.epoch_interval.as_micros() as i64,
         workers: config.workers,
-        state_cache_bytes: config.state_cache_bytes,
+        state_cache_bytes: config.state_cache_bytes as usize,
         epoch_rows: 50_000,
         source_queue_rows: config.source_queue_rows,
-        source_queue_bytes: config.source_queue_bytes,
+        source_queue_bytes: config.source_queue_bytes as usize,
         backfill_rows: 50_000,
-        outbox_max_bytes: config.outbox_max_bytes as u64,
+        outbox_max_bytes: config.outbox_max_bytes,
         subscription_epochs: 1024,
         sync: config.sync,
     }

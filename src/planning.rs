@@ -24,16 +24,14 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
     options.execution.time_zone = Some("UTC".into());
     options.optimizer.prefer_existing_sort = true;
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit)))
+        .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit as usize)))
         .build_arc()?;
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(session)
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(SystemSubqueries))
+        .with_expr_planners(functions::expr_planners())
         .build();
     functions::register(&mut state)?;
-    for planner in functions::expr_planners().into_iter().rev() {
-        state.register_expr_planner(planner)?;
-    }
     Ok(Arc::new(state))
 }

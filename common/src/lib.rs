@@ -9,6 +9,7 @@
 //! Architecture invariant: nothing here does I/O, holds state or knows any other crate of ours.
 
 pub mod clock;
+pub mod connector;
 pub mod delta;
 pub mod error;
 mod error_datafusion;

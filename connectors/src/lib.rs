@@ -5,8 +5,8 @@
 //!   outbox of a sink ──SinkWriter::deliver(epoch, deltas)──▶ file, topic, table
 //! ```
 //!
-//! Architecture invariant: nothing here calls the engine. The driver calls these traits; everything async lives on this
-//! side of them. A reader only moves forward and keeps no position of its own: what it has delivered becomes true when
+//! Architecture invariant: nothing here calls the engine. The driver calls the traits of `tidemark_common::connector`, which
+//! are implemented here; everything async lives on this side of them. A reader only moves forward and keeps no position of its own: what it has delivered becomes true when
 //! the driver commits the positions that came with it, and a restart builds a new reader from those.
 
 mod blackhole;
@@ -21,87 +21,9 @@ mod spec;
 #[cfg(test)]
 mod testing;
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
-use tidemark_common::{Delta, Epoch, Result};
+pub use tidemark_common::connector::{Positions, Sink, SinkWriter, Source, SourceBatch, SourceReader};
 
 pub use spec::{FormatSpec, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};
 
 /// Rows that a reader makes or decodes at a time, at most.
 pub const CHUNK_ROWS: usize = 8192;
-
-/// How far a source has been read: split -> position, both as text that a person can read in `tidemark.sources`.
-/// A split is what is read in order: a partition of a topic, one file, a generator. A split that is not in the map has not
-/// been begun.
-pub type Positions = BTreeMap<String, String>;
-
-/// Where rows come from. Built once from the WITH options; makes readers.
-#[async_trait]
-pub trait Source: Send + Sync + Debug {
-    /// The declared columns, then the INCLUDE columns, as a view sees them.
-    fn schema(&self) -> SchemaRef;
-
-    /// A reader of what lies after `from`. With `until` it replays exactly the rows up to there, in the order they were
-    /// first read, as fast as it can (no rate limit), and then ends; without, it goes on for as long as there is more to come.
-    /// `projection`: the columns of `schema()` wanted, in that order; readers decode no others.
-    async fn reader(
-        &self,
-        from: &Positions,
-        until: Option<&Positions>,
-        projection: Option<&[usize]>,
-    ) -> Result<Box<dyn SourceReader>>;
-
-    /// True if no row can ever come after the last (a generator with a row count): the source then counts as finished
-    /// when its reader ends.
-    fn is_bounded(&self) -> bool;
-}
-
-#[async_trait]
-pub trait SourceReader: Send {
-    /// Waits for the next rows; `None` at the end (of `until`, or of a bounded source). Cancel-safe: a dropped future
-    /// loses nothing.
-    async fn next(&mut self) -> Result<Option<SourceBatch>>;
-
-    /// Rows known to wait behind what was delivered, if the system can tell.
-    fn lag_rows(&self) -> Option<u64>;
-}
-
-/// Some rows of one split, in order, and the positions after them.
-/// There may be no rows, when only the position moved: a file without rows is done, or all records were left out.
-#[derive(Debug, Clone)]
-pub struct SourceBatch {
-    /// Rows of one watermark lane are in the order in which lateness is judged. Files read one after the other share a lane;
-    /// partitions read side by side have one each.
-    pub lane: Arc<str>,
-    pub batch: RecordBatch,
-    /// What to store with the epoch that takes these rows; only the splits that moved.
-    pub positions: Positions,
-    /// Raw bytes read for these rows.
-    pub bytes: usize,
-    /// Records that could not be decoded and were left out because the user chose `on_error = 'drop'`.
-    pub dropped: u64,
-}
-
-/// Where changes go.
-#[async_trait]
-pub trait Sink: Send + Sync + Debug {
-    /// Opens the target and checks that it can be written. Called at CREATE SINK and at each start.
-    async fn writer(&self) -> Result<Box<dyn SinkWriter>>;
-
-    /// True if rows are to be counted and forgotten, so that nothing needs to be kept for delivery.
-    fn discards(&self) -> bool {
-        false
-    }
-}
-
-#[async_trait]
-pub trait SinkWriter: Send {
-    /// Makes the changes of one epoch durable in the target, all or nothing. After a crash the last epoch may be delivered
-    /// again: delivering the same epoch twice must leave the target as once.
-    async fn deliver(&mut self, epoch: Epoch, changes: Vec<Delta>) -> Result<()>;
-}

@@ -7,7 +7,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use tidemark_catalog::Catalog;
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
-use tidemark_connectors::{Sink, Source};
+use tidemark_common::connector::{Sink, Source};
 use tidemark_storage::{Collection, Snapshot, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 

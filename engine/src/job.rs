@@ -214,7 +214,7 @@ impl Job {
         inputs: &BTreeMap<Oid, CollectionChanges>,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
-        let mut own = EpochCommit::default();
+        let mut own = EpochCommit::new(epoch);
         let first = !self.stored.started;
         let mut changes = self.running.step(snapshot, first, inputs)?;
         changes.chunks.retain(|c| !c.is_empty());

@@ -16,7 +16,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
-use tidemark_connectors::Sink;
+use tidemark_common::connector::Sink;
 use tidemark_storage::{EpochCommit, Key, Snapshot, Store, value};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;

@@ -26,7 +26,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
 use tidemark_common::{Delta, Error, Result};
-use tidemark_connectors::{Positions, Source, SourceBatch};
+use tidemark_common::connector::{Positions, Source, SourceBatch};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -384,7 +384,7 @@ impl SourceInput {
 
 /// Reads a source's rows again, up to where an epoch has read it, late rows left out: what a SELECT over the source sees.
 pub struct Replay {
-    reader: Box<dyn tidemark_connectors::SourceReader>,
+    reader: Box<dyn tidemark_common::connector::SourceReader>,
     def: SourceDef,
     projection: Vec<usize>,
     wanted: Vec<usize>,

@@ -351,6 +351,13 @@ impl Session {
                 let paused = alter.action == AlterAction::Pause;
                 self.change_catalog(vec![], vec![PlannedStep::Pause(object.oid, paused)])?;
             }
+            AlterAction::Restart(start) => {
+                let ObjectKind::Sequence(sequence) = &object.kind else {
+                    return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a sequence", object.name)));
+                };
+                let db = self.database();
+                db.sequences.set(object.oid, start.unwrap_or(sequence.start), false, sequence, &db.engine)?;
+            }
             AlterAction::Set(options) => {
                 let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
                 return Err(Error::unsupported(format!("ALTER {} .. SET ({}) is not supported", kind.to_uppercase(), names.join(", ")))

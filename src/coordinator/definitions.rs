@@ -9,6 +9,7 @@ use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
@@ -43,6 +44,53 @@ pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Res
         other => Err(Error::internal(format!("a {} does not run", other.name()))),
     };
     definition.map_err(|e| e.context(format_args!("{} \"{}\"", object.kind_name(), object.name)))
+}
+
+/// As [`define`], but what is missing in the outside world now (a directory, a bucket) does not keep the server from starting:
+/// the source or sink reports the error until it is back.
+pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Definition> {
+    match (define(object, catalog, env), &object.kind) {
+        (Err(error), ObjectKind::Source(_)) => {
+            tracing::error!(source = object.name, %error, "the source cannot be opened");
+            let schema = source_schema(object);
+            Ok(Definition::Source(SourceDef {
+                oid: object.oid,
+                name: object.name.clone(),
+                source: Arc::new(Unavailable { error, schema: schema.clone() }),
+                schema,
+                watermark: None,
+                idle_timeout: None,
+            }))
+        }
+        (defined, _) => defined,
+    }
+}
+
+/// A source that could not be opened.
+#[derive(Debug)]
+struct Unavailable {
+    error: Error,
+    schema: SchemaRef,
+}
+
+#[async_trait::async_trait]
+impl tidemark_common::connector::Source for Unavailable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    async fn reader(
+        &self,
+        _from: &tidemark_common::connector::Positions,
+        _until: Option<&tidemark_common::connector::Positions>,
+        _projection: Option<&[usize]>,
+    ) -> Result<Box<dyn tidemark_common::connector::SourceReader>> {
+        Err(self.error.clone())
+    }
+
+    fn is_bounded(&self) -> bool {
+        false
+    }
 }
 
 /// True for objects that the engine runs.
@@ -87,8 +135,7 @@ pub fn source_schema(object: &Object) -> SchemaRef {
 pub fn source(object: &Object, source: &Source, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let (engine_options, options): (Vec<_>, Vec<_>) =
-        source.options.iter().cloned().partition(|(k, _)| ENGINE_OPTIONS.contains(&k.as_str()));
+    let (engine_options, options) = connector_options(&source.options);
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: Arc::new(schema.project(&declared)?),
@@ -108,8 +155,13 @@ pub fn source(object: &Object, source: &Source, env: &Environment) -> Result<Sou
     })
 }
 
-/// Options of a source that are not the connector's.
-const ENGINE_OPTIONS: [&str; 2] = ["idle_timeout", "late_data"];
+type Options = Vec<(String, String)>;
+
+/// A source's options that are ours, and those that are the connector's.
+pub fn connector_options(options: &[(String, String)]) -> (Options, Options) {
+    const OURS: [&str; 2] = ["idle_timeout", "late_data"];
+    options.iter().cloned().partition(|(key, _)| OURS.contains(&key.as_str()))
+}
 
 fn idle_timeout(options: &[(String, String)]) -> Result<Option<i64>> {
     for (key, value) in options {
@@ -144,7 +196,7 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
     let columns = DFSchema::try_from(schema.as_ref().clone())?;
     let expr = names.expr(&watermark.expr, &columns)?;
     let expr = coerce(expr, &columns, env)?;
-    let physical = create_physical_expr(&expr, &columns, &ExecutionProps::new())?;
+    let physical = create_physical_expr(&expr, &columns, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     let field = schema.field(watermark.column);
     let made = physical.data_type(schema)?;
     if made != *field.data_type() || !matches!(made, DataType::Timestamp(..)) {

@@ -19,7 +19,7 @@ mod views;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Object, ObjectKind, SUPERUSER, SYSTEM_SCHEMAS};

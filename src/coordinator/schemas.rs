@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Change, Object, ObjectKind, SUPERUSER};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
-use tidemark_sql::ast::{Comment, CommentObject, ObjectType};
+use tidemark_sql::ast::{Comment, CommentObject};
 use tidemark_sql::grammar::types::sql_type;
 
 use super::already_exists;
@@ -91,24 +91,6 @@ impl Session {
 
     // ---- COMMENT ON -----------------------------------------------------------------------------------------------
 
-    pub(crate) fn comment_on(
-        &mut self,
-        object_type: sql::CommentObject,
-        name: &sql::ObjectName,
-        comment: Option<String>,
-    ) -> Result<Outcome> {
-        let object_type = match object_type {
-            sql::CommentObject::Column => CommentObject::Column,
-            sql::CommentObject::Table => CommentObject::Object(ObjectType::Table),
-            sql::CommentObject::View => CommentObject::Object(ObjectType::View),
-            sql::CommentObject::MaterializedView => CommentObject::Object(ObjectType::MaterializedView),
-            sql::CommentObject::Schema => CommentObject::Object(ObjectType::Schema),
-            sql::CommentObject::Sequence => CommentObject::Object(ObjectType::Sequence),
-            other => return Err(Error::unsupported(format!("COMMENT ON {other} is not supported"))),
-        };
-        self.comment(&Comment { object_type, name: name.clone(), comment })
-    }
-
     pub(crate) fn comment(&mut self, comment: &Comment) -> Result<Outcome> {
         let text = comment.comment.clone().filter(|c| !c.is_empty());
         let object = match comment.object_type {
@@ -129,7 +111,7 @@ impl Session {
         if parts.is_empty() {
             return Err(Error::syntax("column name must be qualified"));
         }
-        let relation = crate::query::find_relation(&self.catalog()?, &sql::ObjectName(parts), &self.settled_search_path())?;
+        let relation = crate::query::find_relation(self.catalog()?.as_ref(), &sql::ObjectName(parts), &self.settled_search_path())?;
         let mut object = relation.as_ref().clone();
         let found = object.columns_mut().iter_mut().find(|c| c.name == column);
         match found {

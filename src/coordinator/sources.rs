@@ -1,8 +1,10 @@
 //! CREATE SOURCE.
 
-use tidemark_catalog::{Change, Column, Format, ObjectKind, Source, Watermark, columns_of};
-use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::FormatSpec;
+use std::sync::Arc;
+
+use tidemark_catalog::{Change, Column, Format, ObjectKind, Source, Watermark, columns_of, columns_schema};
+use tidemark_common::{Clock, Error, Result, SqlState};
+use tidemark_connectors::SourceSpec;
 use tidemark_sql::ast::CreateSource;
 use tidemark_sql::grammar;
 
@@ -28,7 +30,7 @@ impl Session {
             changes.push(Change::Remove(before.oid));
             steps.push(PlannedStep::Drop(before.oid));
         }
-        let source = source_object(create).await?;
+        let source = source_object(create, self.database().clock().clone()).await?;
         let object = self.object(target, Default::default(), ObjectKind::Source(source));
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
@@ -41,7 +43,7 @@ impl Session {
     }
 }
 
-async fn source_object(create: &CreateSource) -> Result<Source> {
+async fn source_object(create: &CreateSource, clock: Arc<dyn Clock>) -> Result<Source> {
     if let Some(constraint) = create.constraints.first() {
         return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
             .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
@@ -53,12 +55,12 @@ async fn source_object(create: &CreateSource) -> Result<Source> {
     });
     let mut columns = declared_columns(create)?;
     if columns.is_empty() {
-        let spec = format.as_ref().map(|f| FormatSpec {
-            format: f.format.clone(),
-            encode: f.encode.clone(),
-            options: f.options.clone(),
-        });
-        columns = columns_of(tidemark_connectors::infer_columns(&create.options, spec.as_ref()).await?.as_ref());
+        let spec = format.as_ref().map(definitions::format_spec);
+        let (_, options) = definitions::connector_options(&create.options);
+        columns = columns_of(tidemark_connectors::infer_columns(&options, spec.as_ref()).await?.as_ref());
+        for column in &mut columns {
+            column.nullable = true;
+        }
     }
     let declared = columns.len();
     let include: Vec<(String, String)> = create
@@ -66,9 +68,7 @@ async fn source_object(create: &CreateSource) -> Result<Source> {
         .iter()
         .map(|i| (i.what.clone(), i.alias.as_ref().map_or_else(|| i.what.clone(), fold)))
         .collect();
-    for (what, name) in &include {
-        columns.push(include_column(what, name, columns.len())?);
-    }
+    columns.extend(included_columns(create, &columns, &include, format.as_ref(), clock)?);
     for (i, column) in columns.iter().enumerate() {
         if columns[..i].iter().any(|c| c.name == column.name) {
             return Err(Error::new(
@@ -115,15 +115,22 @@ fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
         .collect()
 }
 
-fn include_column(what: &str, name: &str, position: usize) -> Result<Column> {
-    let sql_type = tidemark_connectors::include_type(what)?;
-    Ok(Column {
-        name: name.to_string(),
-        sql_type,
-        nullable: true,
-        default: None,
-        identity: None,
-        comment: None,
-        attnum: position as i16 + 1,
-    })
+/// The connector knows the types of what it can include.
+fn included_columns(
+    create: &CreateSource,
+    declared: &[Column],
+    include: &[(String, String)],
+    format: Option<&Format>,
+    clock: Arc<dyn Clock>,
+) -> Result<Vec<Column>> {
+    let spec = SourceSpec {
+        name: create.name.to_string(),
+        columns: columns_schema(declared),
+        include: include.to_vec(),
+        options: definitions::connector_options(&create.options).1,
+        format: format.map(definitions::format_spec),
+        clock,
+    };
+    let all = columns_of(tidemark_connectors::open_source(spec)?.schema().as_ref());
+    Ok(all.into_iter().skip(declared.len()).collect())
 }

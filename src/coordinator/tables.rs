@@ -104,7 +104,7 @@ impl Session {
             sequences: Vec::new(),
         };
         if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) = &create.like {
-            let other = crate::query::find_relation(&self.catalog()?, &like.name, &self.settled_search_path())?;
+            let other = crate::query::find_relation(self.catalog()?.as_ref(), &like.name, &self.settled_search_path())?;
             draft.columns = other
                 .columns()
                 .iter()
@@ -360,7 +360,7 @@ impl Session {
 
     pub(crate) async fn truncate(&mut self, truncate: &sql::Truncate) -> Result<Outcome> {
         for target in &truncate.table_names {
-            let object = match crate::query::find_relation(&self.catalog()?, &target.name, &self.settled_search_path()) {
+            let object = match crate::query::find_relation(self.catalog()?.as_ref(), &target.name, &self.settled_search_path()) {
                 Ok(object) => object,
                 Err(_) if truncate.if_exists => continue,
                 Err(error) => return Err(error),

@@ -22,7 +22,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::StreamExt;
 use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::Positions;
+use tidemark_common::connector::Positions;
 use tidemark_engine::{Moment, Replay, SourceDef};
 use tidemark_sql::relation::{Relation, RelationScan};
 use tidemark_storage::{Collection, Key, KeyRange, Snapshot};

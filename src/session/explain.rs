@@ -90,7 +90,7 @@ impl Session {
         let names = self.names(None)?;
         let plan = with_parameters(names.plan(&query)?, parameters)?;
         let optimized = names.planner().optimize(&plan)?;
-        let physical = names.state.query_planner().create_physical_plan(&optimized, &names.state).await?;
+        let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
         if !explain.analyze {
             let mut text = displayable(physical.as_ref()).indent(explain.verbose).to_string();
             if explain.verbose {

@@ -85,6 +85,14 @@ impl SessionFacts for Of {
         self.db.started_at
     }
 
+    fn random_bits(&self) -> u64 {
+        self.info.random_bits()
+    }
+
+    fn set_seed(&self, seed: f64) {
+        self.info.set_seed(seed);
+    }
+
     fn transaction_id(&self) -> i64 {
         self.db.moment().epoch() as i64
     }
@@ -261,7 +269,7 @@ impl SystemFacts for Facts {
     }
 
     fn database_bytes(&self) -> u64 {
-        self.db.store.stats().map_or(0, |s| s.disk_bytes)
+        self.db.store.stats().map_or(0, |s| s.table_bytes)
     }
 
     fn started(&self) -> i64 {

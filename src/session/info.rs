@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use tidemark_catalog::Catalog;
 use tidemark_common::{Error, Result, SqlState};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,7 @@ struct State {
     reported: Vec<(String, String)>,
     cancel: CancellationToken,
     timed_out: bool,
+    random: StdRng,
     activity: Activity,
     schemas: Vec<String>,
     /// What the transaction under way sees, its own changes included.
@@ -67,6 +70,7 @@ impl SessionInfo {
                 reported: Vec::new(),
                 cancel: CancellationToken::new(),
                 timed_out: false,
+                random: StdRng::from_os_rng(),
                 activity: Activity::default(),
                 schemas: db.moment().catalog.schemas().map(|s| s.name.clone()).collect(),
                 catalog: None,
@@ -214,6 +218,16 @@ impl SessionInfo {
         let mut state = self.lock();
         state.timed_out = true;
         state.cancel.cancel();
+    }
+
+    /// What random() and uuids are made of.
+    pub fn random_bits(&self) -> u64 {
+        self.lock().random.next_u64()
+    }
+
+    /// setseed: the same seed gives the same numbers.
+    pub fn set_seed(&self, seed: f64) {
+        self.lock().random = StdRng::seed_from_u64(seed.to_bits());
     }
 
     pub fn cancel_reason(&self) -> Error {

@@ -23,6 +23,8 @@ impl Session {
             Statement::Explain(explain) => self.explain(explain, parameters).await,
             Statement::Comment(comment) => self.comment(comment),
             Statement::CancelJob(job) => self.cancel_job(job),
+            Statement::Refresh(name) => self.refresh(name),
+            Statement::NoOp(tag) => Ok(Outcome::Command(tag.to_string())),
             Statement::Empty => Ok(Outcome::Empty),
         }
     }
@@ -48,9 +50,6 @@ impl Session {
                 let object_type = crate::coordinator::drop::object_type(object_type)?;
                 self.drop_objects(object_type, *if_exists, names, *cascade)
             }
-            S::Comment { object_type, object_name, comment, .. } => {
-                self.comment_on(*object_type, object_name, comment.clone())
-            }
 
             S::StartTransaction { .. }
             | S::Commit { .. }
@@ -65,8 +64,6 @@ impl Session {
             S::Prepare { name, data_types, statement, .. } => self.prepare(name, data_types, statement),
             S::Execute { name, parameters, .. } => self.execute_prepared(name.as_ref(), parameters).await,
             S::Deallocate { name, .. } => self.deallocate(name),
-            S::Analyze(_) => Ok(Outcome::Command("ANALYZE".into())),
-            S::Vacuum(_) => Ok(Outcome::Command("VACUUM".into())),
             S::Lock(_) => Ok(Outcome::Command("LOCK TABLE".into())),
             other => Err(refuse(other)),
         }

@@ -30,7 +30,7 @@ impl Session {
 }
 
 /// Puts the values in the place of `$1`, `$2`, ...
-pub(super) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+pub(crate) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
     if parameters.is_empty() {
         return Ok(plan);
     }

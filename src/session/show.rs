@@ -27,7 +27,7 @@ impl Session {
         };
         let value = match self.setting(&name) {
             Some(value) => value,
-            None => self.db.config.shown(&name).ok_or_else(|| settings::unknown(&name))?,
+            None => self.db.config.shown_setting(&name).ok_or_else(|| settings::unknown(&name))?,
         };
         text_rows(&[(&name, vec![Some(value)])], "SHOW")
     }
@@ -90,14 +90,14 @@ impl Session {
             Some(schema) => {
                 let schema = super::fold(schema);
                 self.catalog()?.schema(&schema)?;
-                format!(" AND schema = {}", quote_literal(&schema))
+                format!(" AND schema_name = {}", quote_literal(&schema))
             }
             None => String::new(),
         };
         let objects = |kind: &str| {
             let like = like("name");
             format!(
-                "SELECT name, schema, comment FROM tidemark.objects WHERE type = '{kind}'{schema}{like} ORDER BY schema, name"
+                "SELECT name, schema_name AS schema, comment FROM tidemark.objects WHERE kind = '{kind}'{schema}{like} ORDER BY 2, 1"
             )
         };
         Ok(match show.object_type {
@@ -105,8 +105,8 @@ impl Session {
             ObjectType::View => objects("view"),
             ObjectType::MaterializedView => objects("materialized view"),
             ObjectType::Sequence => objects("sequence"),
-            ObjectType::Source => format!("SELECT * FROM tidemark.sources WHERE true{schema}{} ORDER BY schema, name", like("name")),
-            ObjectType::Sink => format!("SELECT * FROM tidemark.sinks WHERE true{schema}{} ORDER BY schema, name", like("name")),
+            ObjectType::Source => format!("SELECT * FROM tidemark.sources WHERE true{schema}{} ORDER BY schema_name, name", like("name")),
+            ObjectType::Sink => format!("SELECT * FROM tidemark.sinks WHERE true{schema}{} ORDER BY schema_name, name", like("name")),
             ObjectType::Job => "SELECT * FROM tidemark.jobs ORDER BY id".to_string(),
             ObjectType::Schema => format!(
                 "SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE true{} ORDER BY nspname",
@@ -137,6 +137,13 @@ impl Session {
             }
             _ => return Ok(None),
         }))
+    }
+
+    /// REFRESH: there is nothing to do, and the client learns why.
+    pub(super) fn refresh(&mut self, name: &sql::ObjectName) -> Result<Outcome> {
+        self.find_to_drop(ObjectType::MaterializedView, name)?;
+        self.notice("a materialized view is always up to date, REFRESH does nothing");
+        Ok(Outcome::Command("REFRESH MATERIALIZED VIEW".into()))
     }
 
     /// Ends what a view's creation is still building.

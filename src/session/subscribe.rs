@@ -35,7 +35,7 @@ impl Session {
             .with_hint("It follows the clock, and a transaction stands still."));
         }
         let schema = self.subscribe_schema(subscribe)?;
-        let object = crate::query::find_relation(&self.catalog()?, &name, &self.search_path())?;
+        let object = crate::query::find_relation(self.catalog()?.as_ref(), &name, &self.search_path())?;
         let columns = object.columns().len();
         let subscription = self.db.engine.subscribe(object.oid).await?;
         if let Some(error) = subscription.moment.unreadable.get(&object.oid) {
@@ -89,7 +89,7 @@ impl Session {
 
     pub(super) fn subscribe_schema(&mut self, subscribe: &Subscribe) -> Result<SchemaRef> {
         let name = relation_name(subscribe)?;
-        let object = crate::query::find_relation(&self.catalog()?, &name, &self.search_path())?;
+        let object = crate::query::find_relation(self.catalog()?.as_ref(), &name, &self.search_path())?;
         match &object.kind {
             ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => {}
             ObjectKind::View(_) => {

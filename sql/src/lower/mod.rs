@@ -25,6 +25,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, internal_datafusion_err};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Values, Volatility};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tidemark_common::plan::{Dataflow, Node, NodeId, Op, Properties};
@@ -232,7 +233,7 @@ impl Lowering {
             return Err(Error::unsupported(format!("{name} in a materialized view is not supported yet"))
                 .with_hint("Joins and subqueries in views come with the next release; query over the view with SELECT."));
         }
-        Ok(create_physical_expr(expr, schema, &self.props)?)
+        Ok(create_physical_expr(expr, schema, &self.props, &PhysicalPlanningContext::default())?)
     }
 
     /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.

@@ -45,7 +45,7 @@ impl Lowering {
             .collect();
         let properties = Properties { append_only: from.append_only, key: None, watermarks };
         let schema = Arc::new(unnest.schema.as_arrow().clone());
-        let op = Op::Unnest { columns, preserve_nulls: unnest.options.preserve_nulls };
+        let op = Op::Unnest { columns, preserve_nulls: unnest.options.preserve_nulls() };
         Ok(self.add(op, vec![input], schema, properties))
     }
 }

@@ -1,0 +1,71 @@
+//! The engine's status as metrics.
+
+use std::sync::Arc;
+
+use crate::database::Database;
+use crate::http::{Metric, MetricsSource};
+
+pub struct DatabaseMetrics {
+    db: Arc<Database>,
+}
+
+impl DatabaseMetrics {
+    pub fn new(db: Arc<Database>) -> Self {
+        Self { db }
+    }
+}
+
+impl MetricsSource for DatabaseMetrics {
+    fn gather(&self) -> Vec<Metric> {
+        let status = self.db.engine.status();
+        let mut metrics = vec![
+            Metric::gauge("tidemark_epoch", "The last committed epoch", self.db.moment().epoch() as f64),
+            Metric::counter("tidemark_transactions_total", "Transactions committed", status.transactions as f64),
+            Metric::counter("tidemark_conflicts_total", "Transactions refused for a concurrent one", status.conflicts as f64),
+            Metric::counter("tidemark_source_rows_total", "Rows that all sources have given", status.source_rows as f64),
+            Metric::gauge("tidemark_connections", "Open sessions", self.db.sessions().len() as f64),
+        ];
+        if let Some(last) = status.epochs.back() {
+            let seconds = last.duration_micros as f64 / 1e6;
+            metrics.push(Metric::gauge("tidemark_epoch_duration_seconds", "Duration of the last epoch", seconds));
+            metrics.push(Metric::gauge("tidemark_epoch_commit_bytes", "Bytes of the last commit", last.bytes as f64));
+        }
+        let mut rows = Metric::labelled_counter("tidemark_source_read_rows_total", "Rows read from a source");
+        let mut late = Metric::labelled_counter("tidemark_source_late_rows_total", "Rows of a source dropped as late");
+        let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");
+        for source in &status.sources {
+            rows = rows.with(&[("source", &source.name)], source.rows as f64);
+            late = late.with(&[("source", &source.name)], source.late_rows as f64);
+            if let Some(waiting) = source.lag_rows {
+                lag = lag.with(&[("source", &source.name)], waiting as f64);
+            }
+        }
+        let mut entries = Metric::labelled_gauge("tidemark_job_state_entries", "State entries of a view or sink in memory");
+        let mut out = Metric::labelled_counter("tidemark_job_rows_total", "Changes that a view or sink has made");
+        for job in &status.jobs {
+            entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
+            out = out.with(&[("job", &job.name)], job.rows_out as f64);
+        }
+        let mut pending = Metric::labelled_gauge("tidemark_sink_pending_bytes", "Bytes that a sink has yet to deliver");
+        for sink in &status.sinks {
+            pending = pending.with(&[("sink", &sink.name)], sink.pending_bytes as f64);
+        }
+        metrics.extend([rows, late, lag, entries, out, pending]);
+        match self.db.store.stats() {
+            Ok(stats) => {
+                metrics.push(Metric::gauge("tidemark_store_disk_bytes", "Size of the store on disk", stats.table_bytes as f64));
+            }
+            Err(error) => tracing::warn!(%error, "the store's statistics cannot be read"),
+        }
+        metrics
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let status = self.db.engine.status();
+        match status.clock_error {
+            Some(error) => Err(error.to_string()),
+            None if status.running => Ok(()),
+            None => Err("the clock does not run yet".into()),
+        }
+    }
+}
