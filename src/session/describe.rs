@@ -49,7 +49,8 @@ impl Session {
                 let plan = self.names(None)?.plan(query)?;
                 fill(parameters, plan.get_parameter_types().unwrap_or_default());
                 // Parameters that are still unknown are text, so that the result's types can be told.
-                Ok(Some(Arc::new(plan.schema().as_arrow().clone())))
+                let schema = Arc::new(plan.schema().as_arrow().clone());
+                Ok(Some(super::select::renamed(schema, query)))
             }
             sql::Statement::Insert(insert) => self.describe_insert(insert, parameters),
             sql::Statement::Update(update) => self.describe_update(update, parameters),

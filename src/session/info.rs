@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use tidemark_catalog::Catalog;
+use tidemark_catalog::{Catalog, SYSTEM_SCHEMAS};
 use tidemark_common::{Error, Result, SqlState};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,8 @@ impl SessionInfo {
         let state = self.lock();
         settings::split_list(&path)
             .into_iter()
+            // The superuser has the name of the system's own schema, which is not the user's.
+            .filter(|s| s != "$user" || !SYSTEM_SCHEMAS.iter().any(|(_, system)| *system == self.user))
             .map(|s| if s == "$user" { self.user.clone() } else { s })
             .filter(|s| state.schemas.contains(s))
             .collect()

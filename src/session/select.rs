@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::{Outcome, Rows, RowsTag, Session};
+use crate::pg_catalog::output_names;
 use crate::query::Names;
 
 impl Session {
@@ -25,8 +26,28 @@ impl Session {
         let names = self.names(None)?;
         let plan = with_parameters(names.plan(query)?, parameters)?;
         let (schema, stream) = execute(&names, plan).await?;
+        let schema = renamed(schema, query);
+        let stream = under(schema.clone(), stream);
         Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false }))
     }
+}
+
+/// The schema with the column names that Postgres would give.
+pub(super) fn renamed(schema: SchemaRef, query: &sql::Query) -> SchemaRef {
+    let statement = sql::Statement::Query(Box::new(query.clone()));
+    match output_names(&statement) {
+        Some(names) if names.len() == schema.fields().len() => Arc::new(Schema::new(
+            schema.fields().iter().zip(names).map(|(f, name)| f.as_ref().clone().with_name(name)).collect::<Vec<_>>(),
+        )),
+        _ => schema,
+    }
+}
+
+/// The same columns under another schema.
+fn under(schema: SchemaRef, stream: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let named = schema.clone();
+    let restated = stream.map(move |batch| restate(&named, batch?));
+    Box::pin(RecordBatchStreamAdapter::new(schema, restated))
 }
 
 /// Puts the values in the place of `$1`, `$2`, ...
@@ -52,9 +73,7 @@ pub(super) async fn execute(names: &Names, plan: LogicalPlan) -> Result<(SchemaR
     let schema: SchemaRef = Arc::new(optimized.schema().as_arrow().clone());
     let stream = execute_stream(physical, Arc::new(TaskContext::from(state)))?;
     // Fields keep the metadata of the logical plan, which names SQL types that Arrow has not.
-    let named = schema.clone();
-    let restated = stream.map(move |batch| restate(&named, batch?));
-    Ok((schema.clone(), Box::pin(RecordBatchStreamAdapter::new(schema, restated))))
+    Ok((schema.clone(), under(schema, stream)))
 }
 
 /// The batch under the plan's schema.
