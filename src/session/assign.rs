@@ -66,7 +66,7 @@ impl Source {
 fn is_unknown(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
         LogicalPlan::Projection(p) => p.expr.get(column).is_some_and(|e| is_unknown_expr(e, &p.input)),
-        LogicalPlan::Values(v) => v.values.iter().all(|row| row.get(column).is_some_and(is_literal)),
+        LogicalPlan::Values(v) => v.values.iter().all(|row| row.get(column).is_some_and(is_literal_of_values)),
         LogicalPlan::Union(u) => u.inputs.iter().all(|input| is_unknown(input, column)),
         LogicalPlan::SubqueryAlias(s) => is_unknown(&s.input, column),
         LogicalPlan::Sort(s) => is_unknown(&s.input, column),
@@ -86,11 +86,17 @@ fn is_unknown_expr(expr: &Expr, input: &LogicalPlan) -> bool {
     }
 }
 
+/// The planner puts a cast around a literal to make the rows of VALUES alike.
+fn is_literal_of_values(expr: &Expr) -> bool {
+    match expr {
+        Expr::Cast(cast) => is_literal(&cast.expr),
+        other => is_literal(other),
+    }
+}
+
 fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::Alias(alias) => is_literal(&alias.expr),
-        // What the planner has put around a literal to make the rows of VALUES alike.
-        Expr::Cast(cast) => is_literal(&cast.expr),
         Expr::Literal(..) | Expr::Placeholder(_) => true,
         _ => false,
     }

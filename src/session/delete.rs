@@ -12,12 +12,21 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
 use super::dml::Returning;
-use super::update::Scope;
+use super::update::{Scope, Search};
 use super::{Outcome, Session, select, with_parameters};
 
 impl Session {
     pub(super) async fn delete(&mut self, delete: &sql::Delete, parameters: &[ScalarValue]) -> Result<Outcome> {
-        let scope = self.delete_scope(delete)?;
+        self.delete_with(delete, None, parameters).await
+    }
+
+    pub(super) async fn delete_with(
+        &mut self,
+        delete: &sql::Delete,
+        with: Option<&sql::With>,
+        parameters: &[ScalarValue],
+    ) -> Result<Outcome> {
+        let scope = self.delete_scope(delete, with)?;
         let names = self.names(Some(scope.object.oid))?;
         let mut writer = self.writer(&names, &scope.object)?;
         let plan = with_parameters(scope.plan(&names, &writer, &[])?, parameters)?;
@@ -36,7 +45,7 @@ impl Session {
         }
     }
 
-    fn delete_scope<'a>(&self, delete: &'a sql::Delete) -> Result<Scope<'a>> {
+    fn delete_scope<'a>(&self, delete: &'a sql::Delete, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
         if delete.limit.is_some() || !delete.order_by.is_empty() || !delete.tables.is_empty() {
             return Err(Error::syntax("DELETE takes one table, and no ORDER BY or LIMIT"));
         }
@@ -45,7 +54,8 @@ impl Session {
             return Err(Error::syntax("DELETE changes one table").with_hint("Put the others after USING."));
         };
         let others = delete.using.as_deref().unwrap_or_default();
-        self.scope(target, others, delete.selection.as_ref(), delete.returning.is_some(), "delete from")
+        let search = Search { with, others, selection: delete.selection.as_ref() };
+        self.scope(target, search, delete.returning.is_some(), "delete from")
     }
 
     pub(super) fn describe_delete(
@@ -53,7 +63,16 @@ impl Session {
         delete: &sql::Delete,
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
-        let scope = self.delete_scope(delete)?;
+        self.describe_delete_with(delete, None, parameters)
+    }
+
+    pub(super) fn describe_delete_with(
+        &mut self,
+        delete: &sql::Delete,
+        with: Option<&sql::With>,
+        parameters: &mut [Option<SqlType>],
+    ) -> Result<Option<SchemaRef>> {
+        let scope = self.delete_scope(delete, with)?;
         self.describe_scope(&scope, &[], delete.returning.as_deref(), parameters)
     }
 

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::compute::interleave_record_batch;
-use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Column, Object, ObjectKind, SYSTEM_SCHEMAS, Table};
 use tidemark_common::types::SqlType;
@@ -32,7 +33,7 @@ use tidemark_storage::{EncodedRows, Key, RowCodec, Snapshot, StateId, value};
 
 pub(super) use self::rows::{Returning, RowSet};
 use super::assign::{self, Source};
-use super::{Session, describe, fold};
+use super::{Outcome, Session, describe, fold};
 use crate::coordinator::definitions;
 use crate::query::{Names, find_relation, object_name};
 use crate::transaction::Transaction;
@@ -420,6 +421,55 @@ impl Writer {
             return Ok(own);
         }
         Ok(interleave_record_batch(&[&own, &found.batch], &places)?)
+    }
+}
+
+/// `WITH .. INSERT | UPDATE | DELETE`, which the parser has as a query.
+pub(super) fn modifying(query: &sql::Query) -> Option<&sql::Statement> {
+    match query.body.as_ref() {
+        sql::SetExpr::Insert(statement) | sql::SetExpr::Update(statement) | sql::SetExpr::Delete(statement) => {
+            Some(statement)
+        }
+        _ => None,
+    }
+}
+
+/// An INSERT whose query knows the tables of a WITH before it.
+fn insert_with(insert: &sql::Insert, with: Option<&sql::With>) -> sql::Insert {
+    let mut insert = insert.clone();
+    if let (Some(source), Some(with)) = (&mut insert.source, with) {
+        let own = source.with.take().map(|w| w.cte_tables).unwrap_or_default();
+        let mut with = with.clone();
+        with.cte_tables.extend(own);
+        source.with = Some(with);
+    }
+    insert
+}
+
+impl Session {
+    /// Runs what [`modifying`] found.
+    pub(super) async fn modify(&mut self, query: &sql::Query, parameters: &[ScalarValue]) -> Result<Outcome> {
+        let with = query.with.as_ref();
+        match modifying(query) {
+            Some(sql::Statement::Insert(insert)) => self.insert(&insert_with(insert, with), parameters).await,
+            Some(sql::Statement::Update(update)) => self.update_with(update, with, parameters).await,
+            Some(sql::Statement::Delete(delete)) => self.delete_with(delete, with, parameters).await,
+            _ => Err(Error::internal("the query changes nothing")),
+        }
+    }
+
+    pub(super) fn describe_modifying(
+        &mut self,
+        query: &sql::Query,
+        parameters: &mut [Option<SqlType>],
+    ) -> Result<Option<SchemaRef>> {
+        let with = query.with.as_ref();
+        match modifying(query) {
+            Some(sql::Statement::Insert(insert)) => self.describe_insert(&insert_with(insert, with), parameters),
+            Some(sql::Statement::Update(update)) => self.describe_update_with(update, with, parameters),
+            Some(sql::Statement::Delete(delete)) => self.describe_delete_with(delete, with, parameters),
+            _ => Err(Error::internal("the query changes nothing")),
+        }
     }
 }
 

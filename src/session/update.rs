@@ -30,10 +30,17 @@ pub(super) struct Scope<'a> {
     pub object: Arc<Object>,
     pub alias: String,
     target: sql::TableWithJoins,
-    others: &'a [sql::TableWithJoins],
-    selection: Option<&'a sql::Expr>,
+    search: Search<'a>,
     /// Columns of the other tables are wanted too.
     pub all_columns: bool,
+}
+
+/// WITH, FROM or USING, and WHERE.
+#[derive(Clone, Copy)]
+pub(super) struct Search<'a> {
+    pub with: Option<&'a sql::With>,
+    pub others: &'a [sql::TableWithJoins],
+    pub selection: Option<&'a sql::Expr>,
 }
 
 /// Target rows that were found, each once.
@@ -56,7 +63,16 @@ impl Hits {
 
 impl Session {
     pub(super) async fn update(&mut self, update: &sql::Update, parameters: &[ScalarValue]) -> Result<Outcome> {
-        let scope = self.update_scope(update)?;
+        self.update_with(update, None, parameters).await
+    }
+
+    pub(super) async fn update_with(
+        &mut self,
+        update: &sql::Update,
+        with: Option<&sql::With>,
+        parameters: &[ScalarValue],
+    ) -> Result<Outcome> {
+        let scope = self.update_scope(update, with)?;
         let set = dml::set_list(&scope.object, &update.assignments)?;
         let (positions, values): (Vec<usize>, Vec<sql::Expr>) = set.into_iter().unzip();
         let names = self.names(Some(scope.object.oid))?;
@@ -88,7 +104,7 @@ impl Session {
         }
     }
 
-    fn update_scope<'a>(&self, update: &'a sql::Update) -> Result<Scope<'a>> {
+    fn update_scope<'a>(&self, update: &'a sql::Update, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
         if update.limit.is_some() || !update.order_by.is_empty() || update.or.is_some() {
             return Err(Error::syntax("UPDATE takes no ORDER BY, LIMIT or OR"));
         }
@@ -97,7 +113,8 @@ impl Session {
             Some(sql::UpdateTableFromKind::AfterSet(from)) => from,
             Some(sql::UpdateTableFromKind::BeforeSet(_)) => return Err(Error::syntax("FROM stands after SET")),
         };
-        self.scope(&update.table, others, update.selection.as_ref(), update.returning.is_some(), "update")
+        let search = Search { with, others, selection: update.selection.as_ref() };
+        self.scope(&update.table, search, update.returning.is_some(), "update")
     }
 
     pub(super) fn describe_update(
@@ -105,7 +122,16 @@ impl Session {
         update: &sql::Update,
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
-        let scope = self.update_scope(update)?;
+        self.describe_update_with(update, None, parameters)
+    }
+
+    pub(super) fn describe_update_with(
+        &mut self,
+        update: &sql::Update,
+        with: Option<&sql::With>,
+        parameters: &mut [Option<SqlType>],
+    ) -> Result<Option<SchemaRef>> {
+        let scope = self.update_scope(update, with)?;
         dml::describe_set(&scope.object, &update.assignments, parameters)?;
         let values = dml::set_list(&scope.object, &update.assignments)?.into_iter().map(|(_, e)| e).collect::<Vec<_>>();
         self.describe_scope(&scope, &values, update.returning.as_deref(), parameters)
@@ -116,8 +142,7 @@ impl Session {
     pub(super) fn scope<'a>(
         &self,
         target: &sql::TableWithJoins,
-        others: &'a [sql::TableWithJoins],
-        selection: Option<&'a sql::Expr>,
+        search: Search<'a>,
         all_columns: bool,
         verb: &str,
     ) -> Result<Scope<'a>> {
@@ -129,7 +154,7 @@ impl Session {
         }
         let object = self.table_to_change(name, verb)?;
         let alias = alias.as_ref().map_or_else(|| object.name.clone(), |a| fold(&a.name));
-        Ok(Scope { object, alias, target: target.clone(), others, selection, all_columns })
+        Ok(Scope { object, alias, target: target.clone(), search, all_columns })
     }
 
     pub(super) fn describe_scope(
@@ -231,14 +256,16 @@ impl Scope<'_> {
             alias: quoted(&format!("tidemark_new_{i}")),
         }));
         if self.all_columns {
-            items.extend(self.others.iter().flat_map(relations).map(|relation| {
+            items.extend(self.search.others.iter().flat_map(relations).map(|relation| {
                 let name = sql::ObjectName(vec![sql::ObjectNamePart::Identifier(relation)]);
                 let kind = sql::SelectItemQualifiedWildcardKind::ObjectName(name);
                 sql::SelectItem::QualifiedWildcard(kind, sql::WildcardAdditionalOptions::default())
             }));
         }
-        let from = std::iter::once(self.target.clone()).chain(self.others.iter().cloned()).collect();
-        names.plan(&dml::select_query(items, from, self.selection.cloned())?)
+        let from = std::iter::once(self.target.clone()).chain(self.search.others.iter().cloned()).collect();
+        let mut query = dml::select_query(items, from, self.search.selection.cloned())?;
+        query.with = self.search.with.cloned();
+        names.plan(&query)
     }
 
     /// What RETURNING can name: the target's columns, then those of the other tables.
