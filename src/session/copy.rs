@@ -72,6 +72,21 @@ impl Session {
         Ok(Outcome::CopyOut(Rows { schema, stream, tag: RowsTag::Count("COPY"), live: false }, options))
     }
 
+    pub(super) async fn copy_subscribe(
+        &mut self,
+        subscribe: &tidemark_sql::ast::Subscribe,
+        copy: &sql::Statement,
+    ) -> Result<Outcome> {
+        let sql::Statement::Copy { to, target, options, legacy_options, .. } = copy else {
+            return Err(Error::internal("not a COPY"));
+        };
+        check_target(target, *to)?;
+        let schema = self.subscribe_schema(subscribe)?;
+        let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let options = Given::read(options, legacy_options)?.settle(&columns, true)?;
+        self.subscribe(subscribe, Some(options)).await
+    }
+
     fn copy_in(&mut self, table: &sql::ObjectName, columns: &[sql::Ident], given: Given) -> Result<Outcome> {
         let object = self.table_to_change(table, "copy to")?;
         let names = self.names(None)?;
