@@ -16,8 +16,9 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::super::{Outcome, RowsTag, fold, select, with_parameters};
-use super::{rewritten, rewritten_items};
+use super::{rewritten, rewritten_items, select_query};
 use crate::coordinator::definitions::ROW_NUMBER;
+use crate::pg_catalog::output_names;
 use crate::query::Names;
 
 /// A column and the relation it is said to be of.
@@ -94,19 +95,10 @@ impl Returning {
     pub fn plan(names: &Names, rows: &RowSet, items: &[sql::SelectItem]) -> Result<Returning> {
         let schema = rows.schema()?;
         let mut returning = Returning { exprs: Vec::new(), names: Vec::new() };
-        for item in rewritten_items(items.to_vec())? {
+        for (item, written) in rewritten_items(items.to_vec())?.into_iter().zip(items) {
             match item {
-                sql::SelectItem::UnnamedExpr(expr) => {
-                    let expr = names.planner().expr(&expr, &schema)?;
-                    let name = match &expr {
-                        Expr::Column(column) => column.name.clone(),
-                        other => other.schema_name().to_string(),
-                    };
-                    returning.push(expr, name);
-                }
-                sql::SelectItem::ExprWithAlias { expr, alias } => {
-                    let expr = names.planner().expr(&expr, &schema)?;
-                    returning.push(expr, fold(&alias));
+                sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, .. } => {
+                    returning.push(names.planner().expr(&expr, &schema)?, output_name(written)?);
                 }
                 sql::SelectItem::Wildcard(_) => returning.push_all(rows, None)?,
                 sql::SelectItem::QualifiedWildcard(sql::SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
@@ -178,6 +170,13 @@ impl Returning {
             .collect::<Result<Vec<_>>>()?;
         Ok(select::rows(schema.clone(), restated, RowsTag::Count(tag)))
     }
+}
+
+/// What Postgres calls the column.
+fn output_name(item: &sql::SelectItem) -> Result<String> {
+    let query = sql::Statement::Query(Box::new(select_query(vec![item.clone()], vec![], None)?));
+    let name = output_names(&query).and_then(|names| names.into_iter().next());
+    name.ok_or_else(|| Error::internal("an expression has no name"))
 }
 
 fn under_types_of(schema: &SchemaRef, batch: &RecordBatch) -> SchemaRef {
