@@ -60,6 +60,8 @@ pub(crate) struct Driver {
     pub catalog: Arc<Catalog>,
     pub pending: VecDeque<Pending>,
     pub delivered: BTreeMap<Oid, Epoch>,
+    /// Who waits for which views to be built.
+    pub waiting: Vec<(Vec<Oid>, oneshot::Sender<Result<()>>)>,
     pub last_tick: i64,
 
     // What it tells.
@@ -100,6 +102,7 @@ impl Driver {
             subscribers: HashMap::new(),
             pending: VecDeque::new(),
             delivered: BTreeMap::new(),
+            waiting: Vec::new(),
             epochs: Arc::default(),
             transactions: 0,
             conflicts: 0,
@@ -391,10 +394,8 @@ impl Driver {
         for (_, answer) in self.pending.drain(..) {
             let _nobody_waits = answer.send(Err(error.clone()));
         }
-        for job in self.jobs.values_mut() {
-            if let Some(ready) = job.ready.take() {
-                let _nobody_waits = ready.send(Err(error.clone()));
-            }
+        for (_, ready) in self.waiting.drain(..) {
+            let _nobody_waits = ready.send(Err(error.clone()));
         }
         self.sources.clear();
         self.subscribers.clear();

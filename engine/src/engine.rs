@@ -126,6 +126,16 @@ pub enum Step {
     Pause(Oid, bool),
 }
 
+impl Step {
+    /// The object that it brings into being.
+    pub(crate) fn created(&self) -> Option<Oid> {
+        match self {
+            Step::Create(definition) => Some(definition.oid()),
+            _ => None,
+        }
+    }
+}
+
 /// What becomes true in one epoch, or not at all.
 #[derive(Debug, Default)]
 pub struct Transaction {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tidemark_common::plan::{Dataflow, Op};
 use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{Collection, CollectionWriter, EpochCommit, Key, Snapshot, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::backfill::{Progress, Replaying};
 use crate::dataflow::{CollectionChanges, RunningDataflow};
@@ -55,7 +55,8 @@ pub(crate) struct Job {
     pub replayed: HashMap<Oid, CollectionChanges>,
     /// What was stored when the epoch began, if something has moved since.
     at_start: Option<StoredMark>,
-    pub ready: Option<oneshot::Sender<Result<()>>>,
+    /// Why it failed in this life of the server.
+    error: Option<Error>,
     backfilled: u64,
     rows_in: u64,
     rows_out: u64,
@@ -105,7 +106,7 @@ impl Job {
             replays: HashMap::new(),
             replayed: HashMap::new(),
             at_start: None,
-            ready: None,
+            error: None,
             backfilled: 0,
             rows_in: 0,
             rows_out: 0,
@@ -170,6 +171,15 @@ impl Job {
                 Progress::Scanning { .. } => true,
                 Progress::Replaying { .. } => self.replays.get(oid).is_none_or(Replaying::is_due),
             })
+    }
+
+    /// `None`: it is still being built; else whether it can be read.
+    pub fn built(&self) -> Option<Result<()>> {
+        match &self.error {
+            Some(error) => Some(Err(error.clone())),
+            None if self.is_backfilling() || !self.stored.started => None,
+            None => Some(Ok(())),
+        }
     }
 
     pub fn collection(&self) -> Option<&Arc<Collection>> {
@@ -253,23 +263,15 @@ impl Job {
     pub fn fail(&mut self, error: &Error, shards: usize) -> Result<()> {
         tracing::error!(job = self.name, %error, "the job has failed");
         self.stored.failed = Some(error.to_string());
+        self.error = Some(error.clone());
         self.replays.clear();
         self.running = RunningDataflow::new(self.plan.clone(), self.oid, shards, 0)?;
-        if let Some(ready) = self.ready.take() {
-            let _nobody_waits = ready.send(Err(error.clone()));
-        }
         Ok(())
     }
 
-    pub fn note_ready(&mut self, before: &StoredMark) {
+    pub fn note_progress(&mut self, before: &StoredMark) {
         if before.0.inputs != self.stored.inputs {
             self.backfilled = self.backfilled.max(before.0.inputs.values().map(Progress::rows).sum());
-        }
-        if !self.is_backfilling()
-            && self.stored.started
-            && let Some(ready) = self.ready.take()
-        {
-            let _nobody_waits = ready.send(Ok(()));
         }
     }
 

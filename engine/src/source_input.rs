@@ -331,8 +331,10 @@ impl SourceInput {
         }
     }
 
+    /// True if an epoch has something to take: rows, or the news that the reader has ended.
     pub fn has_rows(&self) -> bool {
-        !self.frozen && self.reader.as_ref().is_some_and(ReadAhead::has_batches)
+        let news = |r: &ReadAhead| !self.finished && self.failed.is_none() && r.ended().is_some();
+        !self.frozen && self.reader.as_ref().is_some_and(|r| r.has_batches() || news(r))
     }
 
     pub fn lag_rows(&self) -> Option<u64> {

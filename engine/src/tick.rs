@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use crate::backfill::{Progress, scan_step};
 use crate::dataflow::CollectionChanges;
 use crate::driver::Driver;
-use crate::engine::{Step, Transaction};
-use crate::job::Output;
+use crate::engine::{Definition, Step, Transaction};
+use crate::job::{Job, Output};
 use crate::status::{EPOCHS_KEPT, EpochStatus};
 use crate::subscription::Change;
 use crate::table::{Table, conflict};
@@ -47,7 +47,8 @@ impl Driver {
         let rows_out = count_rows(&changes) - rows;
 
         if commit.is_empty() && answers.is_empty() {
-            return Ok(()); // a backfill that waits for its reader
+            self.publish(); // a source has ended, or a backfill waits for its reader
+            return Ok(());
         }
         let bytes = commit.bytes() as u64;
         let before_commit = self.clock.now_micros();
@@ -67,6 +68,7 @@ impl Driver {
         self.transactions += answers.len() as u64;
         self.publish();
         self.tell(epoch, answers, &changes);
+        self.answer_builders();
         Ok(())
     }
 
@@ -149,10 +151,13 @@ impl Driver {
             checked.push((oid, table.check(&self.snapshot, write)?));
         }
         // Nothing below can refuse any more, except by failing the epoch as a whole.
-        let mut ready = transaction.ready;
         let has_steps = !transaction.steps.is_empty();
+        let mut building = Vec::new();
         for step in transaction.steps {
-            self.take_step(step, &mut new_tables, &mut ready, commit, rewritten)?;
+            if let Step::Create(Definition::View(_) | Definition::Sink(_)) = &step {
+                building.extend(step.created());
+            }
+            self.take_step(step, &mut new_tables, commit, rewritten)?;
         }
         for (oid, write) in checked {
             if let Some(table) = self.tables.get_mut(&oid) {
@@ -174,14 +179,32 @@ impl Driver {
         if has_steps {
             self.rewire();
         }
+        if let Some(ready) = transaction.ready {
+            self.waiting.push((building, ready));
+        }
         Ok(())
+    }
+
+    /// Answers who waits for views to be built: all of them are, or one has failed.
+    fn answer_builders(&mut self) {
+        for (oids, ready) in std::mem::take(&mut self.waiting) {
+            let built: Vec<_> = oids.iter().filter_map(|oid| self.jobs.get(oid)).map(Job::built).collect();
+            match built.iter().find_map(|b| b.as_ref().and_then(|b| b.as_ref().err())) {
+                Some(error) => {
+                    let _nobody_waits = ready.send(Err(error.clone()));
+                }
+                None if built.iter().all(Option::is_some) => {
+                    let _nobody_waits = ready.send(Ok(()));
+                }
+                None => self.waiting.push((oids, ready)),
+            }
+        }
     }
 
     fn take_step(
         &mut self,
         step: Step,
         new_tables: &mut BTreeMap<Oid, Table>,
-        ready: &mut Option<oneshot::Sender<Result<()>>>,
         commit: &mut EpochCommit,
         rewritten: &mut Vec<Oid>,
     ) -> Result<()> {
@@ -193,9 +216,6 @@ impl Driver {
                         self.tables.insert(oid, table);
                     }
                     None => self.create(definition, commit)?,
-                }
-                if let Some(job) = self.jobs.get_mut(&oid) {
-                    job.ready = ready.take();
                 }
             }
             Step::ReplaceTable(def) => {
@@ -326,7 +346,7 @@ impl Driver {
                 }
             }
             job.store(&mark, commit)?;
-            job.note_ready(&mark);
+            job.note_progress(&mark);
         }
         self.unfreeze();
         Ok(())
@@ -393,7 +413,7 @@ fn join(replayed: Option<CollectionChanges>, live: Option<&CollectionChanges>) -
 fn new_tables(transaction: &Transaction, driver: &Driver) -> Result<BTreeMap<Oid, Table>> {
     let mut tables = BTreeMap::new();
     for step in &transaction.steps {
-        if let Step::Create(crate::engine::Definition::Table(def)) | Step::ReplaceTable(def) = step {
+        if let Step::Create(Definition::Table(def)) | Step::ReplaceTable(def) = step {
             let table = Table::open(def.clone(), &driver.snapshot, driver.config.state_cache_bytes / 16)?;
             tables.insert(def.oid, table);
         }

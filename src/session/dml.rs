@@ -316,9 +316,10 @@ impl Writer {
         Ok(holders)
     }
 
-    /// Every key must be free, and given once.
-    pub fn check_free(&self, batch: &RecordBatch, transaction: &Transaction) -> Result<()> {
-        for key in &self.keys {
+    /// Every key must be free, and given once. `changed`: columns that can differ from those of rows just taken out.
+    fn check_free(&self, batch: &RecordBatch, changed: Option<&[usize]>, transaction: &Transaction) -> Result<()> {
+        let can_collide = |key: &&UniqueKey| changed.is_none_or(|c| key.columns.iter().any(|k| c.contains(k)));
+        for key in self.keys.iter().filter(can_collide) {
             let keys = key.keys(batch)?;
             let mut seen = HashSet::with_capacity(batch.num_rows());
             let taken = self.holders(key, &keys, transaction)?;
@@ -348,10 +349,29 @@ impl Writer {
 
     /// Puts rows in that pass all constraints; returns them with their row numbers.
     pub fn add(&mut self, batch: RecordBatch, transaction: &mut Transaction) -> Result<RecordBatch> {
+        self.add_with(batch, None, transaction)
+    }
+
+    /// Puts rows in that were taken out just now, with other values in the `changed` columns.
+    pub fn put_back(
+        &mut self,
+        batch: RecordBatch,
+        changed: &[usize],
+        transaction: &mut Transaction,
+    ) -> Result<RecordBatch> {
+        self.add_with(batch, Some(changed), transaction)
+    }
+
+    fn add_with(
+        &mut self,
+        batch: RecordBatch,
+        changed: Option<&[usize]>,
+        transaction: &mut Transaction,
+    ) -> Result<RecordBatch> {
         if batch.num_rows() == 0 {
             return Ok(batch);
         }
-        self.check_free(&batch, transaction)?;
+        self.check_free(&batch, changed, transaction)?;
         let added = transaction.buffer_mut(&self.def)?.add(batch)?;
         self.note_added(&added)?;
         Ok(added)

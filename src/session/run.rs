@@ -15,6 +15,7 @@ impl Session {
             Statement::CreateMaterializedView(create) => self.create_materialized_view(create),
             Statement::CreateSink(create) => self.create_sink(create).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, None).await,
+            Statement::CopySubscribe { subscribe, copy } => self.copy_subscribe(subscribe, copy).await,
             Statement::Drop(drop) => self.drop_objects(drop.object_type, drop.if_exists, &drop.names, drop.cascade),
             Statement::Alter(alter) => self.alter_object(alter),
             Statement::ShowObjects(show) => self.show_objects(show).await,

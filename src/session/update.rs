@@ -94,7 +94,7 @@ impl Session {
         let count = new.num_rows();
         let transaction = self.transaction_mut()?;
         writer.remove(hits.old.clone(), transaction)?;
-        let new = writer.add(new, transaction)?;
+        let new = writer.put_back(new, &positions, transaction)?;
         match returning {
             None => Ok(Outcome::Command(format!("UPDATE {count}"))),
             Some(returning) => {

@@ -75,7 +75,7 @@ async fn sources_that_cannot_be_read() {
     let (code, message) = instance.error(&parquet).await;
     assert!(message.contains("cut.parquet"), "{code} {message}");
 
-    let nowhere = "CREATE SOURCE n (*) WITH (connector = 'file', path = '/no/such/directory') FORMAT PLAIN ENCODE CSV";
+    let nowhere = "CREATE SOURCE n (*) WITH (connector = 'file', path = '/no/such/directory') FORMAT PLAIN ENCODE CSV (header = 'false')";
     let (_, message) = instance.error(nowhere).await;
     assert!(message.contains("/no/such/directory"), "{message}");
 
@@ -84,7 +84,7 @@ async fn sources_that_cannot_be_read() {
     std::fs::write(dir.join("csv/1.csv"), "1,one\n2,two\nthree,3\n4,four\n").unwrap();
     instance
         .run(&format!(
-            "CREATE SOURCE c (id INT, name TEXT) WITH (connector = 'file', path = '{}') FORMAT PLAIN ENCODE CSV",
+            "CREATE SOURCE c (id INT, name TEXT) WITH (connector = 'file', path = '{}') FORMAT PLAIN ENCODE CSV (header = 'false')",
             dir.join("csv").display()
         ))
         .await;
@@ -102,7 +102,7 @@ async fn rows_that_do_not_parse_can_be_dropped_and_are_counted() {
     std::fs::write(dir.join("1.csv"), "1,one\nthree,3\n4,four\n").unwrap();
     instance
         .run(&format!(
-            "CREATE SOURCE c (id INT, name TEXT) WITH (connector = 'file', path = '{}', on_error = 'drop') FORMAT PLAIN ENCODE CSV",
+            "CREATE SOURCE c (id INT, name TEXT) WITH (connector = 'file', path = '{}', on_error = 'drop') FORMAT PLAIN ENCODE CSV (header = 'false')",
             dir.display()
         ))
         .await;

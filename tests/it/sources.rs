@@ -110,7 +110,7 @@ async fn watermarks_of_two_sources() {
         instance
             .run(&format!(
                 "CREATE SOURCE {name} (id INT, ts TIMESTAMP, WATERMARK FOR ts AS ts) \
-                 WITH (connector = 'file', path = '{}', poll_interval = '50ms'{extra}) FORMAT PLAIN ENCODE CSV",
+                 WITH (connector = 'file', path = '{}', poll_interval = '50ms'{extra}) FORMAT PLAIN ENCODE CSV (header = 'false')",
                 dir.display()
             ))
             .await;
@@ -140,7 +140,7 @@ async fn closed_windows_survive_a_restart() {
     instance
         .run(&format!(
             "CREATE SOURCE s (id INT, ts TIMESTAMP, WATERMARK FOR ts AS ts) \
-             WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV",
+             WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV (header = 'false')",
             dir.display()
         ))
         .await;
@@ -171,7 +171,7 @@ async fn pause_and_resume() {
     write(&dir, "1.csv", "1\n2\n");
     instance
         .run(&format!(
-            "CREATE SOURCE s (id INT) WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV",
+            "CREATE SOURCE s (id INT) WITH (connector = 'file', path = '{}', poll_interval = '50ms') FORMAT PLAIN ENCODE CSV (header = 'false')",
             dir.display()
         ))
         .await;

@@ -153,7 +153,7 @@ impl Job {
         let columns = &self.wanted.decoded;
         Ok(match &self.options.format {
             Format::Csv(options) => {
-                let declared = self.options.declared.fields().len();
+                let declared = &self.options.declared;
                 Box::new(CsvDecoder::new(text()?, columns, &self.wanted.places, declared, options)?)
             }
             Format::Json(options) => Box::new(JsonDecoder::new(text()?, columns, options)?),

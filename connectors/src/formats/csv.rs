@@ -96,7 +96,7 @@ impl CsvDecoder {
         input: Box<dyn Read + Send>,
         columns: &SchemaRef,
         declared_places: &[usize],
-        declared: usize,
+        declared: &SchemaRef,
         options: &CsvOptions,
     ) -> Result<Self> {
         let allowance = Arc::new(AtomicUsize::new(LONGEST_RECORD));
@@ -105,28 +105,36 @@ impl CsvDecoder {
             allowance,
             schema: columns.clone(),
             places: declared_places.to_vec(),
-            width: declared,
+            width: declared.fields().len(),
             null: options.null.clone(),
             record: ByteRecord::new(),
         };
         if options.header && decoder.read()? {
-            decoder.use_header()?;
+            decoder.use_header(declared)?;
         }
         Ok(decoder)
     }
 
-    fn use_header(&mut self) -> Result<()> {
+    /// All declared columns must be there, wanted or not: a file without a header would lose its first row unnoticed.
+    fn use_header(&mut self, declared: &SchemaRef) -> Result<()> {
         let mut names = Vec::with_capacity(self.record.len());
         for name in &self.record {
             names.push(String::from_utf8_lossy(name).trim_start_matches('\u{feff}').trim().to_string());
         }
         self.width = names.len();
-        self.places.clear();
-        for field in self.schema.fields() {
-            let exact = names.iter().position(|n| n == field.name());
-            let place = exact.or_else(|| names.iter().position(|n| n.eq_ignore_ascii_case(field.name())));
-            self.places.push(place.ok_or_else(|| missing_column(field.name(), &names))?);
+        let place = |name: &str| {
+            let exact = names.iter().position(|n| n == name);
+            exact.or_else(|| names.iter().position(|n| n.eq_ignore_ascii_case(name)))
+        };
+        for field in declared.fields() {
+            place(field.name()).ok_or_else(|| missing_column(field.name(), &names))?;
         }
+        self.places = self
+            .schema
+            .fields()
+            .iter()
+            .map(|f| place(f.name()).ok_or_else(|| missing_column(f.name(), &names)))
+            .collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -260,7 +268,7 @@ mod tests {
         let schema = Arc::new(Schema::new(columns.iter().map(|(n, t)| t.to_field(n, true)).collect::<Vec<_>>()));
         let input = Box::new(io::Cursor::new(text.as_bytes().to_vec()));
         let places: Vec<usize> = (0..columns.len()).collect();
-        let mut decoder = CsvDecoder::new(input, &schema, &places, columns.len(), options)?;
+        let mut decoder = CsvDecoder::new(input, &schema, &places, &schema, options)?;
         Ok(decoder.next(1000)?.expect("rows"))
     }
 

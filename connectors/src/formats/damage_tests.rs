@@ -41,7 +41,7 @@ fn decode(format: &Format, compression: Compression, schema: &SchemaRef, bytes: 
     match format {
         Format::Csv(options) => {
             let input = compression.decompress(Cursor::new(bytes))?;
-            read(CsvDecoder::new(input, schema, &places, places.len(), options)?)
+            read(CsvDecoder::new(input, schema, &places, schema, options)?)
         }
         Format::Json(options) => read(JsonDecoder::new(compression.decompress(Cursor::new(bytes))?, schema, options)?),
         Format::Parquet => read(super::parquet::ParquetDecoder::new(Bytes::from(bytes), schema)?),

@@ -35,6 +35,7 @@ pub mod types;
 mod view;
 pub mod windows;
 
+use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
 use self::cursor::Cursor;
@@ -92,6 +93,34 @@ fn statement(c: &mut Cursor) -> Result<Statement> {
     Ok(Statement::Sql(Box::new(postgres::parse(c)?)))
 }
 
+/// `COPY (SUBSCRIBE ..) TO STDOUT [options]`: the options are read as those of a query's COPY.
+fn copy_subscribe(c: &mut Cursor) -> Result<Statement> {
+    let open = c.at() + 1;
+    let mut depth = 0;
+    let close = (open..c.end()).find(|i| {
+        match c.peek(i - c.at()) {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    let Some(close) = close else { return Err(c.unexpected("\")\"")) };
+    let mut inside = c.within(open + 1, close);
+    inside.expect(&["SUBSCRIBE"])?;
+    let subscribe = sink::subscribe(&mut inside)?;
+    let copy = format!("COPY (SELECT 1) {}", c.tokens.slice(close + 1, c.end()));
+    match parse_one(&copy)?.statement {
+        Statement::Sql(copy) => {
+            while !c.is_at_end() {
+                c.advance();
+            }
+            Ok(Statement::CopySubscribe { subscribe, copy })
+        }
+        _ => Err(Error::internal("a COPY that is none")),
+    }
+}
+
 /// Upkeep that Postgres asks for and that happens here by itself, and constraints, which are always immediate.
 const NO_OPS: [&str; 6] = ["VACUUM", "ANALYZE", "CHECKPOINT", "REINDEX", "CLUSTER", "SET CONSTRAINTS"];
 
@@ -116,6 +145,8 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         }
     } else if ahead.accept(&["SUBSCRIBE"]) {
         Statement::Subscribe(sink::subscribe(&mut ahead)?)
+    } else if ahead.is(&["COPY"]) && *ahead.peek(1) == Token::LParen && ahead.word(2).as_deref() == Some("SUBSCRIBE") {
+        copy_subscribe(&mut ahead)?
     } else if ahead.accept(&["EXPLAIN"]) {
         Statement::Explain(show::explain(&mut ahead)?)
     } else if ahead.accept(&["COMMENT", "ON"]) {

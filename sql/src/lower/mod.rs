@@ -20,15 +20,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, internal_datafusion_err};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Values, Volatility};
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tidemark_common::plan::{Dataflow, Node, NodeId, Op, Properties};
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
 use crate::relation::Relation;
@@ -40,6 +42,7 @@ use crate::relation::Relation;
 pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
     let mut lowering = Lowering { nodes: Vec::new(), props: ExecutionProps::new(), emit_on_close, closes: false };
     let output = lowering.plan(strip_order(plan))?;
+    let output = lowering.store_types(output)?;
     if emit_on_close {
         lowering.check_closes(output)?;
     }
@@ -174,6 +177,30 @@ impl Lowering {
             .collect();
         let properties = Properties { append_only: from.append_only, key, watermarks };
         self.add(Op::Project { exprs }, vec![input], schema, properties)
+    }
+
+    /// Brings columns whose Arrow type is not the one that their SQL type is stored in (nanoseconds, large strings) into that.
+    fn store_types(&mut self, input: NodeId) -> Result<NodeId> {
+        let schema = self.schema(input).clone();
+        let stored: Vec<DataType> =
+            schema.fields().iter().map(|f| SqlType::from_field(f).data_type()).collect();
+        if schema.fields().iter().zip(&stored).all(|(f, s)| f.data_type() == s) {
+            return Ok(input);
+        }
+        let (mut exprs, mut fields) = (Vec::new(), Vec::new());
+        for (i, (field, stored)) in schema.fields().iter().zip(stored).enumerate() {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
+            exprs.push(match *field.data_type() == stored {
+                true => column,
+                false => Arc::new(CastExpr::new(column, stored.clone(), None)) as Arc<dyn PhysicalExpr>,
+            });
+            fields.push(field.as_ref().clone().with_data_type(stored));
+        }
+        let before = self.properties(input).clone();
+        let node = self.project(input, exprs, Arc::new(Schema::new(fields)));
+        // A cast between forms of one SQL type keeps what tells rows apart.
+        self.nodes[node as usize].properties.key = before.key;
+        Ok(node)
     }
 
     fn union(&mut self, inputs: &[Arc<LogicalPlan>], schema: &DFSchema) -> Result<NodeId> {

@@ -221,7 +221,7 @@ impl Update {
         let old = datafusion::arrow::compute::concat_batches(&schema, &old)?;
         let new = datafusion::arrow::compute::concat_batches(&schema, &new)?;
         writer.remove(old, transaction)?;
-        writer.add(new, transaction)
+        writer.put_back(new, &self.positions, transaction)
     }
 }
 
