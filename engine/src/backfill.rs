@@ -88,7 +88,7 @@ pub(crate) fn scan_step(
         let live = live.cloned().unwrap_or_default();
         chunks.extend(live.chunks);
         *progress = Progress::Live;
-        return Ok(CollectionChanges { chunks, watermarks: live.watermarks });
+        return Ok(CollectionChanges { chunks, watermarks: live.watermarks, ..CollectionChanges::default() });
     }
     if let (Some(after), Some(live)) = (after, live) {
         for delta in &live.chunks {
@@ -96,7 +96,7 @@ pub(crate) fn scan_step(
         }
     }
     // Watermarks speak of what comes after all rows; while old rows still come, there are none.
-    Ok(CollectionChanges { chunks, watermarks: Watermarks::new() })
+    Ok(CollectionChanges { chunks, watermarks: Watermarks::new(), ..CollectionChanges::default() })
 }
 
 /// The changes whose key is not beyond `last`. New rows of a sequence are always beyond it.
@@ -166,7 +166,7 @@ impl Replaying {
             if *positions == source.positions {
                 source.frozen = false;
                 *progress = Progress::Live;
-                return Ok(CollectionChanges { chunks, watermarks });
+                return Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() });
             }
             source.frozen |= self.rounds >= ROUNDS_BEFORE_FREEZE;
             self.until = source.positions.clone();
@@ -174,7 +174,7 @@ impl Replaying {
             let (of, columns) = (source.def.source.clone(), self.projection.clone());
             self.reader = Some(ReadAhead::start(runtime, of, from, until, columns, limits, waker.clone()));
         }
-        Ok(CollectionChanges { chunks, watermarks })
+        Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() })
     }
 
     /// True if the next step has something to do.

@@ -49,6 +49,8 @@ pub struct CollectionChanges {
     pub chunks: Chunks,
     /// By column of the collection, after these changes.
     pub watermarks: Watermarks,
+    /// It has been silent for longer than its idle_timeout, so that its watermark holds nobody back.
+    pub idle: bool,
 }
 
 /// What a node has done since the dataflow was started, for EXPLAIN ANALYZE and metrics.
@@ -132,7 +134,7 @@ impl RunningDataflow {
             outputs.push(self.step_node(index, snapshot, first, inputs, node_inputs)?);
         }
         let chunks = gather(outputs.pop().unwrap_or_default());
-        Ok(CollectionChanges { chunks, watermarks: self.watermarks.output().clone() })
+        Ok(CollectionChanges { chunks, watermarks: self.watermarks.output().clone(), idle: self.watermarks.output_is_idle() })
     }
 
     /// Adds what changed since the last flush to the commit.

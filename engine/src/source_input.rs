@@ -216,6 +216,12 @@ impl Lanes {
         self.watermark = self.watermark.max(minimum);
     }
 
+    /// No lane has had a row within `idle_timeout`.
+    pub fn is_idle(&self, idle_timeout: Option<i64>, now: i64, began: i64) -> bool {
+        let last = self.lanes.values().map(|l| l.last_row).max().unwrap_or(began).max(began);
+        idle_timeout.is_some_and(|timeout| now - last >= timeout)
+    }
+
     pub fn watermark(&self) -> Option<i64> {
         self.watermark
     }
@@ -266,6 +272,9 @@ pub(crate) struct SourceInput {
     /// A view that is about to join waits for the source to stand still.
     pub frozen: bool,
     pub paused: bool,
+    /// When the first epoch of this life asked it for rows.
+    began: Option<i64>,
+    idle: bool,
     pub failed: Option<Error>,
     pub finished: bool,
 }
@@ -292,6 +301,8 @@ impl SourceInput {
             projection: Vec::new(),
             frozen: false,
             paused,
+            began: None,
+            idle: false,
             failed: None,
             finished: false,
         })
@@ -370,10 +381,11 @@ impl SourceInput {
             commit.put(&Key::SourceState { source: self.def.oid, what: "lanes" }, &value::encode(&self.lanes)?);
         }
         let watermarks = as_watermarks(self.def.watermark.as_ref(), &self.def.schema, &self.lanes);
-        Ok(CollectionChanges { chunks, watermarks })
+        self.idle = self.lanes.is_idle(self.def.idle_timeout, now, *self.began.get_or_insert(now));
+        Ok(CollectionChanges { chunks, watermarks, idle: self.idle })
     }
 
-    /// True if time alone has moved the watermark on.
+    /// True if time alone has moved the watermark on, or made the source idle.
     pub fn idle_advance_due(&self, now: i64) -> bool {
         if self.def.idle_timeout.is_none() {
             return false;
@@ -381,6 +393,7 @@ impl SourceInput {
         let mut lanes = self.lanes.clone();
         lanes.advance(self.def.idle_timeout, now);
         lanes.watermark != self.lanes.watermark
+            || self.idle != self.lanes.is_idle(self.def.idle_timeout, now, self.began.unwrap_or(now))
     }
 }
 

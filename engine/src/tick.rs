@@ -405,6 +405,7 @@ fn join(replayed: Option<CollectionChanges>, live: Option<&CollectionChanges>) -
     if let Some(live) = live {
         joined.chunks.extend(live.chunks.iter().cloned());
         joined.watermarks = live.watermarks.clone();
+        joined.idle = live.idle;
     }
     joined
 }

@@ -149,18 +149,16 @@ impl Session {
         let batch = insertion.defaults.complete(&insertion.writer, &insertion.positions, arrays, rows)?;
         insertion.writer.check(&batch)?;
         let written = match &mut insertion.conflict {
-            None => vec![insertion.writer.add(batch, self.transaction_mut()?)?],
+            None => insertion.writer.add(batch, self.transaction_mut()?)?,
             Some(conflict) => {
                 let transaction = self.transaction_mut()?;
                 conflict.insert(names, &mut insertion.writer, batch, transaction, parameters).await?
             }
         };
         let width = insertion.writer.columns().len();
-        for batch in written {
-            insertion.rows += batch.num_rows() as u64;
-            if let Some(returned) = &mut insertion.returned {
-                returned.push(batch.columns()[..width].to_vec());
-            }
+        insertion.rows += written.num_rows() as u64;
+        if let Some(returned) = &mut insertion.returned {
+            returned.push(written.columns()[..width].to_vec());
         }
         Ok(())
     }

@@ -224,7 +224,7 @@ async fn a_file_sink_survives_kill_9() {
     instance.run("CREATE TABLE t (id BIGINT)").await;
     instance
         .run(&format!(
-            "CREATE SINK out AS SELECT id FROM t WITH (connector = 'file', path = '{}') FORMAT PLAIN ENCODE JSON",
+            "CREATE SINK out AS SELECT id FROM t WITH (connector = 'file', path = '{}', changelog = 'true') FORMAT PLAIN ENCODE JSON",
             output.display()
         ))
         .await;

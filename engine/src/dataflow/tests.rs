@@ -26,7 +26,7 @@ fn integers(watermarks: &[(usize, i64)]) -> Watermarks {
 }
 
 fn no_rows(watermarks: &[(usize, i64)]) -> CollectionChanges {
-    CollectionChanges { chunks: vec![], watermarks: integers(watermarks) }
+    CollectionChanges { chunks: vec![], watermarks: integers(watermarks), ..CollectionChanges::default() }
 }
 
 fn minus(schema: &SchemaRef, name: &str, value: i64) -> Arc<dyn PhysicalExpr> {

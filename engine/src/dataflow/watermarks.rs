@@ -31,7 +31,9 @@ const CACHE_BYTES: usize = 64 << 10;
 pub struct WatermarkTracker {
     before: Vec<Watermarks>,
     after: Vec<Watermarks>,
-    /// Input node and column, big-endian u32 each ─▶ the value as a row.
+    /// Nodes whose inputs have all been silent for longer than their users are willing to wait: they hold nobody back.
+    idle: Vec<bool>,
+    /// Input or Union node and column, big-endian u32 each ─▶ the value as a row.
     stored: KeyedState,
     loaded: bool,
 }
@@ -40,7 +42,8 @@ impl WatermarkTracker {
     pub fn new(plan: &Dataflow, oid: Oid) -> Result<Self> {
         let none = vec![Watermarks::new(); plan.nodes.len()];
         let stored = KeyedState::new(StateId::new(oid, WATERMARKS), CACHE_BYTES);
-        Ok(Self { before: none.clone(), after: none, stored, loaded: false })
+        let idle = vec![false; plan.nodes.len()];
+        Ok(Self { before: none.clone(), after: none, idle, stored, loaded: false })
     }
 
     /// Takes over what the collections say after this epoch.
@@ -58,15 +61,19 @@ impl WatermarkTracker {
         }
         self.before.clone_from(&self.after);
         for (index, node) in plan.nodes.iter().enumerate() {
+            self.idle[index] = match &node.op {
+                Op::Input { collection, .. } => inputs.get(collection).is_some_and(|c| c.idle),
+                _ => !node.inputs.is_empty() && node.inputs.iter().all(|i| self.idle[*i as usize]),
+            };
             let mut next = match &node.op {
                 Op::Input { collection, projection, .. } => {
                     inputs.get(collection).map_or_else(Watermarks::new, |c| projected(&c.watermarks, projection))
                 }
-                _ => derived(plan, node, &self.after)?,
+                _ => derived(plan, node, &self.after, &self.idle)?,
             };
             next.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
             let moved = move_forward(&mut self.after[index], next);
-            if let Op::Input { .. } = node.op {
+            if is_stored(&node.op) {
                 for column in moved {
                     let value = encode(&node.schema, column, &self.after[index][&column])?;
                     self.stored.put(&key(node.id, column), &value);
@@ -86,6 +93,10 @@ impl WatermarkTracker {
         self.after.last().expect("a dataflow has at least one node")
     }
 
+    pub fn output_is_idle(&self) -> bool {
+        self.idle.last().copied().unwrap_or(false)
+    }
+
     pub fn flush(&mut self, commit: &mut EpochCommit) {
         self.stored.flush(commit);
     }
@@ -93,16 +104,16 @@ impl WatermarkTracker {
     /// The watermarks as they were when the last commit was made.
     fn restore(&mut self, plan: &Dataflow) -> Result<()> {
         for (index, node) in plan.nodes.iter().enumerate() {
-            let mut restored = Watermarks::new();
-            if let Op::Input { .. } = node.op {
+            let mut restored = derived(plan, node, &self.after, &self.idle)?;
+            restored.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
+            if is_stored(&node.op) {
+                let mut stored = Watermarks::new();
                 for &column in &node.properties.watermarks {
                     if let Some(value) = self.stored.get(&key(node.id, column)) {
-                        restored.insert(column, decode(&node.schema, column, value)?);
+                        stored.insert(column, decode(&node.schema, column, value)?);
                     }
                 }
-            } else {
-                restored = derived(plan, node, &self.after)?;
-                restored.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
+                move_forward(&mut restored, stored);
             }
             self.after[index] = restored;
         }
@@ -110,9 +121,14 @@ impl WatermarkTracker {
     }
 }
 
+/// Of inputs, and of unions, which may have gone on without an idle input.
+fn is_stored(op: &Op) -> bool {
+    matches!(op, Op::Input { .. } | Op::Union)
+}
+
 fn stored_keys(plan: &Dataflow) -> Vec<[u8; 8]> {
-    let inputs = plan.nodes.iter().filter(|n| matches!(n.op, Op::Input { .. }));
-    inputs.flat_map(|n| n.properties.watermarks.iter().map(|&column| key(n.id, column))).collect()
+    let stored = plan.nodes.iter().filter(|n| is_stored(&n.op));
+    stored.flat_map(|n| n.properties.watermarks.iter().map(|&column| key(n.id, column))).collect()
 }
 
 fn key(node: NodeId, column: usize) -> [u8; 8] {
@@ -153,14 +169,18 @@ fn move_forward(watermarks: &mut Watermarks, next: Watermarks) -> Vec<usize> {
 }
 
 /// Of a node that is no input, from those of its inputs.
-fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks]) -> Result<Watermarks> {
+fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> Result<Watermarks> {
     let Some(&first) = node.inputs.first() else { return Ok(Watermarks::new()) };
     let input = &all[first as usize];
     match &node.op {
         Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
         Op::Filter { .. } | Op::Exchange { .. } => Ok(input.clone()),
         Op::Project { exprs } => through_project(plan, node, exprs, input),
-        Op::Union => Ok(least_of_all(node.inputs.iter().map(|i| &all[*i as usize]))),
+        Op::Union => {
+            let active = node.inputs.iter().any(|i| !idle[*i as usize]);
+            let counted = node.inputs.iter().filter(|i| !active || !idle[**i as usize]);
+            Ok(least_of_all(counted.map(|i| &all[*i as usize])))
+        }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
         Op::Aggregate(aggregate) => {
             let close = aggregate.close.and_then(|column| input.get_key_value(&column));

@@ -103,7 +103,7 @@ pub fn rows_text(batch: &RecordBatch) -> Vec<Vec<String>> {
 }
 
 pub fn changes(chunks: Chunks) -> CollectionChanges {
-    CollectionChanges { chunks, watermarks: Watermarks::new() }
+    CollectionChanges { chunks, watermarks: Watermarks::new(), ..CollectionChanges::default() }
 }
 
 /// A plan from nodes that are given in order.

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use datafusion::arrow::compute::{filter_record_batch, take_record_batch};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::scalar::ScalarValue;
@@ -50,7 +50,7 @@ impl Conflict {
         Ok(Conflict { seen: vec![HashSet::new(); arbiters.len()], arbiters, update })
     }
 
-    /// Inserts what can be, updates what is to be; returns the rows as they now are.
+    /// Inserts what can be, updates what is to be; returns the rows as they now are, in the order they were given.
     pub async fn insert(
         &mut self,
         names: &Names,
@@ -58,15 +58,20 @@ impl Conflict {
         batch: RecordBatch,
         transaction: &mut Transaction,
         parameters: &[ScalarValue],
-    ) -> Result<Vec<RecordBatch>> {
+    ) -> Result<RecordBatch> {
         let (free, taken) = self.divide(writer, &batch, transaction)?;
-        let mut written = vec![writer.add(filter_record_batch(&batch, &free)?, transaction)?];
-        if let Some(update) = &self.update
-            && !taken.is_empty()
-        {
-            written.push(update.apply(names, writer, &batch, &taken, transaction, parameters).await?);
+        let inserted = writer.add(filter_record_batch(&batch, &free)?, transaction)?;
+        let Some(update) = self.update.as_ref().filter(|_| !taken.is_empty()) else { return Ok(inserted) };
+        let (updated, from) = update.apply(names, writer, &batch, &taken, transaction, parameters).await?;
+        let free = (0..batch.num_rows()).filter(|row| free.value(*row)).enumerate().map(|(at, row)| (row, (0, at)));
+        let mut order: Vec<(usize, (usize, usize))> = free.collect();
+        order.extend(from.into_iter().enumerate().map(|(at, row)| (row, (1, at))));
+        order.sort_unstable();
+        let places: Vec<(usize, usize)> = order.into_iter().map(|(_, place)| place).collect();
+        if places.is_empty() {
+            return Ok(inserted);
         }
-        Ok(written)
+        Ok(interleave_record_batch(&[&inserted, &updated], &places)?)
     }
 
     /// Which rows are free to go in, and for the others (if they are to update) the key of the row in their place.
@@ -170,6 +175,7 @@ impl Update {
         Ok(update_plan)
     }
 
+    /// The rows as updated, and which of the `proposed` each comes from.
     async fn apply(
         &self,
         names: &Names,
@@ -178,7 +184,7 @@ impl Update {
         taken: &[(usize, Box<[u8]>)],
         transaction: &mut Transaction,
         parameters: &[ScalarValue],
-    ) -> Result<RecordBatch> {
+    ) -> Result<(RecordBatch, Vec<usize>)> {
         let row_keys: Vec<Box<[u8]>> = taken.iter().map(|(_, key)| key.clone()).collect();
         let there = writer.rows_at(&row_keys, transaction)?;
         let excluded = take_record_batch(proposed, &taken.iter().map(|(row, _)| *row as u64).collect::<UInt64Array>())?;
@@ -202,7 +208,7 @@ impl Update {
         writer.check_assignable(sources, &self.positions)?;
 
         let batches = select::collect(names, plan).await?;
-        let (mut old, mut new) = (Vec::new(), Vec::new());
+        let (mut old, mut new, mut from) = (Vec::new(), Vec::new(), Vec::new());
         for batch in batches {
             let pairs = batch.column(batch.num_columns() - 1);
             let pairs: UInt64Array = pairs.as_primitive::<Int64Type>().iter().map(|p| p.map(|p| p as u64)).collect();
@@ -214,14 +220,15 @@ impl Update {
             }
             let after = writer.stored(columns, pairs.len())?;
             writer.check(&after)?;
+            from.extend(pairs.values().iter().map(|pair| taken[*pair as usize].0));
             old.push(before);
             new.push(after);
         }
         let schema = writer.def.collection.schema().clone();
-        let old = datafusion::arrow::compute::concat_batches(&schema, &old)?;
-        let new = datafusion::arrow::compute::concat_batches(&schema, &new)?;
+        let old = concat_batches(&schema, &old)?;
+        let new = concat_batches(&schema, &new)?;
         writer.remove(old, transaction)?;
-        writer.put_back(new, &self.positions, transaction)
+        Ok((writer.put_back(new, &self.positions, transaction)?, from))
     }
 }
 
