@@ -70,6 +70,7 @@ fn a_union_is_as_late_as_its_latest_input() {
         let one = |watermarks: &[(usize, i64)], row| CollectionChanges {
             chunks: vec![delta(&table, row)],
             watermarks: integers(watermarks),
+            idle: false,
         };
         let inputs = BTreeMap::from([(INPUT, one(a, "+ 1")), (other, one(b, "+ 2"))]);
         let output = flow.step(&store.snapshot(), false, &inputs).unwrap();

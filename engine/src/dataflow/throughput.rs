@@ -65,6 +65,7 @@ fn epoch(schema: &datafusion::arrow::datatypes::SchemaRef, number: i64, rng: &mu
     CollectionChanges {
         chunks: vec![Delta::inserts(batch)],
         watermarks: [(0, ScalarValue::TimestampMicrosecond(Some(watermark), None))].into(),
+        idle: false,
     }
 }
 
