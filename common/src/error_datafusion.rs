@@ -111,7 +111,14 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 
 fn state_of_plan_error(message: &str) -> SqlState {
     let lower = message.to_lowercase();
-    if lower.contains("function") && (lower.contains("invalid") || lower.contains("no function") || lower.contains("coerc"))
+    if lower.contains("aggregate functions are not allowed") || lower.contains("aggregate function calls cannot be nested") {
+        SqlState::GroupingError
+    } else if lower.starts_with("with query name") {
+        SqlState::DuplicateAlias
+    } else if lower.starts_with("cannot coerce arithmetic") || lower.starts_with("unnest() can only be applied") {
+        // In Postgres an operator is a function: there is none for these types.
+        SqlState::UndefinedFunction
+    } else if lower.contains("function") && (lower.contains("invalid") || lower.contains("no function") || lower.contains("coerc"))
     {
         SqlState::UndefinedFunction
     } else if lower.contains("must appear in the group by") || lower.contains("must be in group by") {

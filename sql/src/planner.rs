@@ -14,12 +14,13 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DFSchema, Result as DfResult, TableReference};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF, lit};
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 use tidemark_common::{Error, Result, SqlState, nearest};
@@ -96,7 +97,8 @@ impl ContextProvider for Planner<'_> {
                 None => error.into(),
             });
         };
-        let args = args.into_iter().map(|a| self.constant(a)).collect::<DfResult<Vec<_>>>()?;
+        let mut args = args.into_iter().map(|a| self.constant(a)).collect::<DfResult<Vec<_>>>()?;
+        args.iter_mut().for_each(to_nanoseconds);
         let args = datafusion::catalog::TableFunctionArgs::new(&args, self.state);
         Ok(provider_as_source(function.create_table_provider_with_args(args)?))
     }
@@ -161,8 +163,22 @@ impl Planner<'_> {
         use datafusion::optimizer::simplify_expressions::ExprSimplifier;
         let context = SimplifyContext::builder().with_config_options(self.state.config_options().clone()).build();
         let simplifier = ExprSimplifier::new(context);
-        let coerced = simplifier.coerce(expr, DFSchema::empty_ref())?;
+        let mut rewritten = expr;
+        for rewrite in &self.state.analyzer().function_rewrites {
+            let apply = |e: Expr| rewrite.rewrite(e, DFSchema::empty_ref(), self.state.config_options());
+            rewritten = rewritten.transform_up(apply)?.data;
+        }
+        let coerced = simplifier.coerce(rewritten, DFSchema::empty_ref())?;
         simplifier.simplify(coerced)
+    }
+}
+
+/// DataFusion's table functions take timestamps in nanoseconds only.
+fn to_nanoseconds(arg: &mut Expr) {
+    if let Expr::Literal(ScalarValue::TimestampMicrosecond(micros, zone), _) = arg
+        && let Some(nanos) = micros.map(|m| m.checked_mul(1000))
+    {
+        *arg = lit(ScalarValue::TimestampNanosecond(nanos, zone.clone()));
     }
 }
 

@@ -252,6 +252,13 @@ impl Session {
                 let mut values: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
                 values[position] = match using {
                     Some(expr) => expr.to_string(),
+                    None if !crate::session::converts(&table.columns[position].sql_type, &column.sql_type) => {
+                        return Err(Error::new(
+                            SqlState::DatatypeMismatch,
+                            format!("column \"{name}\" cannot be cast automatically to type {}", column.sql_type),
+                        )
+                        .with_hint(format!("You might need to specify \"USING {name}::{}\".", column.sql_type)));
+                    }
                     None => format!("CAST({} AS {data_type})", quote_ident(name)),
                 };
                 after.generation += 1;

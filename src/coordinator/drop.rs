@@ -107,6 +107,13 @@ impl Session {
             Some(object) => Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not a {kind}"))
                 .with_hint(format!("Use DROP {} to remove a {}.", object.kind_name().to_uppercase(), object.kind_name()))),
             None => {
+                let in_schema = schema.as_deref().unwrap_or("pg_catalog");
+                if crate::pg_catalog::system_table_names(in_schema).contains(&bare) {
+                    return Err(Error::new(
+                        SqlState::InsufficientPrivilege,
+                        format!("permission denied: \"{bare}\" is a system catalog"),
+                    ));
+                }
                 if let Some(schema) = &schema {
                     catalog.schema(schema)?;
                 }

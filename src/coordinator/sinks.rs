@@ -43,7 +43,7 @@ impl Session {
             query: text,
             search_path: path,
             emit_on_window_close,
-            columns: super::views::named_columns(columns_of(&output.schema), &[])?,
+            columns: super::views::named_columns(columns_of(&output.schema), &query, &[])?,
             append_only: output.properties.append_only,
             options: create.options.clone(),
             format: create.format.as_ref().map(|f| Format {

@@ -18,8 +18,15 @@ use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
 /// `SELECT .. INTO t` as the CREATE TABLE AS that it is.
-pub fn select_into(_query: &sql::Query) -> Option<&sql::CreateTable> {
-    None
+pub fn select_into(query: &sql::Query) -> Option<sql::CreateTable> {
+    let sql::SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let into = select.into.as_ref()?;
+    let mut query = query.clone();
+    if let sql::SetExpr::Select(select) = query.body.as_mut() {
+        select.into = None;
+    }
+    let create = sql::helpers::stmt_create_table::CreateTableBuilder::new(into.name.clone());
+    Some(create.temporary(into.temporary).query(Some(Box::new(query))).build())
 }
 
 /// A table in the making.
@@ -74,7 +81,7 @@ impl Session {
         let names = self.names_for_ddl()?;
         let plan = crate::session::with_parameters(names.plan(query)?, parameters)?;
         let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
-        let mut columns = super::views::named_columns(columns_of(plan.schema().as_arrow()), &idents)?;
+        let mut columns = super::views::named_columns(columns_of(plan.schema().as_arrow()), query, &idents)?;
         super::views::stored_types(&columns)?;
         for column in &mut columns {
             column.nullable = true;
@@ -146,6 +153,8 @@ impl Session {
             match &option.option {
                 sql::ColumnOption::Null => {}
                 sql::ColumnOption::NotNull => draft.columns[position].nullable = false,
+                // DEFAULT NULL is no default.
+                sql::ColumnOption::Default(sql::Expr::Value(v)) if v.value == sql::Value::Null => {}
                 sql::ColumnOption::Default(expr) => draft.columns[position].default = Some(expr.to_string()),
                 sql::ColumnOption::PrimaryKey(_) => {
                     self.draft_key(draft, constraint_name.as_ref(), vec![position], true)?;
@@ -155,7 +164,7 @@ impl Session {
                 }
                 sql::ColumnOption::Check(check) => {
                     let name = constraint_name.or_else(|| check.name.clone());
-                    self.draft_check(draft, name.as_ref(), &check.expr, Some(position));
+                    self.draft_check(draft, name.as_ref(), &check.expr);
                 }
                 sql::ColumnOption::Generated { generated_as, sequence_options, generation_expr: None, .. } => {
                     let options = sequence_options.as_deref().unwrap_or_default();
@@ -199,7 +208,7 @@ impl Session {
                 self.draft_key(draft, key.name.as_ref(), columns, false)
             }
             sql::TableConstraint::Check(check) => {
-                self.draft_check(draft, check.name.as_ref(), &check.expr, None);
+                self.draft_check(draft, check.name.as_ref(), &check.expr);
                 Ok(())
             }
             sql::TableConstraint::ForeignKey(_) => {
@@ -247,11 +256,12 @@ impl Session {
         Ok(())
     }
 
-    fn draft_check(&mut self, draft: &mut Draft, name: Option<&sql::Ident>, expr: &sql::Expr, column: Option<usize>) {
+    fn draft_check(&mut self, draft: &mut Draft, name: Option<&sql::Ident>, expr: &sql::Expr) {
         let name = name.map(fold).unwrap_or_else(|| {
-            let base = match column {
-                Some(column) => format!("{}_{}_check", draft.name, draft.columns[column].name),
-                None => format!("{}_check", draft.name),
+            // Of one column it has that column's name.
+            let base = match columns_in(expr, draft).as_slice() {
+                [column] => format!("{}_{column}_check", draft.name),
+                _ => format!("{}_check", draft.name),
             };
             let taken = |name: &str| draft.checks.iter().any(|c| c.name == name);
             (0..).map(|n| if n == 0 { base.clone() } else { format!("{base}{n}") }).find(|n| !taken(n)).unwrap_or(base)
@@ -294,13 +304,13 @@ impl Session {
         for column in &draft.columns {
             if let Some(default) = &column.default {
                 let expr = names.expr(default, &DFSchema::empty()).map_err(|e| match e.state() {
-                    SqlState::UndefinedColumn => Error::new(
-                        SqlState::InvalidColumnReference,
-                        "cannot use column reference in DEFAULT expression",
-                    ),
+                    SqlState::UndefinedColumn => {
+                        Error::unsupported("cannot use column reference in DEFAULT expression")
+                    }
                     _ => e,
                 })?;
-                super::definitions::coerce(expr, &DFSchema::empty(), env)?;
+                let expr = super::definitions::coerce(expr, &DFSchema::empty(), env)?;
+                crate::session::check_default(&expr, column)?;
             }
         }
         for check in &draft.checks {
@@ -397,6 +407,21 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The columns of the table that an expression names.
+fn columns_in<'a>(expr: &sql::Expr, draft: &'a Draft) -> Vec<&'a str> {
+    let mut found: BTreeSet<String> = BTreeSet::new();
+    let visited = sql::visit_expressions(expr, |e| {
+        match e {
+            sql::Expr::Identifier(ident) => found.insert(fold(ident)),
+            sql::Expr::CompoundIdentifier(path) => path.last().is_some_and(|ident| found.insert(fold(ident))),
+            _ => false,
+        };
+        std::ops::ControlFlow::<()>::Continue(())
+    });
+    debug_assert!(visited.is_continue(), "nothing stops the walk");
+    draft.columns.iter().map(|c| c.name.as_str()).filter(|name| found.contains(*name)).collect()
 }
 
 fn check_options(create: &sql::CreateTable) -> Result<()> {

@@ -7,6 +7,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{CreateMaterializedView, Emit};
 
 use super::{already_exists, definitions, dependencies};
+use crate::pg_catalog::output_names;
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
 
@@ -32,7 +33,7 @@ impl Session {
         let path = names.search_path.clone();
         let depends_on = dependencies(&plan, &names.catalog, &create.query, &path)?;
         let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
-        let columns = named_columns(columns_of(plan.schema().as_arrow()), &idents)?;
+        let columns = named_columns(columns_of(plan.schema().as_arrow()), &create.query, &idents)?;
         let view = View { columns, query: create.query.to_string(), search_path: path };
         let mut object = self.object(target, depends_on, ObjectKind::View(view));
         object.temporary = create.temporary;
@@ -99,7 +100,7 @@ impl Session {
             inputs
         };
         let output = dataflow.output();
-        let columns = named_columns(columns_of(&output.schema), &create.columns)?;
+        let columns = named_columns(columns_of(&output.schema), &create.query, &create.columns)?;
         stored_types(&columns)?;
         let view = MaterializedView {
             columns,
@@ -135,7 +136,17 @@ impl Session {
 }
 
 /// The query's columns under the names that the statement lists; all different.
-pub(super) fn named_columns(mut columns: Vec<Column>, names: &[sql::Ident]) -> Result<Vec<Column>> {
+pub(super) fn named_columns(
+    mut columns: Vec<Column>,
+    query: &sql::Query,
+    names: &[sql::Ident],
+) -> Result<Vec<Column>> {
+    // As the query has them: the plan gives a number to a second one of a name.
+    if let Some(own) = output_names(&sql::Statement::Query(Box::new(query.clone())))
+        && own.len() == columns.len()
+    {
+        columns.iter_mut().zip(own).for_each(|(column, name)| column.name = name);
+    }
     if names.len() > columns.len() {
         return Err(Error::syntax("CREATE specifies more column names than columns"));
     }

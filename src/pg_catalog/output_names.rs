@@ -112,33 +112,75 @@ pub(super) fn free_name(name: String, used: &BTreeSet<String>) -> String {
     free
 }
 
-/// Gives unnamed columns their names where these are free. Postgres allows two columns of one name, DataFusion does not: a
-/// second one that it would take for the first gets a number.
+/// Gives unnamed columns their names. Postgres allows two columns of one name, DataFusion does not: a second one, named or not,
+/// gets a number, and the client sees [`output_names`].
 pub(super) fn name_columns(select: &mut Select) {
     if matches!(select.distinct, Some(Distinct::On(_))) {
         // DISTINCT ON, ORDER BY and the list must go on saying the same.
         return;
     }
     let covered = covered_by_wildcards(select);
-    let names: Vec<String> = select.projection.iter().filter_map(item_name).collect();
-    let alone = |name: &String| names.iter().filter(|n| *n == name).count() == 1;
-    let wild = names.len() < select.projection.len();
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut used: BTreeSet<String> = names.iter().cloned().collect();
+    let wild = select.projection.iter().filter_map(item_name).count() < select.projection.len();
+    // Names that stay as they are: columns, and what was named.
+    let mut used: BTreeSet<String> = select.projection.iter().filter(|item| is_named(item)).filter_map(item_name).collect();
+    let mut columns: Vec<Vec<String>> = Vec::new();
+    let mut aliases: BTreeSet<String> = BTreeSet::new();
     for (item, covered) in select.projection.iter_mut().zip(covered) {
-        let SelectItem::UnnamedExpr(expr) = &*item else { continue };
-        let name = output_name(expr);
-        let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-        let name = if !seen.insert(expr.to_string()) || covered {
-            free_name(name, &used)
-        } else if !is_column && !wild && alone(&name) {
-            name
-        } else {
-            continue;
+        let Some(name) = item_name(item) else { continue };
+        let (expr, taken) = match &*item {
+            SelectItem::ExprWithAlias { expr, .. } => (expr, !aliases.insert(name.clone())),
+            SelectItem::UnnamedExpr(expr) => match column_path(expr) {
+                Some(path) => {
+                    let taken = covered || columns.iter().any(|c| c.ends_with(&path) || path.ends_with(c));
+                    columns.push(path);
+                    (expr, taken)
+                }
+                // Beside a wildcard a cast column would have the name of the column itself.
+                None => {
+                    let taken = used.contains(&name) || (wild && is_cast(expr) && name != UNNAMED);
+                    let alias = if taken { numbered(&name, &used) } else { name };
+                    used.insert(alias.clone());
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', alias) };
+                    continue;
+                }
+            },
+            _ => continue,
         };
-        used.insert(name.clone());
-        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
+        if taken {
+            let alias = numbered(&name, &used);
+            used.insert(alias.clone());
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', alias) };
+        }
     }
+}
+
+fn is_named(item: &SelectItem) -> bool {
+    match item {
+        SelectItem::UnnamedExpr(expr) => column_path(expr).is_some(),
+        _ => true,
+    }
+}
+
+/// `t.a` as its parts, if the expression is a column.
+fn column_path(expr: &Expr) -> Option<Vec<String>> {
+    match expr {
+        Expr::Identifier(ident) => Some(vec![folded(ident)]),
+        Expr::CompoundIdentifier(idents) => Some(idents.iter().map(folded).collect()),
+        _ => None,
+    }
+}
+
+fn is_cast(expr: &Expr) -> bool {
+    match expr {
+        Expr::Cast { .. } => true,
+        Expr::Function(f) => parts(&f.name).last().is_some_and(|n| n.starts_with("tidemark_to_")),
+        Expr::Nested(inner) => is_cast(inner),
+        _ => false,
+    }
+}
+
+fn numbered(name: &str, used: &BTreeSet<String>) -> String {
+    (1..).map(|n| format!("{name}_{n}")).find(|n| !used.contains(n)).unwrap_or_else(|| name.to_string())
 }
 
 /// `SELECT DISTINCT f(x) .. ORDER BY f(x)`: DataFusion looks for the expression under the name that it was given.

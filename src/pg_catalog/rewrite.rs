@@ -141,6 +141,12 @@ impl Rewriter {
     }
 
     fn table_factor(&self, factor: &mut TableFactor) {
+        if let TableFactor::UNNEST { alias: Some(alias), array_exprs, with_ordinality: false, .. } = factor
+            && alias.columns.is_empty()
+            && array_exprs.len() == 1
+        {
+            alias.columns.push(TableAliasColumnDef::from_name(alias.name.value.clone()));
+        }
         let TableFactor::Table { name, alias, args: arguments, .. } = factor else { return };
         let Some(args) = arguments else {
             if name.0.len() == 1
@@ -165,6 +171,7 @@ impl Rewriter {
         {
             alias.columns.push(TableAliasColumnDef::from_name(alias.name.value.clone()));
         }
+        type_series(&mut args.args);
         for arg in &mut args.args {
             if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg
                 && matches!(expr, Expr::Function(_))
@@ -240,6 +247,29 @@ impl Rewriter {
             }
             _ => {}
         }
+    }
+}
+
+/// The literals of `generate_series(TIMESTAMP '..', '..', '1 day')`.
+fn type_series(args: &mut [FunctionArg]) {
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(start)), FunctionArg::Unnamed(FunctionArgExpr::Expr(end)), FunctionArg::Unnamed(FunctionArgExpr::Expr(step))] = args
+    else {
+        return;
+    };
+    let data_type = match start {
+        Expr::TypedString(typed) => typed.data_type.clone(),
+        Expr::Cast { data_type, .. } => data_type.clone(),
+        _ => return,
+    };
+    if !matches!(data_type, DataType::Date | DataType::Timestamp(..)) {
+        return;
+    }
+    let is_text = |e: &Expr| matches!(e, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+    if is_text(end) {
+        *end = cast_to(end.clone(), data_type);
+    }
+    if is_text(step) {
+        *step = cast_to(step.clone(), DataType::Interval { fields: None, precision: None });
     }
 }
 

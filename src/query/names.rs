@@ -50,6 +50,7 @@ impl Names {
     /// An expression over columns, e.g. a DEFAULT or CHECK.
     pub fn expr(&self, text: &str, schema: &DFSchema) -> Result<Expr> {
         let mut expr = parse_expr(text)?;
+        grammar::literals::rewrite(&mut expr)?;
         grammar::casts::rewrite(&mut expr)?;
         self.planner().expr(&expr, schema)
     }
@@ -108,6 +109,7 @@ impl Resolver for Names {
 pub fn rewrite(statement: &mut ast::Statement) -> Result<()> {
     grammar::windows::rewrite(statement)?;
     pg_catalog::rewrite_statement(statement);
+    grammar::literals::rewrite(statement)?;
     grammar::casts::rewrite(statement)
 }
 

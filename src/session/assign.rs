@@ -16,7 +16,9 @@ use datafusion::arrow::array::{
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use datafusion::arrow::error::ArrowError;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use tidemark_catalog::Column;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
@@ -143,6 +145,28 @@ fn assignable(from: &Source, to: &SqlType) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a column of one type can become one of the other without being told how.
+pub(crate) fn converts(from: &SqlType, to: &SqlType) -> bool {
+    assignable(&Source { sql_type: from.clone(), unknown: false }, to)
+}
+
+/// Refuses a DEFAULT that no row could take.
+pub(crate) fn check_default(expr: &Expr, column: &Column) -> Result<()> {
+    if expr.exists(|e| Ok(matches!(e, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))))? {
+        return Err(Error::unsupported("cannot use subquery in DEFAULT expression"));
+    }
+    if expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(_))))? {
+        return Err(Error::new(
+            SqlState::GroupingError,
+            "aggregate functions are not allowed in DEFAULT expressions",
+        ));
+    }
+    let (_, field) = expr.to_field(&DFSchema::empty())?;
+    let source = Source::typed(&field);
+    // A literal has been read as text, and of no type yet.
+    check(&Source { unknown: source.unknown || (is_text(&source.sql_type) && is_literal(expr)), ..source }, column)
 }
 
 /// Refuses what cannot be assigned to the column.

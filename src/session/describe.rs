@@ -45,6 +45,10 @@ impl Session {
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
         match statement {
+            sql::Statement::Query(query) if super::dml::modifying(query).is_some() => {
+                self.describe_modifying(query, parameters)
+            }
+            sql::Statement::Query(query) if crate::coordinator::tables::select_into(query).is_some() => Ok(None),
             sql::Statement::Query(query) => {
                 let plan = self.names(None)?.plan(query)?;
                 fill(parameters, plan.get_parameter_types().unwrap_or_default());

@@ -40,6 +40,24 @@ struct Insertion {
     rows: u64,
 }
 
+/// What a query's columns are to the columns they are inserted into. A literal with a cast is of that type, though the plan
+/// does not say any more that `'x'::text` had one.
+fn sources(plan: &LogicalPlan, query: &sql::Query) -> Vec<Source> {
+    let mut sources = Source::of_plan(plan);
+    if let sql::SetExpr::Select(select) = query.body.as_ref()
+        && select.projection.len() == sources.len()
+    {
+        for (source, item) in sources.iter_mut().zip(&select.projection) {
+            if let sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, .. } = item
+                && matches!(expr, sql::Expr::Cast { .. } | sql::Expr::TypedString(_))
+            {
+                source.unknown = false;
+            }
+        }
+    }
+    sources
+}
+
 impl Session {
     pub(super) async fn insert(&mut self, insert: &sql::Insert, parameters: &[ScalarValue]) -> Result<Outcome> {
         let (object, alias) = self.insert_target(insert)?;
@@ -67,7 +85,9 @@ impl Session {
                 Some(rows) => self.insert_values(&names, &mut insertion, rows, parameters).await?,
                 None => {
                     let plan = with_parameters(names.plan(query)?, parameters)?;
-                    self.insert_query(&names, &mut insertion, plan, insert.columns.is_empty(), parameters).await?;
+                    let sources = sources(&plan, query);
+                    let all = insert.columns.is_empty();
+                    self.insert_query(&names, &mut insertion, plan, sources, all, parameters).await?;
                 }
             },
         }
@@ -114,10 +134,10 @@ impl Session {
         names: &Names,
         insertion: &mut Insertion,
         plan: LogicalPlan,
+        sources: Vec<Source>,
         all_columns: bool,
         parameters: &[ScalarValue],
     ) -> Result<()> {
-        let sources = Source::of_plan(&plan);
         insertion.narrow(sources.len(), all_columns)?;
         for position in &insertion.positions {
             refuse_generated(&insertion.writer.columns()[*position])?;

@@ -29,6 +29,7 @@ mod subscribe;
 mod update;
 
 pub use api::*;
+pub(crate) use assign::{check_default, converts};
 pub use control::fold;
 pub use info::SessionInfo;
 pub(crate) use select::with_parameters;

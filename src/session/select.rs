@@ -21,7 +21,10 @@ use crate::query::Names;
 impl Session {
     pub(super) async fn select(&mut self, query: &sql::Query, parameters: &[ScalarValue]) -> Result<Outcome> {
         if let Some(into) = crate::coordinator::tables::select_into(query) {
-            return self.create_table_as(into, parameters).await;
+            return self.create_table_as(&into, parameters).await;
+        }
+        if super::dml::modifying(query).is_some() {
+            return self.modify(query, parameters).await;
         }
         let names = self.names(None)?;
         let plan = with_parameters(names.plan(query)?, parameters)?;

@@ -192,7 +192,14 @@ fn construction() -> Vec<ScalarUDF> {
             .on(&[Int4, Int4, Float8], Time, |r| Ok(time_of(r.int(0), r.int(1), r.float(2))?.into()))
             .udf(),
         function("make_timestamp").on(&parts, Timestamp, timestamp).udf(),
-        function("make_timestamptz").on(&parts, TimestampTz, timestamp).udf(),
+        function("make_timestamptz")
+            .on(&parts, TimestampTz, timestamp)
+            .on(&[Int4, Int4, Int4, Int4, Int4, Float8, Kind::Text], TimestampTz, |r| {
+                let days = checked_days(r.int(0), r.int(1), r.int(2))?;
+                let local = checked_add(days * DAY, time_of(r.int(3), r.int(4), r.float(5))?)?;
+                super::input::at_zone(r.text(6), local).map(Value::from)
+            })
+            .udf(),
         make_interval.udf(),
     ]
 }

@@ -20,6 +20,15 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
     vec![exact.udf(), float.udf()]
 }
 
+/// The digits after the point that Postgres shows of a part; 0: as many as there are.
+pub(super) fn scale(part: &str) -> i8 {
+    match part.to_ascii_lowercase().as_str() {
+        "epoch" | "second" | "seconds" => 6,
+        "millisecond" | "milliseconds" => 3,
+        _ => 0,
+    }
+}
+
 /// The part in millionths.
 fn part(row: &Row<'_>, kind: Kind) -> Result<i128> {
     let name = row.text(0).to_ascii_lowercase();

@@ -32,13 +32,15 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
                 let offset = offset_at_utc(&named_zone(r.text(0))?, r.micros(1))?;
                 r.micros(1).checked_add(offset).map(Value::Int).ok_or_else(calendar::out_of_range)
             })
-            .on(&[Text, Timestamp], TimestampTz, |r| {
-                let offset = zone_offset(&named_zone(r.text(0))?, r.micros(1))?;
-                r.micros(1).checked_sub(offset).map(Value::Int).ok_or_else(calendar::out_of_range)
-            })
+            .on(&[Text, Timestamp], TimestampTz, |r| at_zone(r.text(0), r.micros(1)).map(Value::Int))
             .udf(),
         function(TO_TIME).on(&[Text], Time, |r| parse_time(r.text(0)).map(Value::from)).udf(),
     ]
+}
+
+/// The moment at which clocks of the zone show `local`.
+pub(super) fn at_zone(zone: &str, local: i64) -> Result<i64> {
+    local.checked_sub(zone_offset(&named_zone(zone)?, local)?).ok_or_else(calendar::out_of_range)
 }
 
 /// Microseconds since 1970-01-01; a zone in the text is passed over, as Postgres does.

@@ -90,6 +90,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in functions() {
         registry.register_udf(Arc::new(function))?;
     }
+    // The standard's name of bool_and.
+    let every = datafusion::functions_aggregate::bool_and_or::bool_and_udaf().as_ref().clone().with_aliases(["every"]);
+    registry.register_udaf(Arc::new(every))?;
     registry.register_function_rewrite(Arc::new(rewrite::PostgresCasts::new()))?;
     Ok(())
 }

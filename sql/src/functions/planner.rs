@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::functions::math::expr_fn;
 use datafusion::functions_nested::expr_fn::array_has_any;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, cast, lit};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use tidemark_common::types::SqlType;
 
@@ -133,7 +133,12 @@ impl ExprPlanner for PostgresOperators {
     }
 
     fn plan_extract(&self, args: Vec<Expr>) -> DfResult<PlannerResult<Vec<Expr>>> {
+        let scale = match args.first() {
+            Some(Expr::Literal(ScalarValue::Utf8(Some(part)), _)) => extract::scale(part),
+            _ => 0,
+        };
         Ok(match self.call(extract::EXTRACT, args.clone()) {
+            Some(call) if scale > 0 => PlannerResult::Planned(cast(call, DataType::Decimal128(38, scale))),
             Some(call) => PlannerResult::Planned(call),
             None => PlannerResult::Original(args),
         })

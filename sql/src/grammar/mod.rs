@@ -6,7 +6,7 @@
 //!
 //!   then, on the query of a statement, before it is planned:
 //!   windows  TUMBLE / HOP in FROM ──▶ plain SQL          casts  ::uuid, ::varchar(n), INTERVAL ..  ──▶ function calls
-//!   types    text[] in DDL ──▶ SqlType
+//!   types    text[] in DDL ──▶ SqlType                           literals  '{}' beside ARRAY[1], 1e3  ──▶ typed
 //! ```
 //!
 //! `sqlparser` does expressions, queries and all of Postgres' statements; what it does not know is matched word by word here,
@@ -21,6 +21,7 @@ mod cursor;
 mod dialect;
 mod error;
 pub mod interval;
+pub mod literals;
 mod objects;
 mod options;
 mod postgres;
