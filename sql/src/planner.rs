@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, Result as DfResult, TableReference};
@@ -22,7 +22,10 @@ use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanne
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast;
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
+
+use crate::grammar::types::sql_type;
 
 /// Finds what a name in FROM stands for.
 pub trait Resolver: Send + Sync {
@@ -110,7 +113,7 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        None
+        Some(Arc::new(PostgresTypes))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
@@ -151,6 +154,22 @@ impl ContextProvider for Planner<'_> {
 
     fn udwf_names(&self) -> Vec<String> {
         self.state.window_functions().keys().cloned().collect()
+    }
+}
+
+/// Types in casts and typed literals are those of stored columns, so that both sides of a comparison agree.
+#[derive(Debug)]
+struct PostgresTypes;
+
+impl TypePlanner for PostgresTypes {
+    fn plan_type_field(&self, written: &ast::DataType) -> DfResult<Option<FieldRef>> {
+        Ok(match sql_type(written) {
+            // A change of the held type alone would not check the text: only their functions cast to them.
+            Ok(SqlType::Uuid | SqlType::Json | SqlType::Jsonb) => None,
+            Ok(sql_type) => Some(sql_type.to_field_ref("", true)),
+            // Not one of ours: DataFusion's, or its error.
+            Err(_) => None,
+        })
     }
 }
 
