@@ -26,6 +26,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
 use crate::grammar::types::sql_type;
+use crate::literals;
 
 /// Finds what a name in FROM stands for.
 pub trait Resolver: Send + Sync {
@@ -56,12 +57,20 @@ impl<'a> Planner<'a> {
     }
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
-        Ok(self.sql_to_rel().sql_statement_to_plan(statement.clone())?)
+        let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
+        Ok(literals::settle(plan)?)
     }
 
     /// An expression over `schema`, with its types settled.
     pub fn expr(&self, expr: &ast::Expr, schema: &DFSchema) -> Result<Expr> {
-        Ok(self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new())?)
+        let expr = self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new()).map_err(located)?;
+        Ok(literals::settle_expr(expr)?)
+    }
+
+    /// The plan with its types settled, not yet optimized.
+    pub fn analyze(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        let options = self.state.config_options();
+        Ok(self.state.analyzer().execute_and_check(plan.clone(), options, |_, _| {})?)
     }
 
     pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -185,8 +194,17 @@ impl Planner<'_> {
     }
 }
 
+fn located(error: DataFusionError) -> Error {
+    let location = fault_location(&error);
+    let error = Error::from(error);
+    match location {
+        Some((line, column)) => error.with_location(line, column),
+        None => error,
+    }
+}
+
 /// Line and column (both 1-based) at which the planner found fault, if it can tell.
-pub fn fault_location(error: &DataFusionError) -> Option<(u64, u64)> {
+fn fault_location(error: &DataFusionError) -> Option<(u64, u64)> {
     let span = error.diagnostic()?.span?;
     Some((span.start.line, span.start.column))
 }
