@@ -75,6 +75,11 @@ pub fn parse_date(text: &str) -> Result<i64> {
 
 /// Microseconds since midnight.
 pub fn parse_time(text: &str) -> Result<i64> {
+    let word = text.trim();
+    if word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.contains(['-', '/']) {
+        // Postgres takes such a word for a zone.
+        return Err(Error::invalid(format!("time zone \"{word}\" not recognized")));
+    }
     let parts = Parts::read(text, "time")?;
     parts.time.ok_or_else(|| invalid(text, "time"))
 }
