@@ -182,11 +182,13 @@ struct Inner {
     hint: Option<String>,
     /// 1-based position in the statement, in characters, as Postgres counts.
     position: Option<usize>,
+    /// Line and column in the statement's text, both 1-based, until someone who has the text makes a position of it.
+    location: Option<(u64, u64)>,
 }
 
 impl Error {
     pub fn new(state: SqlState, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { state, message: message.into(), detail: None, hint: None, position: None }))
+        Self(Box::new(Inner { state, message: message.into(), detail: None, hint: None, position: None, location: None }))
     }
 
     /// A fault of ours: something that cannot happen has happened.
@@ -227,6 +229,12 @@ impl Error {
         self
     }
 
+    #[must_use]
+    pub fn with_location(mut self, line: u64, column: u64) -> Self {
+        self.0.location = Some((line, column));
+        self
+    }
+
     /// Puts `context` before the message: "context: message".
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
@@ -256,6 +264,10 @@ impl Error {
 
     pub fn position(&self) -> Option<usize> {
         self.0.position
+    }
+
+    pub fn location(&self) -> Option<(u64, u64)> {
+        self.0.location
     }
 }
 

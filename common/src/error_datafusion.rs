@@ -134,6 +134,8 @@ fn state_of_value_error(message: &str) -> SqlState {
     let lower = message.to_lowercase();
     if lower.contains("divide by zero") || lower.contains("division by zero") {
         SqlState::DivisionByZero
+    } else if lower.contains("invalid timezone") {
+        SqlState::InvalidParameterValue
     } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("can't cast value")
         || lower.contains("too large to store")
     {

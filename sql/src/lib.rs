@@ -10,6 +10,7 @@
 pub mod ast;
 pub mod functions;
 pub mod grammar;
+mod literals;
 pub mod lower;
 pub mod planner;
 pub mod relation;

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
@@ -23,7 +23,11 @@ use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanne
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF, lit};
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast;
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
+
+use crate::grammar::types::sql_type;
+use crate::literals;
 
 /// Finds what a name in FROM stands for.
 pub trait Resolver: Send + Sync {
@@ -54,12 +58,20 @@ impl<'a> Planner<'a> {
     }
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
-        Ok(self.sql_to_rel().sql_statement_to_plan(statement.clone())?)
+        let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
+        Ok(literals::settle(plan)?)
     }
 
     /// An expression over `schema`, with its types settled.
     pub fn expr(&self, expr: &ast::Expr, schema: &DFSchema) -> Result<Expr> {
-        Ok(self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new())?)
+        let expr = self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new()).map_err(located)?;
+        Ok(literals::settle_expr(expr)?)
+    }
+
+    /// The plan with its types settled, not yet optimized.
+    pub fn analyze(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        let options = self.state.config_options();
+        Ok(self.state.analyzer().execute_and_check(plan.clone(), options, |_, _| {})?)
     }
 
     pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -112,7 +124,7 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        None
+        Some(Arc::new(PostgresTypes))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
@@ -156,6 +168,22 @@ impl ContextProvider for Planner<'_> {
     }
 }
 
+/// Types in casts and typed literals are those of stored columns, so that both sides of a comparison agree.
+#[derive(Debug)]
+struct PostgresTypes;
+
+impl TypePlanner for PostgresTypes {
+    fn plan_type_field(&self, written: &ast::DataType) -> DfResult<Option<FieldRef>> {
+        Ok(match sql_type(written) {
+            // A change of the held type alone would not check the text: only their functions cast to them.
+            Ok(SqlType::Uuid | SqlType::Json | SqlType::Jsonb) => None,
+            Ok(sql_type) => Some(sql_type.to_field_ref("", true)),
+            // Not one of ours: DataFusion's, or its error.
+            Err(_) => None,
+        })
+    }
+}
+
 impl Planner<'_> {
     /// Folds the argument of a table function to a constant.
     fn constant(&self, expr: Expr) -> DfResult<Expr> {
@@ -182,8 +210,17 @@ fn to_nanoseconds(arg: &mut Expr) {
     }
 }
 
+fn located(error: DataFusionError) -> Error {
+    let location = fault_location(&error);
+    let error = Error::from(error);
+    match location {
+        Some((line, column)) => error.with_location(line, column),
+        None => error,
+    }
+}
+
 /// Line and column (both 1-based) at which the planner found fault, if it can tell.
-pub fn fault_location(error: &DataFusionError) -> Option<(u64, u64)> {
+fn fault_location(error: &DataFusionError) -> Option<(u64, u64)> {
     let span = error.diagnostic()?.span?;
     Some((span.start.line, span.start.column))
 }

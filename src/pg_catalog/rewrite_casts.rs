@@ -38,7 +38,10 @@ pub(super) fn cast(expr: &mut Expr) {
             _ => {}
         }
     }
-    if let Some(held) = held_type(data_type) {
+    // A single name is a type of its own, as columns of system tables are.
+    if bare_name(data_type).as_deref() != Some("name")
+        && let Some(held) = held_type(data_type)
+    {
         *data_type = held;
     }
 }

@@ -47,15 +47,23 @@ where
             let columns =
                 batch.columns().iter().zip(fields).map(|(a, f)| Column::new(a, f)).collect::<Result<Vec<_>>>()?;
             for row in 0..batch.num_rows() {
-                writer.write_row(&columns, row, &mut scratch, &mut channel.output.buffer)?;
+                let first = sent == 0 && row == 0;
+                writer.write_row(&columns, row, first, &mut scratch, &mut channel.output.buffer)?;
                 channel.flush_if_full().await?;
             }
             sent += batch.num_rows() as u64;
         }
-        writer.write_end(&mut channel.output.buffer);
+        writer.write_end(sent == 0, &mut channel.output.buffer);
         self.output.put(CopyDone::new())?;
         self.complete(format!("COPY {sent}"))
     }
+}
+
+/// Drivers expect it in the message of the first row, where Postgres puts it.
+fn write_binary_head(out: &mut BytesMut) {
+    out.put_slice(BINARY_SIGNATURE);
+    out.put_i32(0);
+    out.put_i32(0);
 }
 
 struct RowWriter<'a> {
@@ -66,11 +74,7 @@ struct RowWriter<'a> {
 impl RowWriter<'_> {
     fn write_head(&self, schema: &Schema, out: &mut BytesMut) {
         match self.options.format {
-            CopyFormat::Binary => copy_data(out, |out| {
-                out.put_slice(BINARY_SIGNATURE);
-                out.put_i32(0);
-                out.put_i32(0);
-            }),
+            CopyFormat::Binary => {}
             _ if !self.options.header => {}
             format => copy_data(out, |out| {
                 for (at, field) in schema.fields().iter().enumerate() {
@@ -87,19 +91,36 @@ impl RowWriter<'_> {
         }
     }
 
-    fn write_end(&self, out: &mut BytesMut) {
+    fn write_end(&self, first: bool, out: &mut BytesMut) {
         if self.options.format == CopyFormat::Binary {
-            copy_data(out, |out| out.put_i16(-1));
+            copy_data(out, |out| {
+                if first {
+                    write_binary_head(out);
+                }
+                out.put_i16(-1);
+            });
         }
     }
 
     /// On an error the row is not there at all.
-    fn write_row(&self, columns: &[Column], row: usize, scratch: &mut BytesMut, out: &mut BytesMut) -> Result<()> {
+    fn write_row(
+        &self,
+        columns: &[Column],
+        row: usize,
+        first: bool,
+        scratch: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<()> {
         let start = out.len();
         let mut result = Ok(());
         copy_data(out, |out| {
             result = match self.options.format {
-                CopyFormat::Binary => self.write_binary_row(columns, row, out),
+                CopyFormat::Binary => {
+                    if first {
+                        write_binary_head(out);
+                    }
+                    self.write_binary_row(columns, row, out)
+                }
                 _ => {
                     self.write_text_row(columns, row, scratch, out);
                     Ok(())

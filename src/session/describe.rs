@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::Result;
 use tidemark_common::types::SqlType;
 use tidemark_sql::ast::{Parsed, Statement};
 
-use super::{Description, Session};
+use super::{Description, Session, with_parameters};
+use crate::query::Names;
 
 impl Session {
     /// Parameter and result types without running it. `given`: types that the client declared, by position.
@@ -50,9 +53,10 @@ impl Session {
             }
             sql::Statement::Query(query) if crate::coordinator::tables::select_into(query).is_some() => Ok(None),
             sql::Statement::Query(query) => {
-                let plan = self.names(None)?.plan(query)?;
-                fill(parameters, plan.get_parameter_types().unwrap_or_default());
-                // Parameters that are still unknown are text, so that the result's types can be told.
+                let names = self.names(None)?;
+                let plan = names.plan(query)?;
+                fill_fields(parameters, plan.get_parameter_fields().unwrap_or_default());
+                let plan = settled(&names, plan, parameters);
                 let schema = Arc::new(plan.schema().as_arrow().clone());
                 Ok(Some(super::select::renamed(schema, query)))
             }
@@ -76,17 +80,39 @@ impl Session {
     }
 }
 
+/// The plan with the types that it will have when it runs. Parameters that are still unknown are text.
+fn settled(names: &Names, plan: LogicalPlan, parameters: &[Option<SqlType>]) -> LogicalPlan {
+    let nulls: Option<Vec<ScalarValue>> = parameters
+        .iter()
+        .map(|p| ScalarValue::try_new_null(&p.as_ref().unwrap_or(&SqlType::Text).data_type()).ok())
+        .collect();
+    let typed = nulls.and_then(|nulls| with_parameters(plan.clone(), &nulls).ok());
+    // An error belongs to the run: a value may be right where its type alone is not.
+    typed.and_then(|typed| names.planner().analyze(&typed).ok()).unwrap_or(plan)
+}
+
 pub(super) fn text_columns(names: &[&str]) -> SchemaRef {
     Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+}
+
+/// As [`fill`], with the SQL types that fields carry.
+pub(super) fn fill_fields(parameters: &mut [Option<SqlType>], found: HashMap<String, Option<FieldRef>>) {
+    for (name, field) in found {
+        if let (Some(slot), Some(field)) = (slot(parameters, &name), field) {
+            slot.get_or_insert_with(|| SqlType::from_field(&field));
+        }
+    }
+}
+
+fn slot<'a>(parameters: &'a mut [Option<SqlType>], name: &str) -> Option<&'a mut Option<SqlType>> {
+    let position = name.trim_start_matches('$').parse::<usize>().ok()?.checked_sub(1)?;
+    parameters.get_mut(position)
 }
 
 /// Puts the types that planning found where the client gave none.
 pub(super) fn fill(parameters: &mut [Option<SqlType>], found: HashMap<String, Option<DataType>>) {
     for (name, data_type) in found {
-        let position = name.trim_start_matches('$').parse::<usize>().ok().and_then(|n| n.checked_sub(1));
-        if let (Some(position), Some(data_type)) = (position, data_type)
-            && let Some(slot) = parameters.get_mut(position)
-        {
+        if let (Some(slot), Some(data_type)) = (slot(parameters, &name), data_type) {
             slot.get_or_insert_with(|| SqlType::from_data_type(&data_type));
         }
     }

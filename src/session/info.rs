@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tidemark_catalog::{Catalog, SYSTEM_SCHEMAS};
 use tidemark_common::{Error, Result, SqlState};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::TransactionStatus;
@@ -32,6 +34,10 @@ struct State {
     reported: Vec<(String, String)>,
     cancel: CancellationToken,
     timed_out: bool,
+    /// Of statement_timeout.
+    timer: Option<AbortHandle>,
+    /// Statements begun so far.
+    statements: u64,
     random: StdRng,
     activity: Activity,
     schemas: Vec<String>,
@@ -70,6 +76,8 @@ impl SessionInfo {
                 reported: Vec::new(),
                 cancel: CancellationToken::new(),
                 timed_out: false,
+                timer: None,
+                statements: 0,
                 random: StdRng::from_os_rng(),
                 activity: Activity::default(),
                 schemas: db.moment().catalog.schemas().map(|s| s.name.clone()).collect(),
@@ -183,12 +191,28 @@ impl SessionInfo {
         }
     }
 
-    pub fn begin_statement(&self, text: &str, now: i64) -> CancellationToken {
+    /// Starts the clock of statement_timeout, which runs until the next statement begins: rows are sent after `execute`.
+    pub fn begin_statement(self: &Arc<Self>, text: &str, now: i64) -> CancellationToken {
         /// Characters of a statement that pg_stat_activity shows.
         const SHOWN: usize = 1024;
+        let limit = self.setting("statement_timeout").and_then(|limit| settings::millis(&limit)).filter(|ms| *ms > 0);
         let mut state = self.lock();
         state.cancel = CancellationToken::new();
         state.timed_out = false;
+        state.statements += 1;
+        if let Some(timer) = state.timer.take() {
+            timer.abort();
+        }
+        if let (Some(limit), Ok(runtime)) = (limit, tokio::runtime::Handle::try_current()) {
+            let (info, statement) = (Arc::downgrade(self), state.statements);
+            let timer = runtime.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(limit)).await;
+                if let Some(info) = info.upgrade() {
+                    info.time_out(statement);
+                }
+            });
+            state.timer = Some(timer.abort_handle());
+        }
         state.activity.query = text.chars().take(SHOWN).collect();
         state.activity.query_started = Some(now);
         state.activity.state_changed = Some(now);
@@ -215,11 +239,13 @@ impl SessionInfo {
         self.lock().cancel.cancel();
     }
 
-    /// statement_timeout has passed.
-    pub fn time_out(&self) {
+    /// statement_timeout has passed for the `statement`th statement; by now the next may have begun.
+    fn time_out(&self, statement: u64) {
         let mut state = self.lock();
-        state.timed_out = true;
-        state.cancel.cancel();
+        if state.statements == statement && !state.cancel.is_cancelled() {
+            state.timed_out = true;
+            state.cancel.cancel();
+        }
     }
 
     /// What random() and uuids are made of.

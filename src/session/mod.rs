@@ -476,7 +476,11 @@ impl Drop for DropUnlessReady {
     }
 }
 
-/// Errors know positions in the statement's text; clients count from the start of what they sent.
-fn place(error: Error, _statement: &Parsed) -> Error {
-    error
+/// The planner knows line and column in the statement's text; clients count characters from the start of what they sent.
+fn place(error: Error, statement: &Parsed) -> Error {
+    let (Some((line, column)), None) = (error.location(), error.position()) else { return error };
+    let lines_before = usize::try_from(line).unwrap_or(1).saturating_sub(1);
+    let characters_before: usize =
+        statement.text.split_inclusive('\n').take(lines_before).map(|line| line.chars().count()).sum();
+    error.with_position(statement.offset + characters_before + usize::try_from(column).unwrap_or(1))
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{ParamValues, metadata::ScalarAndMetadata};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
@@ -74,9 +76,20 @@ pub(super) async fn execute(names: &Names, plan: LogicalPlan) -> Result<(SchemaR
     let optimized = names.planner().optimize(&plan)?;
     let physical = state.query_planner().create_physical_plan(&optimized, state).await?;
     let schema: SchemaRef = Arc::new(optimized.schema().as_arrow().clone());
-    let stream = execute_stream(physical, Arc::new(TaskContext::from(state)))?;
+    let stream = execute_stream(interruptible(physical)?, Arc::new(TaskContext::from(state)))?;
     // Fields keep the metadata of the logical plan, which names SQL types that Arrow has not.
     Ok((schema.clone(), under(schema, stream)))
+}
+
+/// A join may yield rows for minutes between two reads of its inputs, and only these give way to a cancel.
+fn interruptible(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let interruptible = plan.transform_up(|node| {
+        Ok(match node.name().ends_with("JoinExec") {
+            true => Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>),
+            false => Transformed::no(node),
+        })
+    })?;
+    Ok(interruptible.data)
 }
 
 /// The batch under the plan's schema.

@@ -45,7 +45,7 @@ pub struct TableBuffer {
 
 impl TableBuffer {
     pub fn new(def: TableDef) -> Self {
-        Self { def, log: Vec::new(), batches: Vec::new(), rows: BTreeMap::new(), bytes: 0, next_row_number: -1 }
+        Self { def, log: Vec::new(), batches: Vec::new(), rows: BTreeMap::new(), bytes: 0, next_row_number: i64::MIN }
     }
 
     pub fn def(&self) -> &TableDef {
@@ -134,7 +134,8 @@ impl TableBuffer {
             .iter()
             .map(|n| {
                 Some(n.unwrap_or_else(|| {
-                    self.next_row_number -= 1;
+                    // Below all that are stored, and rising: at the commit rows are numbered in this order.
+                    self.next_row_number += 1;
                     self.next_row_number
                 }))
             })

@@ -48,7 +48,10 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
         function("bit_count")
             .on(&[Bytea], Int8, |r| Ok(Value::Int(r.bytes(0).iter().map(|b| i64::from(b.count_ones())).sum())))
             .udf(),
-        function("convert_from").on(&[Bytea, Text], Text, |r| convert_from(r.bytes(0), r.text(1))).udf(),
+        function("convert_from")
+            .on(&[Bytea, Text], Text, |r| convert_from(r.bytes(0), r.text(1)))
+            .on(&[Text, Text], Text, |r| convert_from(&parse_bytea(r.text(0))?, r.text(1)))
+            .udf(),
         function("convert_to")
             .on(&[Text, Text], Bytea, |r| {
                 require_utf8(r.text(1))?;

@@ -25,7 +25,10 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
     use Kind::{Date, Text, Time, Timestamp, TimestampTz};
     vec![
         function(TO_TIMESTAMP).on(&[Text], Timestamp, |r| parse_timestamp(r.text(0)).map(Value::from)).udf(),
-        function(TO_TIMESTAMPTZ).on(&[Text], TimestampTz, |r| parse_timestamptz(r.text(0)).map(Value::from)).udf(),
+        function(TO_TIMESTAMPTZ)
+            .on(&[Text], TimestampTz, |r| parse_timestamptz(r.text(0)).map(Value::from))
+            .on(&[Text, Text], TimestampTz, |r| parse_timestamptz_in(r.text(0), Some(r.text(1))).map(Value::from))
+            .udf(),
         function(TO_DATE).on(&[Text], Date, |r| parse_date(r.text(0)).map(Value::from)).udf(),
         function("timezone")
             .on(&[Text, TimestampTz], Timestamp, |r| {
@@ -51,10 +54,15 @@ pub fn parse_timestamp(text: &str) -> Result<i64> {
 
 /// As [`parse_timestamp`], moved to UTC by the zone in the text; without one it is UTC.
 pub fn parse_timestamptz(text: &str) -> Result<i64> {
+    parse_timestamptz_in(text, None)
+}
+
+/// Without a zone in the text it is a time of `zone`.
+pub(super) fn parse_timestamptz_in(text: &str, zone: Option<&str>) -> Result<i64> {
     let parts = Parts::read(text, "timestamp with time zone")?;
     let local = parts.local(text, "timestamp with time zone")?;
     let offset = match &parts.zone {
-        None => 0,
+        None => zone.map_or(Ok(0), |zone| zone_offset(&named_zone(zone)?, local))?,
         Some(Zone::Offset(micros)) => *micros,
         Some(Zone::Named(zone)) => zone_offset(zone, local)?,
     };
@@ -69,6 +77,11 @@ pub fn parse_date(text: &str) -> Result<i64> {
 
 /// Microseconds since midnight.
 pub fn parse_time(text: &str) -> Result<i64> {
+    let word = text.trim();
+    if word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.contains(['-', '/']) {
+        // Postgres takes such a word for a zone.
+        return Err(Error::invalid(format!("time zone \"{word}\" not recognized")));
+    }
     let parts = Parts::read(text, "time")?;
     parts.time.ok_or_else(|| invalid(text, "time"))
 }

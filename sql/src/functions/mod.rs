@@ -7,6 +7,7 @@
 //! [`register`] is called once for all sessions, [`session_functions`] once a session. What is not here is DataFusion's, and
 //! `parity.txt` says of both how they compare with PostgreSQL.
 
+mod arithmetic;
 mod arrays;
 mod binary;
 mod calendar;
@@ -34,6 +35,7 @@ mod row;
 mod session;
 mod strings;
 mod system;
+mod text;
 mod to_char;
 mod value;
 mod windows;
@@ -62,6 +64,7 @@ pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_STAR
 /// Every function that is the same for all sessions.
 pub fn functions() -> Vec<ScalarUDF> {
     [
+        arithmetic::functions(),
         windows::functions(),
         casts::functions(),
         json_access::functions(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::error::Result as DfResult;
+use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::functions::math::expr_fn;
 use datafusion::functions_nested::expr_fn::array_has_any;
@@ -106,6 +106,41 @@ fn function_of(op: &BinaryOperator, left: Family, right: Family) -> Option<(&'st
     })
 }
 
+/// An array in quotes has the type of the array that it is compared with.
+fn typed_arrays(mut expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<RawBinaryExpr> {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    if !matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+        return Ok(expr);
+    }
+    let list = |e: &Expr| Ok::<_, DataFusionError>(Some(e.get_type(schema)?).filter(|t| matches!(t, DataType::List(_))));
+    let is_text = |e: &Expr| matches!(e, Expr::Literal(ScalarValue::Utf8(Some(_)), _));
+    if is_text(&expr.right)
+        && let Some(array) = list(&expr.left)?
+    {
+        expr.right = cast(expr.right, array);
+    } else if is_text(&expr.left)
+        && let Some(array) = list(&expr.right)?
+    {
+        expr.left = cast(expr.left, array);
+    }
+    Ok(expr)
+}
+
+/// A float beside a number that is none is a double, and so is that number.
+fn widen_floats(mut expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<RawBinaryExpr> {
+    use BinaryOperator::{Divide, Eq, Gt, GtEq, Lt, LtEq, Minus, Multiply, NotEq, Plus};
+    if !matches!(expr.op, Plus | Minus | Multiply | Divide | Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+        return Ok(expr);
+    }
+    let exact = |t: &DataType| t.is_integer() || t.is_decimal();
+    let (left, right) = (expr.left.get_type(schema)?, expr.right.get_type(schema)?);
+    if (left.is_floating() && exact(&right)) || (exact(&left) && right.is_floating()) {
+        expr.left = expr.left.cast_to(&DataType::Float64, schema)?;
+        expr.right = expr.right.cast_to(&DataType::Float64, schema)?;
+    }
+    Ok(expr)
+}
+
 impl ExprPlanner for PostgresOperators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
         use BinaryOperator as B;
@@ -114,6 +149,7 @@ impl ExprPlanner for PostgresOperators {
             B::PGOverlap => return Ok(PlannerResult::Planned(array_has_any(expr.left, expr.right))),
             _ => {}
         }
+        let expr = typed_arrays(widen_floats(expr, schema)?, schema)?;
         let (left, right) = (family(&expr.left, schema)?, family(&expr.right, schema)?);
         let Some((name, swapped)) = function_of(&expr.op, left, right) else {
             return Ok(PlannerResult::Original(expr));

@@ -13,22 +13,28 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, lit};
-use tidemark_common::types::SqlType;
+use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
+use tidemark_common::Error;
 
 use super::declare::{Kind, function};
+use super::extract::EXTRACT;
 use super::value::Value;
-use super::{binary, casts, input, json, strings};
+use super::{arithmetic, binary, casts, input, json, strings, text};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
 pub const TO_BYTEA: &str = "tidemark_to_bytea";
 pub const ROUND_HALF_EVEN: &str = "tidemark_round_half_even";
 const TEXT_TO_ARRAY: &str = "tidemark_text_to_array";
+const TEXT_TO_INTEGER: &str = "tidemark_text_to_integer";
+const TEXT_TO_FLOAT: &str = "tidemark_text_to_float";
+const TEXT_TO_NUMERIC: &str = "tidemark_text_to_numeric";
+const TEXT_TO_BOOLEAN: &str = "tidemark_text_to_boolean";
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
     vec![
@@ -49,6 +55,14 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
         function(TEXT_TO_ARRAY)
             .on(&[Kind::Text], Kind::Texts, |r| super::parse_text_array(r.text(0)).map(Value::from))
             .udf(),
+        function(TEXT_TO_INTEGER).on(&[Kind::Text], Kind::Int8, |r| text::integer(r.text(0)).map(Value::Int)).udf(),
+        function(TEXT_TO_FLOAT).on(&[Kind::Text], Kind::Float8, |r| text::float(r.text(0)).map(Value::Float)).udf(),
+        function(TEXT_TO_NUMERIC)
+            .on(&[Kind::Text], Kind::Numeric, |r| {
+                Ok(Value::Numeric(casts::numeric_of_text(r.text(0), false)?, NUMERIC_SCALE))
+            })
+            .udf(),
+        function(TEXT_TO_BOOLEAN).on(&[Kind::Text], Kind::Bool, |r| text::boolean(r.text(0)).map(Value::Bool)).udf(),
         function(ROUND_HALF_EVEN)
             .on(&[Kind::Float8], Kind::Float8, |r| Ok(Value::Float(r.float(0).round_ties_even())))
             .udf(),
@@ -67,12 +81,125 @@ impl PostgresCasts {
     }
 
     fn call(&self, name: &str, arg: Expr) -> DfResult<Expr> {
+        self.calls(name, vec![arg])
+    }
+
+    fn calls(&self, name: &str, args: Vec<Expr>) -> DfResult<Expr> {
         let function = self
             .functions
             .iter()
             .find(|f| f.name() == name)
             .ok_or_else(|| tidemark_common::Error::internal(format!("function {name} is not declared")))?;
-        Ok(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), vec![arg])))
+        Ok(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), args)))
+    }
+
+    /// A char as text, without the blanks that pad it; anything else as it is.
+    fn unpadded(&self, expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+        let is_char = expr.to_field(schema).is_ok_and(|(_, f)| matches!(SqlType::from_field(&f), SqlType::Char(_)));
+        Ok(if is_char { Transformed::yes(self.call(TO_TEXT, expr)?) } else { Transformed::no(expr) })
+    }
+
+    /// Both operands as what they are compared by.
+    fn comparable(&self, binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+        let (left, right) = (binary.left.to_field(schema)?.1, binary.right.to_field(schema)?.1);
+        let is_char = |f: &Field| matches!(SqlType::from_field(f), SqlType::Char(_));
+        let wrapped = |left: Expr, right: Expr| {
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), binary.op, Box::new(right))))
+        };
+        if binary.op == Operator::StringConcat && (is_char(&left) || is_char(&right)) {
+            let (left, right) = (self.unpadded(*binary.left, schema)?, self.unpadded(*binary.right, schema)?);
+            return Ok(wrapped(left.data, right.data));
+        }
+        if !compares(binary.op) {
+            return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+        }
+        if is_char(&left) && is_char(&right) && SqlType::from_field(&left) != SqlType::from_field(&right) {
+            return Ok(wrapped(self.call(TO_TEXT, *binary.left)?, self.call(TO_TEXT, *binary.right)?));
+        }
+        Ok(Transformed::no(Expr::BinaryExpr(binary)))
+    }
+
+    /// Functions that Postgres has otherwise for some types.
+    fn function(&self, function: ScalarFunction, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
+        /// They give back what they are given.
+        const KEEP_PADDING: [&str; 7] =
+            ["coalesce", "nullif", "greatest", "least", "pg_typeof", "octet_length", "make_array"];
+        let types: Vec<DataType> = function.args.iter().filter_map(|a| a.get_type(schema).ok()).collect();
+        let decimals = types.first().and_then(|t| match t {
+            DataType::Decimal128(precision, _) => Some(*precision),
+            _ => None,
+        });
+        let is_moment = |t: Option<&DataType>| matches!(t, Some(DataType::Timestamp(_, Some(_))));
+        match (function.name(), zone) {
+            // Postgres rounds a double to even, a numeric away from zero.
+            ("round", _) if types.len() == 1 && types[0].is_floating() => {
+                self.calls(ROUND_HALF_EVEN, function.args).map(Transformed::yes)
+            }
+            ("floor" | "ceil" | "trunc", _) if function.args.len() == 1 && decimals.is_some() => {
+                Ok(at_scale(Expr::ScalarFunction(function), decimals, 0))
+            }
+            ("trunc", _) if function.args.len() == 2 && decimals.is_some() => {
+                let scale = constant(&function.args[1]);
+                let (Some(scale @ 0..), Some(DataType::Decimal128(_, from))) = (scale, types.first()) else {
+                    return Ok(Transformed::no(Expr::ScalarFunction(function)));
+                };
+                let scale = i8::try_from(scale).unwrap_or(*from).min(*from);
+                Ok(at_scale(Expr::ScalarFunction(function), decimals, scale))
+            }
+            ("mod", _) if types.len() == 2 && types.iter().any(DataType::is_decimal) => {
+                let mut args = function.args.into_iter();
+                match (args.next(), args.next()) {
+                    (Some(left), Some(right)) => Ok(Transformed::yes(left % right)),
+                    _ => Err(Error::internal("mod takes two arguments").into()),
+                }
+            }
+            ("date_trunc", Some(zone)) if function.args.len() == 2 && is_moment(types.get(1)) => {
+                let mut args = function.args;
+                args[1] = self.local(args[1].clone(), zone)?;
+                let local = Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args));
+                Ok(Transformed::yes(self.local(local, zone)?))
+            }
+            (EXTRACT | "date_part", Some(zone)) if is_moment(types.get(1)) => {
+                let mut args = function.args;
+                let epoch = matches!(&args[0], Expr::Literal(ScalarValue::Utf8(Some(part)), _) if part.eq_ignore_ascii_case("epoch"));
+                if epoch {
+                    return Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args))));
+                }
+                args[1] = self.local(args[1].clone(), zone)?;
+                Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args))))
+            }
+            (name, _) if name.starts_with("tidemark_") || KEEP_PADDING.contains(&name) => {
+                Ok(Transformed::no(Expr::ScalarFunction(function)))
+            }
+            _ => Expr::ScalarFunction(function).map_children(|argument| self.unpadded(argument, schema)),
+        }
+    }
+
+    /// A moment as the clocks of `zone` show it, or the other way round.
+    fn local(&self, time: Expr, zone: &str) -> DfResult<Expr> {
+        self.calls("timezone", vec![lit(zone), time])
+    }
+
+    /// Casts between what clocks show and moments, by the session's clock.
+    fn zoned(&self, operand: &Expr, from: &DataType, to: &DataType, zone: &str) -> DfResult<Option<Expr>> {
+        use DataType::{Date32, Time64, Timestamp};
+        Ok(match (from, to) {
+            (from, Timestamp(_, Some(_))) if from.is_string() => {
+                Some(self.calls(input::TO_TIMESTAMPTZ, vec![operand.clone(), lit(zone)])?)
+            }
+            (Timestamp(_, None), Timestamp(_, Some(_))) => Some(self.local(operand.clone(), zone)?),
+            (Date32, Timestamp(_, Some(_))) => {
+                let midnight = Expr::Cast(Cast::new(
+                    Box::new(operand.clone()),
+                    SqlType::Timestamp.data_type(),
+                ));
+                Some(self.local(midnight, zone)?)
+            }
+            (Timestamp(_, Some(_)), Timestamp(_, None) | Date32 | Time64(_)) => {
+                Some(self.local(operand.clone(), zone)?)
+            }
+            _ => None,
+        })
     }
 
     /// What the operand of a cast becomes; `None`: the cast is right as it is.
@@ -84,6 +211,10 @@ impl PostgresCasts {
             (from, DataType::Time64(_) | DataType::Time32(_)) if from.is_string() => input::TO_TIME,
             (from, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) if from.is_string() => TO_BYTEA,
             (from, DataType::List(_) | DataType::LargeList(_)) if from.is_string() => TEXT_TO_ARRAY,
+            (from, DataType::Int16 | DataType::Int32 | DataType::Int64) if from.is_string() => TEXT_TO_INTEGER,
+            (from, DataType::Float32 | DataType::Float64) if from.is_string() => TEXT_TO_FLOAT,
+            (from, DataType::Decimal128(_, scale)) if from.is_string() && *scale < NUMERIC_SCALE => TEXT_TO_NUMERIC,
+            (from, DataType::Boolean) if from.is_string() => TEXT_TO_BOOLEAN,
             (DataType::Float16 | DataType::Float32 | DataType::Float64, to) if to.is_integer() => ROUND_HALF_EVEN,
             (from, to) if from.is_decimal() && to.is_integer() => {
                 return Ok(Some(datafusion::functions::math::expr_fn::round(vec![operand.clone()])));
@@ -94,13 +225,29 @@ impl PostgresCasts {
         self.call(name, operand.clone()).map(Some)
     }
 
-    fn cast(&self, cast: Cast, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+    fn cast(&self, mut cast: Cast, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
+        if let Expr::ScalarFunction(function) = cast.expr.as_ref()
+            && function.name() == EXTRACT
+            && cast.field.data_type().is_decimal()
+            && let Some(DataType::Date32) = function.args.get(1).and_then(|a| a.get_type(schema).ok())
+        {
+            // A date has no fractions.
+            cast.field = Arc::new(cast.field.as_ref().clone().with_data_type(DataType::Decimal128(20, 0)));
+            return Ok(Transformed::yes(Expr::Cast(cast)));
+        }
         let (_, from) = cast.expr.to_field(schema)?;
         let padded = matches!(SqlType::from_field(&from), SqlType::Char(_)) && cast.field.data_type().is_string();
         let operand = if padded {
             Some(self.call(TO_TEXT, cast.expr.as_ref().clone())?)
         } else {
-            self.operand(&cast.expr, from.data_type(), cast.field.data_type())?
+            let zoned = match zone {
+                Some(zone) => self.zoned(&cast.expr, from.data_type(), cast.field.data_type(), zone)?,
+                None => None,
+            };
+            match zoned {
+                Some(operand) => Some(operand),
+                None => self.operand(&cast.expr, from.data_type(), cast.field.data_type())?,
+            }
         };
         Ok(match operand {
             // Once rewritten, the operand's type is the cast's own family, and the rule lets it be.
@@ -113,7 +260,7 @@ impl PostgresCasts {
 }
 
 /// A literal text beside a value of `beside`, read as that type; `None`: it is something else, or right as it is.
-fn literal(expr: &Expr, beside: &Field) -> DfResult<Option<Expr>> {
+fn literal(expr: &Expr, beside: &Field, zone: Option<&str>) -> DfResult<Option<Expr>> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = expr else { return Ok(None) };
     let canonical = match SqlType::from_field(beside) {
         SqlType::Uuid => Some(casts::uuid(text)?.into_owned()),
@@ -127,17 +274,47 @@ fn literal(expr: &Expr, beside: &Field) -> DfResult<Option<Expr>> {
     let value = match beside.data_type() {
         DataType::Timestamp(_, None) => ScalarValue::TimestampMicrosecond(Some(input::parse_timestamp(text)?), None),
         DataType::Timestamp(_, Some(_)) => {
-            ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz(text)?), Some("UTC".into()))
+            ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz_in(text, zone)?), Some("UTC".into()))
         }
         DataType::Date32 => ScalarValue::Date32(i32::try_from(input::parse_date(text)?).ok()),
         DataType::Time64(TimeUnit::Microsecond) => ScalarValue::Time64Microsecond(Some(input::parse_time(text)?)),
+        DataType::Binary => ScalarValue::Binary(Some(binary::parse_bytea(text)?)),
+        integer @ (DataType::Int16 | DataType::Int32 | DataType::Int64) => {
+            let value = text::integer(text)?;
+            // Out of the column's range it is still a number that a row can be compared with.
+            match (integer, i16::try_from(value), i32::try_from(value)) {
+                (DataType::Int16, Ok(value), _) => ScalarValue::Int16(Some(value)),
+                (DataType::Int32, _, Ok(value)) => ScalarValue::Int32(Some(value)),
+                _ => ScalarValue::Int64(Some(value)),
+            }
+        }
+        DataType::Float32 => ScalarValue::Float32(Some(text::float(text)? as f32)),
+        DataType::Float64 => ScalarValue::Float64(Some(text::float(text)?)),
+        DataType::Decimal128(..) => {
+            ScalarValue::Decimal128(Some(casts::numeric_of_text(text, false)?), NUMERIC_PRECISION, NUMERIC_SCALE)
+        }
+        DataType::Boolean => ScalarValue::Boolean(Some(text::boolean(text)?)),
         _ => return Ok(None),
     };
     Ok(Some(lit(value)))
 }
 
-fn replace(expr: &mut Expr, beside: &Field) -> DfResult<bool> {
-    let new = literal(expr, beside)?;
+/// A decimal whose further digits are zero, without them.
+fn at_scale(expr: Expr, precision: Option<u8>, scale: i8) -> Transformed<Expr> {
+    let Some(precision) = precision else { return Transformed::no(expr) };
+    Transformed::yes(Expr::Cast(Cast::new(Box::new(expr), DataType::Decimal128(precision, scale))))
+}
+
+fn constant(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(ScalarValue::Int32(n), _) => n.map(i64::from),
+        Expr::Literal(ScalarValue::Int64(n), _) => *n,
+        _ => None,
+    }
+}
+
+fn replace(expr: &mut Expr, beside: &Field, zone: Option<&str>) -> DfResult<bool> {
+    let new = literal(expr, beside, zone)?;
     let changed = new.is_some();
     if let Some(new) = new {
         *expr = new;
@@ -150,14 +327,25 @@ fn compares(op: Operator) -> bool {
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
-fn compare(mut binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+fn compare(mut binary: BinaryExpr, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
     let mut changed = false;
     if compares(binary.op) && is_text_literal(&binary.right) {
-        changed |= replace(&mut binary.right, &binary.left.to_field(schema)?.1)?;
+        changed |= replace(&mut binary.right, &binary.left.to_field(schema)?.1, zone)?;
     } else if compares(binary.op) && is_text_literal(&binary.left) {
-        changed |= replace(&mut binary.left, &binary.right.to_field(schema)?.1)?;
+        changed |= replace(&mut binary.left, &binary.right.to_field(schema)?.1, zone)?;
     }
     Ok(if changed { Transformed::yes(Expr::BinaryExpr(binary)) } else { Transformed::no(Expr::BinaryExpr(binary)) })
+}
+
+/// `+`, `-`, `*` of integers and `/` of floats, as calls that tell when the result does not fit.
+fn check_arithmetic(binary: &BinaryExpr, schema: &DFSchema) -> Option<Expr> {
+    use Operator::{Divide, Minus, Multiply, Plus};
+    if !matches!(binary.op, Plus | Minus | Multiply | Divide) {
+        return None;
+    }
+    // A parameter has no type yet, and then no check either: it has one when the statement is run.
+    let (left, right) = (binary.left.get_type(schema).ok()?, binary.right.get_type(schema).ok()?);
+    arithmetic::checked(binary.op, (binary.left.as_ref(), &left), (binary.right.as_ref(), &right))
 }
 
 fn is_text_literal(expr: &Expr) -> bool {
@@ -169,15 +357,29 @@ impl FunctionRewrite for PostgresCasts {
         "postgres_casts"
     }
 
-    fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> DfResult<Transformed<Expr>> {
+    fn rewrite(&self, expr: Expr, schema: &DFSchema, options: &ConfigOptions) -> DfResult<Transformed<Expr>> {
+        let zone = options.execution.time_zone.as_deref().filter(|zone| !matches!(*zone, "UTC" | "+00:00"));
         match expr {
-            Expr::Cast(cast) => self.cast(cast, schema),
-            Expr::BinaryExpr(binary) => compare(binary, schema),
+            Expr::Cast(cast) => self.cast(cast, schema, zone),
+            Expr::BinaryExpr(binary) => match check_arithmetic(&binary, schema) {
+                Some(call) => Ok(Transformed::yes(call)),
+                None => {
+                    let compared = compare(binary, schema, zone)?;
+                    match compared.data {
+                        Expr::BinaryExpr(binary) if !compared.transformed => self.comparable(binary, schema),
+                        other => Ok(Transformed::new(other, compared.transformed, compared.tnr)),
+                    }
+                }
+            },
+            Expr::Negative(operand) => {
+                let checked = operand.get_type(schema).ok().and_then(|t| arithmetic::negated(&operand, &t));
+                Ok(checked.map_or_else(|| Transformed::no(Expr::Negative(operand)), Transformed::yes))
+            }
             Expr::Between(Between { expr, negated, mut low, mut high })
                 if is_text_literal(&low) || is_text_literal(&high) =>
             {
                 let (_, beside) = expr.to_field(schema)?;
-                let changed = replace(&mut low, &beside)? | replace(&mut high, &beside)?;
+                let changed = replace(&mut low, &beside, zone)? | replace(&mut high, &beside, zone)?;
                 let between = Expr::Between(Between { expr, negated, low, high });
                 Ok(if changed { Transformed::yes(between) } else { Transformed::no(between) })
             }
@@ -185,18 +387,12 @@ impl FunctionRewrite for PostgresCasts {
                 let (_, beside) = expr.to_field(schema)?;
                 let mut changed = false;
                 for item in &mut list {
-                    changed |= replace(item, &beside)?;
+                    changed |= replace(item, &beside, zone)?;
                 }
                 let in_list = Expr::InList(InList { expr, list, negated });
                 Ok(if changed { Transformed::yes(in_list) } else { Transformed::no(in_list) })
             }
-            Expr::ScalarFunction(f) if f.name() == "round" && f.args.len() == 1 => {
-                // Postgres rounds a double to even, a numeric away from zero.
-                if f.args[0].get_type(schema)?.is_floating() {
-                    return Ok(Transformed::yes(self.call(ROUND_HALF_EVEN, f.args[0].clone())?));
-                }
-                Ok(Transformed::no(Expr::ScalarFunction(f)))
-            }
+            Expr::ScalarFunction(f) => self.function(f, schema, zone),
             other => Ok(Transformed::no(other)),
         }
     }

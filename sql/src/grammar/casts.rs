@@ -13,8 +13,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    CastKind, DataType, DateTimeField, ExactNumberInfo, Expr, Interval, IntervalFields, TimezoneInfo, TypedString,
-    VisitMut, VisitorMut,
+    CastKind, DataType, DateTimeField, ExactNumberInfo, Expr, Interval, IntervalFields,
+    TimezoneInfo, TypedString, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
@@ -62,6 +62,12 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
                 return Ok(Some(interval(parsed.canonical())));
             }
             cast(&mut Expr::Value(value.clone()), data_type)
+        }
+        Expr::Value(ValueWithSpan { value: value @ Value::UnicodeStringLiteral(_), .. }) => {
+            if let Value::UnicodeStringLiteral(text) = value {
+                *value = Value::SingleQuotedString(std::mem::take(text));
+            }
+            Ok(None)
         }
         Expr::Interval(i) => {
             let qualifier = qualifier_of_literal(i)?;
