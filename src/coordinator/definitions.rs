@@ -9,13 +9,12 @@ use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
-use tidemark_common::types::SqlType;
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
@@ -263,29 +262,10 @@ pub fn dataflow(
         system: None,
         scans: Arc::new(StreamInputs),
     };
-    let plan = stored_as_sql(names.plan(query)?)?;
+    let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
     let optimized = names.planner().optimize(&plan)?;
     lower::lower(&optimized, emit_on_close)
-}
-
-/// Some functions answer in types that no SQL type is stored as: they become those that are.
-fn stored_as_sql(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let fields = plan.schema().fields().clone();
-    let stored: Vec<DataType> =
-        fields.iter().map(|f| SqlType::from_field(f).to_field(f.name(), true).data_type().clone()).collect();
-    if fields.iter().zip(&stored).all(|(f, s)| f.data_type() == s) {
-        return Ok(plan);
-    }
-    let columns = plan.schema().columns();
-    let exprs = columns.into_iter().zip(fields.iter().zip(stored)).map(|(column, (field, stored))| {
-        if *field.data_type() == stored {
-            Expr::Column(column)
-        } else {
-            datafusion::logical_expr::cast(Expr::Column(column), stored).alias(field.name())
-        }
-    });
-    Ok(LogicalPlanBuilder::from(plan).project(exprs.collect::<Vec<_>>())?.build()?)
 }
 
 /// A stored query's AST.

@@ -129,7 +129,9 @@ pub(super) fn name_columns(select: &mut Select) {
         let SelectItem::UnnamedExpr(expr) = &*item else { continue };
         let name = output_name(expr);
         let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-        let name = if !seen.insert(expr.to_string()) || covered {
+        // DataFusion calls all subqueries the same.
+        let twin = !alone(&name) && expr.to_string().contains("SELECT");
+        let name = if !seen.insert(expr.to_string()) || covered || twin {
             free_name(name, &used)
         } else if !is_column && !wild && alone(&name) {
             name
