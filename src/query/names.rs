@@ -1,6 +1,7 @@
 //! What a name in a query stands for: system table, stored relation, or a view that gives way to its query.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -129,9 +130,49 @@ pub fn rewrite(statement: &mut ast::Statement) -> Result<()> {
             "Leave it out: of two transactions that write the same row the later one gets 40001 and tries again.",
         ));
     }
+    Nesting::check(statement)?;
     grammar::windows::rewrite(statement)?;
     pg_catalog::rewrite_statement(statement);
     grammar::casts::rewrite(statement)
+}
+
+/// Subqueries in expressions within each other. DataFusion's checks of a plan take twice as long for each level.
+const DEEPEST_SUBQUERY: usize = 10;
+
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+}
+
+impl Nesting {
+    fn check(statement: &ast::Statement) -> Result<()> {
+        match ast::Visit::visit(statement, &mut Nesting::default()) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::new(
+                SqlState::ProgramLimitExceeded,
+                format!("subqueries are nested more than {DEEPEST_SUBQUERY} deep"),
+            )
+            .with_hint("Take some of them out: WITH name AS (SELECT ..).")),
+        }
+    }
+}
+
+fn is_subquery(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. })
+}
+
+impl ast::Visitor for Nesting {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        self.depth += usize::from(is_subquery(expr));
+        if self.depth > DEEPEST_SUBQUERY { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn post_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        self.depth -= usize::from(is_subquery(expr));
+        ControlFlow::Continue(())
+    }
 }
 
 fn parse_expr(text: &str) -> Result<ast::Expr> {
