@@ -15,7 +15,7 @@ fi
 trap '"${as[@]}" "$bin/pg_ctl" -D "$dir/data" -m immediate -s stop 2>/dev/null || true; rm -rf "$dir"' EXIT
 
 cd /
-"${as[@]}" "$bin/initdb" -D "$dir/data" -U tidemark -A trust -E UTF8 --locale=C --no-sync >/dev/null
+"${as[@]}" "$bin/initdb" -D "$dir/data" -U tidemark -A trust -E UTF8 --locale=C --lc-ctype=C.UTF-8 --no-sync >/dev/null
 cat >>"$dir/data/postgresql.conf" <<CONF
 listen_addresses = '${PG_LISTEN:-}'
 port = ${PG_PORT:-5432}

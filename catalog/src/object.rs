@@ -23,6 +23,9 @@ pub struct Object {
     /// Everything that must exist for this to work. DROP of one of those needs CASCADE.
     #[serde(default)]
     pub depends_on: BTreeSet<Oid>,
+    /// How many columns the relations among those had when this was defined: a stored `SELECT *` means these, for ever.
+    #[serde(default)]
+    pub widths: Vec<(Oid, usize)>,
     /// The session whose end drops it; temporary objects are not there after a restart.
     #[serde(default)]
     pub temporary: bool,
@@ -287,6 +290,7 @@ mod tests {
             name: "t".into(),
             owner: 10,
             comment: Some("c".into()),
+            widths: vec![(3, 2)],
             depends_on: [3].into(),
             temporary: false,
             kind: ObjectKind::Schema,

@@ -14,12 +14,13 @@ pub mod delta;
 pub mod error;
 mod error_datafusion;
 pub mod plan;
+mod plan_text;
 pub mod types;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use delta::Delta;
-pub use error_datafusion::nearest;
 pub use error::{Error, Result, SqlState};
+pub use error_datafusion::nearest;
 
 /// Identifies a catalog object for as long as the data directory lives; also its Postgres OID.
 pub type Oid = u32;

@@ -19,7 +19,10 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
+
 use crate::Oid;
+pub use crate::plan_text::readable;
 
 pub type NodeId = u32;
 
@@ -53,17 +56,32 @@ pub struct Properties {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// Changes of a table, source or materialized view; `projection` picks from its columns.
-    Input { collection: Oid, name: String, projection: Vec<usize> },
+    Input {
+        collection: Oid,
+        name: String,
+        projection: Vec<usize>,
+    },
     /// Rows that are there from the start and never change: VALUES, SELECT without FROM.
-    Constant { batch: RecordBatch },
-    Filter { predicate: Arc<dyn PhysicalExpr> },
-    Project { exprs: Vec<Arc<dyn PhysicalExpr>> },
+    Constant {
+        batch: RecordBatch,
+    },
+    Filter {
+        predicate: Arc<dyn PhysicalExpr>,
+    },
+    Project {
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+    },
     /// UNION ALL; the inputs have the same types.
     Union,
     /// Each row once for each element of its list columns, side by side, shorter ones filled with NULL. A struct column becomes its fields.
-    Unnest { columns: Vec<UnnestColumn>, preserve_nulls: bool },
+    Unnest {
+        columns: Vec<UnnestColumn>,
+        preserve_nulls: bool,
+    },
     /// Sends each row to the shard that its key columns hash to. No columns: all rows to one shard.
-    Exchange { keys: Vec<usize> },
+    Exchange {
+        keys: Vec<usize>,
+    },
     Aggregate(Aggregate),
 }
 
@@ -127,32 +145,49 @@ impl Dataflow {
 
     /// Text that changes whenever state kept for another plan would not fit this one.
     pub fn fingerprint(&self) -> String {
-        self.to_string()
+        self.text(Words::Exact).unwrap_or_else(|_| String::new())
     }
+}
+
+/// Whom a plan's text is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// Whoever reads EXPLAIN.
+    Sql,
+    /// The fingerprint: DataFusion's own, with places and types.
+    Exact,
 }
 
 /// One line a node, the last node first and inputs indented below it, as EXPLAIN shows it.
 impl fmt::Display for Dataflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
-        self.write_node(&mut text, self.output(), 0)?;
-        f.write_str(text.trim_end())
+        f.write_str(&self.text(Words::Sql)?)
     }
 }
 
 impl Dataflow {
-    fn write_node(&self, out: &mut String, node: &Node, depth: usize) -> fmt::Result {
+    fn text(&self, words: Words) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        self.write_node(&mut text, self.output(), 0, words)?;
+        Ok(text.trim_end().to_string())
+    }
+
+    fn write_node(&self, out: &mut String, node: &Node, depth: usize, words: Words) -> fmt::Result {
         let arrow = if depth == 0 { "" } else { "->  " };
-        writeln!(out, "{:indent$}{arrow}{}{}", "", node.describe(self), node.properties_text(), indent = depth * 4)?;
+        let mut what = format!("{}{}", node.describe(self, words), node.properties_text());
+        if words == Words::Sql {
+            what = readable(&what);
+        }
+        writeln!(out, "{:indent$}{arrow}{what}", "", indent = depth * 4)?;
         for input in &node.inputs {
-            self.write_node(out, &self.nodes[*input as usize], depth + 1)?;
+            self.write_node(out, &self.nodes[*input as usize], depth + 1, words)?;
         }
         Ok(())
     }
 }
 
 impl Node {
-    fn describe(&self, dataflow: &Dataflow) -> String {
+    fn describe(&self, dataflow: &Dataflow, words: Words) -> String {
         let input_names = |columns: &[usize]| -> String {
             let schema = &dataflow.nodes[self.inputs[0] as usize].schema;
             columns.iter().map(|c| schema.field(*c).name().as_str()).collect::<Vec<_>>().join(", ")
@@ -163,7 +198,12 @@ impl Node {
                 format!("Input {name} ({})", columns.join(", "))
             }
             Op::Constant { batch } => format!("Constant ({} rows)", batch.num_rows()),
+            Op::Filter { predicate } if words == Words::Sql => format!("Filter {}", fmt_sql(predicate.as_ref())),
             Op::Filter { predicate } => format!("Filter {predicate}"),
+            Op::Project { exprs } if words == Words::Sql => {
+                let columns = exprs.iter().zip(self.schema.fields()).map(|(e, f)| column_text(e.as_ref(), f.name()));
+                format!("Project {}", columns.collect::<Vec<_>>().join(", "))
+            }
             Op::Project { exprs } => {
                 let columns: Vec<_> = exprs
                     .iter()
@@ -193,7 +233,7 @@ impl Node {
             }
             Op::Exchange { keys } if keys.is_empty() => "Exchange to one shard".into(),
             Op::Exchange { keys } => format!("Exchange by {}", input_names(keys)),
-            Op::Aggregate(aggregate) => aggregate.describe(&input_names),
+            Op::Aggregate(aggregate) => aggregate.describe(&input_names, words),
         }
     }
 
@@ -204,7 +244,11 @@ impl Node {
         };
         let mut text = String::from(if p.append_only { "  [append-only" } else { "  [updating" });
         if let Some(key) = &p.key {
-            let _ = write!(text, ", key: {}", if key.is_empty() { "one row".into() } else { names(&mut key.iter().copied()) });
+            let _ = write!(
+                text,
+                ", key: {}",
+                if key.is_empty() { "one row".into() } else { names(&mut key.iter().copied()) }
+            );
         }
         if !p.watermarks.is_empty() {
             let _ = write!(text, ", watermark: {}", names(&mut p.watermarks.iter().copied()));
@@ -214,15 +258,25 @@ impl Node {
     }
 }
 
+/// `expression AS name`; a name that the planner made up says no more than the expression.
+fn column_text(expr: &dyn PhysicalExpr, name: &str) -> String {
+    let text = fmt_sql(expr).to_string();
+    let made_up = name.contains(|c: char| !c.is_alphanumeric() && c != '_');
+    if text == name || made_up { text } else { format!("{text} AS {name}") }
+}
+
 impl Aggregate {
-    fn describe(&self, input_names: &dyn Fn(&[usize]) -> String) -> String {
+    fn describe(&self, input_names: &dyn Fn(&[usize]) -> String, words: Words) -> String {
         let keys: Vec<usize> = (0..self.group).collect();
         let calls: Vec<String> = self
             .calls
             .iter()
             .map(|c| match c.filter {
-                Some(filter) => format!("{} FILTER {}", c.function.name(), input_names(&[filter])),
-                None => c.function.name().to_string(),
+                // DataFusion's name of the call says it, too.
+                Some(filter) if words == Words::Exact => {
+                    format!("{} FILTER {}", c.function.name(), input_names(&[filter]))
+                }
+                _ => c.function.name().to_string(),
             })
             .collect();
         let mut text = match (self.group, calls.is_empty()) {

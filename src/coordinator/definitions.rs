@@ -8,14 +8,14 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
-use tidemark_common::{Clock, Error, Result};
+use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
@@ -103,8 +103,7 @@ pub fn runs(object: &Object) -> bool {
 
 /// Contents of a table: its columns, and the row number if no primary key tells the rows apart.
 pub fn table(object: &Object, table: &Table) -> Result<TableDef> {
-    let mut fields: Vec<Field> =
-        table.columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect();
+    let mut fields: Vec<Field> = table.columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect();
     let (key, key_name) = match &table.primary_key {
         Some(key) => (key.columns.clone(), Some(key.name.clone())),
         None => {
@@ -127,9 +126,7 @@ pub fn table(object: &Object, table: &Table) -> Result<TableDef> {
 
 /// Columns of a source. None is NOT NULL: what a plan does not need is not read and stands as NULL.
 pub fn source_schema(object: &Object) -> SchemaRef {
-    Arc::new(Schema::new(
-        object.columns().iter().map(|c| c.sql_type.to_field(&c.name, true)).collect::<Vec<_>>(),
-    ))
+    Arc::new(Schema::new(object.columns().iter().map(|c| c.sql_type.to_field(&c.name, true)).collect::<Vec<_>>()))
 }
 
 pub fn source(object: &Object, source: &Source, env: &Environment) -> Result<SourceDef> {
@@ -166,7 +163,9 @@ pub fn connector_options(options: &[(String, String)]) -> (Options, Options) {
 fn idle_timeout(options: &[(String, String)]) -> Result<Option<i64>> {
     for (key, value) in options {
         if key == "late_data" && value != "drop" {
-            return Err(Error::unsupported(format!("late_data = '{value}' is not supported yet")).with_hint("Use 'drop'."));
+            return Err(
+                Error::unsupported(format!("late_data = '{value}' is not supported yet")).with_hint("Use 'drop'.")
+            );
         }
     }
     let Some((_, text)) = options.iter().find(|(k, _)| k == "idle_timeout") else { return Ok(None) };
@@ -190,6 +189,7 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
         functions: Arc::new(HashMap::<String, Arc<ScalarUDF>>::new()),
         catalog: Arc::new(Catalog::new("", "")),
         search_path: vec![],
+        widths: vec![],
         system: None,
         scans: Arc::new(NoRelations),
     };
@@ -249,6 +249,7 @@ pub fn dataflow(
     query: &ast::Query,
     search_path: &[String],
     emit_on_close: bool,
+    widths: &[(Oid, usize)],
     catalog: &Arc<Catalog>,
     env: &Environment,
 ) -> Result<Dataflow> {
@@ -257,6 +258,7 @@ pub fn dataflow(
         functions: Arc::default(),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),
+        widths: widths.to_vec(),
         system: None,
         scans: Arc::new(StreamInputs),
     };
@@ -288,7 +290,8 @@ pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<C
 
 fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
     let query = stored_query(&view.query)?;
-    let dataflow = dataflow(&query, &view.search_path, view.emit_on_window_close, catalog, env)?;
+    let emit_on_close = view.emit_on_window_close;
+    let dataflow = dataflow(&query, &view.search_path, emit_on_close, &object.widths, catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
         name: object.name.clone(),
@@ -299,7 +302,8 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
     let query = stored_query(&sink.query)?;
-    let dataflow = dataflow(&query, &sink.search_path, sink.emit_on_window_close, catalog, env)?;
+    let emit_on_close = sink.emit_on_window_close;
+    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, &object.widths, catalog, env)?;
     let spec = SinkSpec {
         name: object.name.clone(),
         schema: object.arrow_schema(),

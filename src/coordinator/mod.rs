@@ -85,17 +85,20 @@ impl Session {
     }
 
     /// A new object of this session's user.
-    pub(crate) fn object(&self, target: Target, depends_on: BTreeSet<Oid>, kind: ObjectKind) -> Object {
-        Object {
+    pub(crate) fn object(&self, target: Target, depends_on: BTreeSet<Oid>, kind: ObjectKind) -> Result<Object> {
+        let catalog = self.catalog()?;
+        let relations = depends_on.iter().filter_map(|oid| catalog.get(*oid)).filter(|o| o.kind.is_relation());
+        Ok(Object {
             oid: self.database().new_oid(),
             schema: target.schema,
             name: target.name,
             owner: SUPERUSER,
             comment: None,
+            widths: relations.map(|o| (o.oid, o.columns().len())).collect(),
             depends_on,
             temporary: false,
             kind,
-        }
+        })
     }
 }
 
@@ -108,7 +111,12 @@ pub(crate) fn already_exists(object: &Object) -> Error {
 }
 
 /// Stored relations that a plan reads, directly or through views, and the views themselves.
-pub(crate) fn dependencies(plan: &LogicalPlan, catalog: &Catalog, query: &sql::Query, path: &[String]) -> Result<BTreeSet<Oid>> {
+pub(crate) fn dependencies(
+    plan: &LogicalPlan,
+    catalog: &Catalog,
+    query: &sql::Query,
+    path: &[String],
+) -> Result<BTreeSet<Oid>> {
     let mut found = BTreeSet::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node

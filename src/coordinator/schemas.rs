@@ -45,6 +45,7 @@ impl Session {
             owner: SUPERUSER,
             comment: None,
             depends_on: BTreeSet::new(),
+            widths: Vec::new(),
             temporary,
             kind: ObjectKind::Schema,
         };
@@ -83,7 +84,7 @@ impl Session {
         }
         let of = data_type.as_ref().map(sql_type).transpose()?.unwrap_or(SqlType::BigInt);
         let sequence = sequence_for(&of, sequence_options)?;
-        let mut object = self.object(target, BTreeSet::new(), ObjectKind::Sequence(sequence));
+        let mut object = self.object(target, BTreeSet::new(), ObjectKind::Sequence(sequence))?;
         object.temporary = *temporary;
         self.change_catalog(vec![Change::Put(Box::new(object))], vec![])?;
         done()
@@ -111,7 +112,11 @@ impl Session {
         if parts.is_empty() {
             return Err(Error::syntax("column name must be qualified"));
         }
-        let relation = crate::query::find_relation(self.catalog()?.as_ref(), &sql::ObjectName(parts), &self.settled_search_path())?;
+        let relation = crate::query::find_relation(
+            self.catalog()?.as_ref(),
+            &sql::ObjectName(parts),
+            &self.settled_search_path(),
+        )?;
         let mut object = relation.as_ref().clone();
         let found = object.columns_mut().iter_mut().find(|c| c.name == column);
         match found {

@@ -35,7 +35,7 @@ impl Session {
         let path = names.search_path.clone();
         let emit_on_window_close = emit == Emit::OnWindowClose;
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&query, &path, emit_on_window_close, &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&query, &path, emit_on_window_close, &[], &names.catalog, &env)?;
         let mut depends_on = dataflow.inputs();
         depends_on.extend(dependencies(&names.plan(&query)?, &names.catalog, &query, &path)?);
         let output = dataflow.output();
@@ -53,7 +53,7 @@ impl Session {
             }),
             fingerprint: dataflow.fingerprint(),
         };
-        let object = self.object(target, depends_on, ObjectKind::Sink(sink));
+        let object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
         // Opened here for its errors; delivery opens its own.
         if let tidemark_engine::Definition::Sink(def) = definitions::define(&object, &names.catalog, &env)? {
             def.sink.writer().await?;

@@ -31,7 +31,7 @@ impl Session {
             steps.push(PlannedStep::Drop(before.oid));
         }
         let source = source_object(create, self.database().clock().clone()).await?;
-        let object = self.object(target, Default::default(), ObjectKind::Source(source));
+        let object = self.object(target, Default::default(), ObjectKind::Source(source))?;
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
         let def = definitions::source(&object, source, &self.database().environment)?;

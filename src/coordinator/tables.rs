@@ -110,7 +110,9 @@ impl Session {
             checks: Vec::new(),
             sequences: Vec::new(),
         };
-        if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) = &create.like {
+        if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) =
+            &create.like
+        {
             let other = crate::query::find_relation(self.catalog()?.as_ref(), &like.name, &self.settled_search_path())?;
             draft.columns = other
                 .columns()
@@ -180,9 +182,7 @@ impl Session {
                     return Err(Error::unsupported("generated columns are not supported")
                         .with_hint("Compute the value in a view over the table."));
                 }
-                sql::ColumnOption::ForeignKey(_) => {
-                    self.warn(format!("REFERENCES on column \"{name}\" is not enforced"));
-                }
+                sql::ColumnOption::ForeignKey(_) => return Err(no_foreign_keys()),
                 sql::ColumnOption::Collation(collation) => {
                     let plain = collation.to_string().to_lowercase();
                     if !matches!(plain.trim_matches('"'), "c" | "posix" | "default" | "ucs_basic") {
@@ -211,10 +211,7 @@ impl Session {
                 self.draft_check(draft, check.name.as_ref(), &check.expr);
                 Ok(())
             }
-            sql::TableConstraint::ForeignKey(_) => {
-                self.warn(format!("FOREIGN KEY on \"{}\" is not enforced", draft.name));
-                Ok(())
-            }
+            sql::TableConstraint::ForeignKey(_) => Err(no_foreign_keys()),
             other => Err(Error::unsupported(format!("table constraint {other} is not supported"))),
         }
     }
@@ -342,12 +339,12 @@ impl Session {
             }
             columns[position].default = Some(format!("nextval('{}')", qualified.replace('\'', "''")));
             let target = Target { schema, name: sequence_name };
-            let mut object = self.object(target, BTreeSet::new(), ObjectKind::Sequence(sequence));
+            let mut object = self.object(target, BTreeSet::new(), ObjectKind::Sequence(sequence))?;
             object.temporary = temporary;
             changes.push(Change::Put(Box::new(object)));
         }
         let table = Table { columns, primary_key, unique, checks, generation: 0 };
-        let mut object = self.object(target, BTreeSet::new(), ObjectKind::Table(table));
+        let mut object = self.object(target, BTreeSet::new(), ObjectKind::Table(table))?;
         object.oid = oid;
         object.temporary = temporary;
         changes.push(Change::Put(Box::new(object)));
@@ -370,7 +367,11 @@ impl Session {
 
     pub(crate) async fn truncate(&mut self, truncate: &sql::Truncate) -> Result<Outcome> {
         for target in &truncate.table_names {
-            let object = match crate::query::find_relation(self.catalog()?.as_ref(), &target.name, &self.settled_search_path()) {
+            let object = match crate::query::find_relation(
+                self.catalog()?.as_ref(),
+                &target.name,
+                &self.settled_search_path(),
+            ) {
                 Ok(object) => object,
                 Err(_) if truncate.if_exists => continue,
                 Err(error) => return Err(error),
@@ -422,6 +423,11 @@ fn columns_in<'a>(expr: &sql::Expr, draft: &'a Draft) -> Vec<&'a str> {
     });
     debug_assert!(visited.is_continue(), "nothing stops the walk");
     draft.columns.iter().map(|c| c.name.as_str()).filter(|name| found.contains(*name)).collect()
+}
+
+fn no_foreign_keys() -> Error {
+    Error::unsupported("foreign keys are not supported")
+        .with_hint("Leave REFERENCES and FOREIGN KEY out: a constraint that is not checked would promise too much.")
 }
 
 fn check_options(create: &sql::CreateTable) -> Result<()> {
@@ -509,7 +515,9 @@ pub(super) fn sequence_for(sql_type: &SqlType, options: &[sql::SequenceOptions])
         return Err(Error::invalid(format!("MINVALUE ({min}) must be less than MAXVALUE ({max})")));
     }
     if !(min..=max).contains(&start) {
-        return Err(Error::invalid(format!("START value ({start}) must be between MINVALUE ({min}) and MAXVALUE ({max})")));
+        return Err(Error::invalid(format!(
+            "START value ({start}) must be between MINVALUE ({min}) and MAXVALUE ({max})"
+        )));
     }
     Ok(Sequence { sql_type: sql_type.clone(), start, increment, min, max, cycle, owned_by: None })
 }

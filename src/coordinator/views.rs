@@ -28,6 +28,8 @@ impl Session {
                 return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a view", before.name)));
             }
         }
+        let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
+        distinct_names(&create.query, &idents)?;
         let names = self.names_for_ddl()?;
         let plan = names.plan(&create.query)?;
         let path = names.search_path.clone();
@@ -35,7 +37,7 @@ impl Session {
         let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
         let columns = named_columns(columns_of(plan.schema().as_arrow()), &create.query, &idents)?;
         let view = View { columns, query: create.query.to_string(), search_path: path };
-        let mut object = self.object(target, depends_on, ObjectKind::View(view));
+        let mut object = self.object(target, depends_on, ObjectKind::View(view))?;
         object.temporary = create.temporary;
         if let Some(before) = before {
             keeps_columns(&before, &object)?;
@@ -76,7 +78,8 @@ impl Session {
                 .with_hint("A materialized view is always up to date; leave WITH NO DATA out."));
         }
         if let Some((key, _)) = create.options.first() {
-            return Err(Error::invalid(format!("unrecognized option \"{key}\"")).with_hint("Materialized views take no options yet."));
+            return Err(Error::invalid(format!("unrecognized option \"{key}\""))
+                .with_hint("Materialized views take no options yet."));
         }
         let mut object = self.plan_materialized_view(create)?;
         object.schema = target.schema;
@@ -90,10 +93,11 @@ impl Session {
     /// The catalog object that a CREATE MATERIALIZED VIEW describes.
     pub(crate) fn plan_materialized_view(&mut self, create: &CreateMaterializedView) -> Result<Object> {
         let emit_on_window_close = create.emit == Emit::OnWindowClose;
+        distinct_names(&create.query, &create.columns)?;
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, &[], &names.catalog, &env)?;
         let depends_on: std::collections::BTreeSet<_> = {
             let mut inputs = dataflow.inputs();
             inputs.extend(dependencies(&names.plan(&create.query)?, &names.catalog, &create.query, &path)?);
@@ -114,7 +118,7 @@ impl Session {
             fingerprint: dataflow.fingerprint(),
         };
         let target = self.target(&create.name, false)?;
-        Ok(self.object(target, depends_on, ObjectKind::MaterializedView(view)))
+        self.object(target, depends_on, ObjectKind::MaterializedView(view))
     }
 
     /// OR REPLACE: of the same kind, and nothing depends on it.
@@ -153,24 +157,38 @@ pub(super) fn named_columns(
     for (column, name) in columns.iter_mut().zip(names) {
         column.name = crate::session::fold(name);
     }
-    for (i, column) in columns.iter().enumerate() {
-        if columns[..i].iter().any(|c| c.name == column.name) {
-            return Err(Error::new(
-                SqlState::DuplicateColumn,
-                format!("column \"{}\" specified more than once", column.name),
-            )
-            .with_hint("Give the columns names of their own with AS."));
+    refuse_twins(&columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())?;
+    Ok(columns)
+}
+
+/// A relation's columns have names of their own, where a plain SELECT's need not (the planner tells them apart).
+fn distinct_names(query: &sql::Query, given: &[sql::Ident]) -> Result<()> {
+    let Some(mut names) = output_names(&sql::Statement::Query(Box::new(query.clone()))) else { return Ok(()) };
+    for (name, given) in names.iter_mut().zip(given) {
+        *name = crate::session::fold(given);
+    }
+    refuse_twins(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn refuse_twins(names: &[&str]) -> Result<()> {
+    match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        None => Ok(()),
+        Some((_, name)) => {
+            Err(Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once"))
+                .with_hint("Give the columns names of their own with AS."))
         }
     }
-    Ok(columns)
 }
 
 /// Every column has a type that can be stored.
 pub(super) fn stored_types(columns: &[Column]) -> Result<()> {
     for column in columns {
         if let SqlType::Other(data_type) = &column.sql_type {
-            return Err(Error::unsupported(format!("column \"{}\" has type {data_type}, which cannot be stored", column.name))
-                .with_hint("Cast it to a SQL type."));
+            return Err(Error::unsupported(format!(
+                "column \"{}\" has type {data_type}, which cannot be stored",
+                column.name
+            ))
+            .with_hint("Cast it to a SQL type."));
         }
     }
     Ok(())
@@ -192,7 +210,10 @@ fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
         if old.sql_type != new.sql_type {
             return Err(Error::new(
                 SqlState::InvalidTableDefinition,
-                format!("cannot change data type of view column \"{}\" from {} to {}", old.name, old.sql_type, new.sql_type),
+                format!(
+                    "cannot change data type of view column \"{}\" from {} to {}",
+                    old.name, old.sql_type, new.sql_type
+                ),
             ));
         }
     }

@@ -6,6 +6,7 @@ use tidemark_common::{Oid, Result};
 
 use super::context::{SystemContext, keys};
 use super::ddl;
+use super::pg_core::shown_default;
 use super::pg_proc;
 use super::relation::{Rows, relations, row};
 use super::static_tables::types;
@@ -157,10 +158,11 @@ fn column_row(
 ) {
     let db = &ctx.catalog.database;
     let words = type_words(&column.sql_type);
+    let default = column.default.as_ref().map(|d| shown_default(d, &column.sql_type));
     let generation = column.identity.map(|i| if i == Identity::Always { "ALWAYS" } else { "BY DEFAULT" });
     row!(
         rows, table_catalog: db, table_schema: schema, table_name: table, column_name: &column.name,
-        ordinal_position: column.attnum, column_default: column.default.clone(), is_nullable: yes_no(column.nullable),
+        ordinal_position: column.attnum, column_default: default, is_nullable: yes_no(column.nullable),
         data_type: words.data_type, character_maximum_length: words.characters, character_octet_length: words.octets,
         numeric_precision: words.numeric.0, numeric_precision_radix: words.numeric.1, numeric_scale: words.numeric.2,
         datetime_precision: words.datetime_precision, udt_catalog: db, udt_schema: "pg_catalog",

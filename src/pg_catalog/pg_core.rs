@@ -160,10 +160,21 @@ fn attribute_defaults(ctx: &SystemContext, rows: &mut Rows) {
             if let Some(default) = &column.default {
                 // Only (adrelid, adnum) is ever joined on: the OID is that pair in one number.
                 let oid = object.oid.wrapping_mul(1600).wrapping_add(column.attnum as u32) & 0x7fff_ffff;
-                row!(rows, oid: oid, adrelid: object.oid, adnum: column.attnum, adbin: default);
+                row!(rows, oid: oid, adrelid: object.oid, adnum: column.attnum, adbin: shown_default(default, &column.sql_type));
             }
         }
     }
+}
+
+/// A DEFAULT as Postgres shows it: a literal with its type.
+pub fn shown_default(default: &str, sql_type: &SqlType) -> String {
+    let inside = default.strip_prefix('\'').and_then(|d| d.strip_suffix('\''));
+    let literal = inside.is_some_and(|text| !text.replace("''", "").contains('\''));
+    if !literal {
+        return default.to_string();
+    }
+    let name = sql_type.to_string();
+    format!("{default}::{}", name.split_once('(').map_or(name.as_str(), |(base, _)| base))
 }
 
 /// `attnum`s of columns by position.

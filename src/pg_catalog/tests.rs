@@ -113,7 +113,17 @@ fn column(attnum: i16, name: &str, sql_type: SqlType) -> Column {
 
 fn object(oid: Oid, schema: Oid, name: &str, depends_on: &[Oid], kind: ObjectKind) -> Object {
     let depends_on = depends_on.iter().copied().collect();
-    Object { oid, schema, name: name.into(), owner: SUPERUSER, comment: None, depends_on, temporary: false, kind }
+    Object {
+        oid,
+        schema,
+        name: name.into(),
+        owner: SUPERUSER,
+        comment: None,
+        depends_on,
+        widths: Vec::new(),
+        temporary: false,
+        kind,
+    }
 }
 
 fn key(oid: Oid, name: &str, columns: &[usize]) -> Key {

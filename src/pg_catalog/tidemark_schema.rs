@@ -119,10 +119,10 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
                 temporary: object.temporary,
             ),
             ("materialized_views", ObjectKind::MaterializedView(view)) => {
-                let backfill = ctx.facts.jobs().into_iter().find(|j| j.object == object.oid && j.state != "done");
+                let job = ctx.facts.jobs().into_iter().find(|j| j.object == object.oid);
                 row!(
                     rows, oid: object.oid, schema_name: schema, name: name,
-                    state: backfill.map_or_else(|| "live".into(), |j| format!("{} {}", j.kind, j.state)), rows: count,
+                    state: job.map_or_else(|| "starting".into(), |j| j.state), rows: count,
                     bytes: bytes, emit: if view.emit_on_window_close { "on window close" } else { "changes" },
                     append_only: view.append_only, definition: &view.query,
                 );

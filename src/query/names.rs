@@ -1,16 +1,18 @@
 //! What a name in a query stands for: system table, stored relation, or a view that gives way to its query.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::{DFSchema, TableReference};
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{Catalog, Object, ObjectKind, View};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
 use tidemark_sql::planner::{Planner, Resolver};
@@ -30,6 +32,8 @@ pub struct Names {
     pub functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
     pub catalog: Arc<Catalog>,
     pub search_path: Vec<String>,
+    /// Of a stored query: how many columns of a relation it knows. Those added later are not in its `SELECT *`.
+    pub widths: Vec<(Oid, usize)>,
     /// `None`: system tables are not to be had (in a dataflow).
     pub system: Option<Arc<SystemContext>>,
     pub scans: Arc<dyn Scans>,
@@ -62,7 +66,7 @@ impl Names {
         };
         let mut statement = *statement;
         rewrite(&mut statement)?;
-        let inside = Names { search_path: view.search_path.clone(), ..self.clone() };
+        let inside = Names { search_path: view.search_path.clone(), widths: object.widths.clone(), ..self.clone() };
         let plan = inside.planner().statement(&statement)?;
         let plan = named(plan, view)?;
         Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
@@ -78,7 +82,14 @@ fn named(plan: LogicalPlan, view: &View) -> Result<LogicalPlan> {
         .zip(&view.columns)
         .map(|(column, named)| Expr::Column(column).alias(named.name.clone()))
         .collect();
-    Ok(datafusion::logical_expr::LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
+    Ok(LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
+}
+
+/// The first columns of a relation.
+fn narrowed(name: &str, relation: Arc<dyn TableProvider>, width: usize) -> Result<Arc<dyn TableProvider>> {
+    let columns = (0..width).collect();
+    let scan = LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(relation), Some(columns))?;
+    Ok(Arc::new(ViewTable::new(scan.build()?, None)))
 }
 
 impl Resolver for Names {
@@ -96,7 +107,13 @@ impl Resolver for Names {
         let object = self.catalog.resolve(name.schema(), name.table(), &self.search_path)?;
         match &object.kind {
             ObjectKind::View(view) => self.view(object, view),
-            kind if kind.is_relation() => self.scans.relation(&self.catalog, object),
+            kind if kind.is_relation() => {
+                let relation = self.scans.relation(&self.catalog, object)?;
+                match self.widths.iter().find(|(oid, _)| *oid == object.oid) {
+                    Some((_, width)) if *width < object.columns().len() => narrowed(name.table(), relation, *width),
+                    _ => Ok(relation),
+                }
+            }
             kind => Err(Error::new(
                 SqlState::WrongObjectType,
                 format!("cannot open relation \"{}\": it is a {}", object.name, kind.name()),
@@ -107,10 +124,57 @@ impl Resolver for Names {
 
 /// Our spellings and Postgres' in what DataFusion plans.
 pub fn rewrite(statement: &mut ast::Statement) -> Result<()> {
+    if let ast::Statement::Query(query) = statement
+        && let Some(lock) = query.locks.first()
+    {
+        return Err(Error::unsupported(format!("{lock} is not supported")).with_hint(
+            "Leave it out: of two transactions that write the same row the later one gets 40001 and tries again.",
+        ));
+    }
+    Nesting::check(statement)?;
     grammar::windows::rewrite(statement)?;
     pg_catalog::rewrite_statement(statement);
     grammar::literals::rewrite(statement)?;
     grammar::casts::rewrite(statement)
+}
+
+/// Subqueries in expressions within each other. DataFusion's checks of a plan take twice as long for each level.
+const DEEPEST_SUBQUERY: usize = 10;
+
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+}
+
+impl Nesting {
+    fn check(statement: &ast::Statement) -> Result<()> {
+        match ast::Visit::visit(statement, &mut Nesting::default()) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::new(
+                SqlState::ProgramLimitExceeded,
+                format!("subqueries are nested more than {DEEPEST_SUBQUERY} deep"),
+            )
+            .with_hint("Take some of them out: WITH name AS (SELECT ..).")),
+        }
+    }
+}
+
+fn is_subquery(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. })
+}
+
+impl ast::Visitor for Nesting {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        self.depth += usize::from(is_subquery(expr));
+        if self.depth > DEEPEST_SUBQUERY { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn post_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        self.depth -= usize::from(is_subquery(expr));
+        ControlFlow::Continue(())
+    }
 }
 
 fn parse_expr(text: &str) -> Result<ast::Expr> {

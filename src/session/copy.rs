@@ -123,7 +123,7 @@ impl Session {
 fn check_target(target: &sql::CopyTarget, to: bool) -> Result<()> {
     let refuse = |what: &str| {
         Err(Error::new(
-            SqlState::InsufficientPrivilege,
+            SqlState::FeatureNotSupported,
             format!("COPY {what} is not supported: the server does not touch its files"),
         )
         .with_hint("Use psql's \\copy, which sends the client's file, or a file SOURCE or SINK."))

@@ -373,6 +373,7 @@ impl Writer {
         }
         self.check_free(&batch, changed, transaction)?;
         let added = transaction.buffer_mut(&self.def)?.add(batch)?;
+        transaction.check_size()?;
         self.note_added(&added)?;
         Ok(added)
     }

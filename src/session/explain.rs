@@ -5,7 +5,7 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
 use tidemark_catalog::{Object, ObjectKind};
-use tidemark_common::plan::Dataflow;
+use tidemark_common::plan::{Dataflow, readable};
 use tidemark_common::{Error, Result};
 use tidemark_engine::JobStatus;
 use tidemark_sql::ast::{Emit, Explain, ExplainTarget, SinkFrom, Statement};
@@ -44,7 +44,7 @@ impl Session {
     fn explain_dataflow(&mut self, query: &sql::Query, emit_on_close: bool) -> Result<String> {
         let path = self.search_path();
         let catalog = self.catalog()?;
-        Ok(definitions::dataflow(query, &path, emit_on_close, &catalog, &self.db.environment)?.to_string())
+        Ok(definitions::dataflow(query, &path, emit_on_close, &[], &catalog, &self.db.environment)?.to_string())
     }
 
     fn explain_object(&mut self, object: &Object, analyze: bool) -> Result<String> {
@@ -53,12 +53,12 @@ impl Session {
             ObjectKind::MaterializedView(view) => {
                 let query = definitions::stored_query(&view.query)?;
                 let emit = view.emit_on_window_close;
-                definitions::dataflow(&query, &view.search_path, emit, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &view.search_path, emit, &object.widths, &catalog, &self.db.environment)?
             }
             ObjectKind::Sink(sink) => {
                 let query = definitions::stored_query(&sink.query)?;
                 let emit = sink.emit_on_window_close;
-                definitions::dataflow(&query, &sink.search_path, emit, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &sink.search_path, emit, &object.widths, &catalog, &self.db.environment)?
             }
             other => return Err(Error::unsupported(format!("a {} has no dataflow", other.name()))),
         };
@@ -92,7 +92,7 @@ impl Session {
         let optimized = names.planner().optimize(&plan)?;
         let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
         if !explain.analyze {
-            let mut text = displayable(physical.as_ref()).indent(explain.verbose).to_string();
+            let mut text = readable(&displayable(physical.as_ref()).indent(explain.verbose).to_string());
             if explain.verbose {
                 text = format!("{}\n\n{text}", optimized.display_indent_schema());
             }
@@ -111,7 +111,8 @@ impl Session {
 
 /// The plan, then what each node has done since the server started.
 fn with_statistics(dataflow: &Dataflow, job: &JobStatus) -> String {
-    let mut text = format!("{dataflow}\n\nnode  operator            rows in     rows out   state entries   time (ms)\n");
+    let mut text =
+        format!("{dataflow}\n\nnode  operator            rows in     rows out   state entries   time (ms)\n");
     for (node, stats) in dataflow.nodes.iter().zip(&job.nodes) {
         let operator: String = format!("{:?}", node.op).chars().take_while(|c| c.is_alphanumeric()).collect();
         text.push_str(&format!(

@@ -58,7 +58,8 @@ impl SessionFacts for Of {
     }
 
     fn setting(&self, name: &str) -> Option<String> {
-        self.info.setting(name)
+        let of_server = || self.db.config.facts().find(|fact| fact.name == name).map(|fact| fact.value);
+        self.info.setting(name).or_else(of_server)
     }
 
     fn set_setting(&self, name: &str, value: &str, is_local: bool) -> Result<String> {

@@ -18,8 +18,8 @@ mod describe;
 mod dml;
 mod explain;
 mod facts;
-mod insert;
 mod info;
+mod insert;
 mod run;
 mod select;
 mod sequence_functions;
@@ -152,7 +152,9 @@ impl Session {
             match self.commit().await {
                 Ok(()) => return Ok(outcome),
                 // Nobody has seen anything of it, so it may simply run again on newer data.
-                Err(error) if own && error.state() == SqlState::SerializationFailure && tries < MAX_RETRIES => tries += 1,
+                Err(error) if own && error.state() == SqlState::SerializationFailure && tries < MAX_RETRIES => {
+                    tries += 1
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -413,6 +415,7 @@ impl Session {
             functions: Arc::new(functions),
             catalog: transaction.catalog.clone(),
             search_path,
+            widths: Vec::new(),
             system: Some(system),
             scans: Arc::new(rows),
         })

@@ -65,7 +65,8 @@ impl Session {
             S::Prepare { name, data_types, statement, .. } => self.prepare(name, data_types, statement),
             S::Execute { name, parameters, .. } => self.execute_prepared(name.as_ref(), parameters).await,
             S::Deallocate { name, .. } => self.deallocate(name),
-            S::Lock(_) => Ok(Outcome::Command("LOCK TABLE".into())),
+            S::Lock(_) => Err(Error::unsupported("LOCK TABLE is not supported")
+                .with_hint("Nobody waits for a lock: of two transactions that write the same row the later one gets 40001 and tries again.")),
             other => Err(refuse(other)),
         }
     }

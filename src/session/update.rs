@@ -213,7 +213,7 @@ impl Session {
             bytes += batch.get_array_memory_size();
             if bytes > limit {
                 return Err(Error::new(
-                    SqlState::OutOfMemory,
+                    SqlState::ConfigurationLimitExceeded,
                     "the statement would change more than max_transaction_bytes",
                 )
                 .with_hint("Change fewer rows at a time, or raise max_transaction_bytes."));

@@ -94,18 +94,30 @@ impl Transaction {
         if self.read_only {
             return Err(Error::new(SqlState::ReadOnlySqlTransaction, "cannot write in a read-only transaction"));
         }
+        self.check_size()?;
+        Ok(self.tables.entry(def.oid).or_insert_with(|| TableBuffer::new(def.clone())))
+    }
+
+    /// What is not committed yet has a bound.
+    pub fn check_size(&self) -> Result<()> {
         let bytes: usize = self.tables.values().map(TableBuffer::bytes).sum();
         if bytes > self.max_bytes {
-            return Err(Error::new(SqlState::OutOfMemory, "the transaction has grown beyond max_transaction_bytes")
-                .with_hint("Commit in smaller pieces, or raise max_transaction_bytes."));
+            return Err(Error::new(
+                SqlState::ConfigurationLimitExceeded,
+                "the transaction has grown beyond max_transaction_bytes",
+            )
+            .with_hint("Commit in smaller pieces, or raise max_transaction_bytes."));
         }
-        Ok(self.tables.entry(def.oid).or_insert_with(|| TableBuffer::new(def.clone())))
+        Ok(())
     }
 
     /// Makes a change of the catalog visible to the rest of the transaction.
     pub fn change_catalog(&mut self, changes: Vec<Change>, steps: Vec<PlannedStep>) -> Result<()> {
         if self.read_only {
-            return Err(Error::new(SqlState::ReadOnlySqlTransaction, "cannot change objects in a read-only transaction"));
+            return Err(Error::new(
+                SqlState::ReadOnlySqlTransaction,
+                "cannot change objects in a read-only transaction",
+            ));
         }
         self.changes.extend(changes);
         self.steps.extend(steps);
@@ -162,17 +174,18 @@ impl Transaction {
     }
 
     fn find_savepoint(&self, name: &str) -> Result<usize> {
-        self.savepoints.iter().rposition(|s| s.name == name).ok_or_else(|| {
-            Error::new(SqlState::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"))
-        })
+        self.savepoints
+            .iter()
+            .rposition(|s| s.name == name)
+            .ok_or_else(|| Error::new(SqlState::InvalidSavepoint, format!("savepoint \"{name}\" does not exist")))
     }
 
     /// Views and sinks that it creates, which must catch up before they can be read.
     pub fn created_jobs(&self) -> Vec<Oid> {
         let is_job = |oid: &Oid| {
-            self.catalog.get(*oid).is_some_and(|o| {
-                matches!(o.kind, ObjectKind::MaterializedView(_) | ObjectKind::Sink(_))
-            })
+            self.catalog
+                .get(*oid)
+                .is_some_and(|o| matches!(o.kind, ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)))
         };
         self.steps
             .iter()
