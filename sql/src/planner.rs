@@ -53,7 +53,8 @@ impl<'a> Planner<'a> {
     }
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
-        Ok(self.sql_to_rel().sql_statement_to_plan(statement.clone())?)
+        let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone())?;
+        Ok(crate::lateral::rewrite(plan)?)
     }
 
     /// An expression over `schema`, with its types settled.

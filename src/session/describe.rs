@@ -45,6 +45,9 @@ impl Session {
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
         match statement {
+            sql::Statement::Query(query) if super::dml::modifying(query).is_some() => {
+                self.describe_modifying(query, parameters)
+            }
             sql::Statement::Query(query) => {
                 let plan = self.names(None)?.plan(query)?;
                 fill(parameters, plan.get_parameter_types().unwrap_or_default());

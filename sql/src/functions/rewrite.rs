@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
@@ -26,6 +26,7 @@ use super::value::Value;
 use super::{binary, casts, input, json, strings};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
+const INTERVAL_ORDER: &str = "tidemark_interval_order";
 pub const TO_BYTEA: &str = "tidemark_to_bytea";
 pub const ROUND_HALF_EVEN: &str = "tidemark_round_half_even";
 const TEXT_TO_ARRAY: &str = "tidemark_text_to_array";
@@ -43,6 +44,16 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
                     (SqlType::Char(_), Some(text)) => text.trim_end_matches(' ').into(),
                     _ => text.into(),
                 })
+            })
+            .udf(),
+        function(INTERVAL_ORDER)
+            .on(&[Kind::Interval], Kind::Numeric, |r| {
+                /// Postgres counts a month as 30 days and a day as 24 hours where it compares.
+                const DAYS: i128 = 30;
+                const MICROS: i128 = 86_400_000_000;
+                let i = r.interval(0);
+                let days = i128::from(i.months) * DAYS + i128::from(i.days);
+                Ok(Value::Numeric(days * MICROS + i128::from(i.nanoseconds / 1_000), 0))
             })
             .udf(),
         function(TO_BYTEA).on(&[Kind::Text], Kind::Bytea, |r| Ok(binary::parse_bytea(r.text(0))?.into())).udf(),
@@ -130,6 +141,13 @@ fn literal(expr: &Expr, beside: &Field) -> DfResult<Option<Expr>> {
             ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz(text)?), Some("UTC".into()))
         }
         DataType::Date32 => ScalarValue::Date32(i32::try_from(input::parse_date(text)?).ok()),
+        DataType::Interval(_) => {
+            let parsed = crate::grammar::interval::parse(text, Default::default())?;
+            let nanos = parsed.micros.checked_mul(1_000).ok_or_else(|| {
+                tidemark_common::Error::new(tidemark_common::SqlState::DatetimeFieldOverflow, "interval out of range")
+            })?;
+            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(parsed.months, parsed.days, nanos)))
+        }
         DataType::Time64(TimeUnit::Microsecond) => ScalarValue::Time64Microsecond(Some(input::parse_time(text)?)),
         _ => return Ok(None),
     };
@@ -148,6 +166,21 @@ fn replace(expr: &mut Expr, beside: &Field) -> DfResult<bool> {
 fn compares(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+impl PostgresCasts {
+    /// `1 day` is `24 hours`, though it is not the same interval.
+    fn intervals(&self, binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+        let is_interval = |e: &Expr| Ok::<_, datafusion::error::DataFusionError>(
+            matches!(e.get_type(schema)?, DataType::Interval(_)),
+        );
+        if !compares(binary.op) || !is_interval(&binary.left)? || !is_interval(&binary.right)? {
+            return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+        }
+        let left = self.call(INTERVAL_ORDER, *binary.left)?;
+        let right = self.call(INTERVAL_ORDER, *binary.right)?;
+        Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), binary.op, Box::new(right)))))
+    }
 }
 
 fn compare(mut binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
@@ -172,7 +205,17 @@ impl FunctionRewrite for PostgresCasts {
     fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> DfResult<Transformed<Expr>> {
         match expr {
             Expr::Cast(cast) => self.cast(cast, schema),
-            Expr::BinaryExpr(binary) => compare(binary, schema),
+            Expr::BinaryExpr(binary) => {
+                let compared = compare(binary, schema)?;
+                let changed = compared.transformed;
+                match compared.data {
+                    Expr::BinaryExpr(binary) => {
+                        let ordered = self.intervals(binary, schema)?;
+                        Ok(Transformed::new_transformed(ordered.data, changed || ordered.transformed))
+                    }
+                    other => Ok(Transformed::new_transformed(other, changed)),
+                }
+            }
             Expr::Between(Between { expr, negated, mut low, mut high })
                 if is_text_literal(&low) || is_text_literal(&high) =>
             {
