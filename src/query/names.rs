@@ -107,6 +107,7 @@ impl Resolver for Names {
 /// Our spellings and Postgres' in what DataFusion plans.
 pub fn rewrite(statement: &mut ast::Statement) -> Result<()> {
     grammar::windows::rewrite(statement)?;
+    grammar::forms::rewrite_fields(statement);
     pg_catalog::rewrite_statement(statement);
     grammar::casts::rewrite(statement)
 }
