@@ -20,7 +20,7 @@ use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, lit};
 use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
-use tidemark_common::Error;
+use tidemark_common::{Error, SqlState};
 
 use super::declare::{Kind, function};
 use super::extract::EXTRACT;
@@ -247,6 +247,7 @@ impl PostgresCasts {
             return Ok(Transformed::yes(Expr::Cast(cast)));
         }
         let (_, from) = cast.expr.to_field(schema)?;
+        refuse_unrelated(from.data_type(), cast.field.data_type())?;
         let padded = matches!(SqlType::from_field(&from), SqlType::Char(_)) && cast.field.data_type().is_string();
         let operand = if padded {
             Some(self.call(TO_TEXT, cast.expr.as_ref().clone())?)
@@ -277,6 +278,17 @@ pub fn interval_literal(text: &str) -> tidemark_common::Result<ScalarValue> {
         tidemark_common::Error::new(tidemark_common::SqlState::DatetimeFieldOverflow, "interval out of range")
     })?;
     Ok(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(parsed.months, parsed.days, nanos))))
+}
+
+/// Between times and numbers Postgres has no cast; Arrow would take a time for the number it is held as.
+fn refuse_unrelated(from: &DataType, to: &DataType) -> DfResult<()> {
+    let is_number = |t: &DataType| t.is_numeric() || matches!(t, DataType::Boolean);
+    let is_time = |t: &DataType| t.is_temporal() && !matches!(t, DataType::Duration(_));
+    if !(is_time(from) && is_number(to) || is_number(from) && is_time(to)) {
+        return Ok(());
+    }
+    let (from, to) = (SqlType::from_data_type(from), SqlType::from_data_type(to));
+    Err(Error::new(SqlState::CannotCoerce, format!("cannot cast type {from} to {to}")).into())
 }
 
 /// A literal text beside a value of `beside`, read as that type; `None`: it is something else, or right as it is.

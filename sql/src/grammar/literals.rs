@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
-use tidemark_common::{Error, Result};
+use tidemark_common::{Error, Result, SqlState};
 
 use super::build::{call, string_of};
 
@@ -72,6 +72,12 @@ impl VisitorMut for Literals {
                 if let Some(patterns) = listed(pattern) {
                     *expr = like_any(expr, &patterns);
                 }
+            }
+            Expr::Array(array) if is_ragged(array) => {
+                return ControlFlow::Break(Error::new(
+                    SqlState::ArraySubscriptError,
+                    "multidimensional arrays must have array expressions with matching dimensions",
+                ));
             }
             Expr::CompoundFieldAccess { root, access_chain } => open_slice(root, access_chain),
             Expr::Extract { field: DateTimeField::Custom(field), .. } => {
@@ -177,6 +183,15 @@ fn item_type(expr: &Expr) -> Option<DataType> {
         DataType::Array(ArrayElemTypeDef::SquareBracket(item, _)) => Some(*item),
         _ => None,
     }
+}
+
+/// Rows of different lengths.
+fn is_ragged(array: &Array) -> bool {
+    let lengths = array.elem.iter().filter_map(|row| match row {
+        Expr::Array(row) => Some(row.elem.len()),
+        _ => None,
+    });
+    lengths.clone().zip(lengths.skip(1)).any(|(a, b)| a != b)
 }
 
 fn on_arrays(op: &BinaryOperator) -> bool {
