@@ -26,7 +26,7 @@ cat <<'TEXT'
   Try first:
 
       SELECT * FROM worst_hours ORDER BY avg_delay DESC LIMIT 10;   -- a view on a view, always up to date
-      SUBSCRIBE delays_by_hour;                                     -- watch it change; Ctrl-C ends it
+      COPY (SUBSCRIBE delays_by_hour) TO STDOUT;                    -- watch it change; Ctrl-C ends it
       SELECT * FROM tidemark.sources;                               -- how far the replay is
 
   Ctrl-C here stops the server; its data stays in ./tidemark-data, and `make demo` goes on from there.

@@ -234,7 +234,7 @@ mod tests {
         let mut out = BytesMut::new();
         writer.write_head(&Schema::new(fields.to_vec()), &mut out);
         for row in 0..3 {
-            writer.write_row(&columns, row, &mut BytesMut::new(), &mut out).unwrap();
+            writer.write_row(&columns, row, row == 0, &mut BytesMut::new(), &mut out).unwrap();
         }
         let mut text = String::new();
         while !out.is_empty() {
