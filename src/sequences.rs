@@ -108,7 +108,7 @@ fn reserve(engine: &Engine, oid: Oid, until: i64) -> Result<()> {
 fn exhausted(name: &str, def: &Sequence) -> Error {
     let (which, limit) = if def.increment > 0 { ("maximum", def.max) } else { ("minimum", def.min) };
     Error::new(
-        SqlState::ObjectNotInPrerequisiteState,
+        SqlState::SequenceLimitExceeded,
         format!("nextval: reached {which} value of sequence \"{name}\" ({limit})"),
     )
 }

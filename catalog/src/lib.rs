@@ -143,6 +143,11 @@ impl Catalog {
 
     /// Finds `[schema.]name`, an unqualified name along `search_path`.
     pub fn find(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> Option<&Arc<Object>> {
+        // The session's own temporary schema stands in its path.
+        let schema = match schema {
+            Some("pg_temp") => search_path.iter().map(String::as_str).find(|s| s.starts_with("pg_temp_")).or(schema),
+            other => other,
+        };
         match schema {
             Some(schema) => self.schema_oid(schema).and_then(|s| self.find_in(s, name)),
             None => search_path.iter().filter_map(|s| self.schema_oid(s)).find_map(|s| self.find_in(s, name)),
@@ -153,9 +158,6 @@ impl Catalog {
     pub fn resolve(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> Result<&Arc<Object>> {
         if let Some(found) = self.find(schema, name, search_path) {
             return Ok(found);
-        }
-        if let Some(schema) = schema {
-            self.schema(schema)?;
         }
         let full = schema.map_or_else(|| name.to_string(), |s| format!("{s}.{name}"));
         let error = Error::new(SqlState::UndefinedTable, format!("relation \"{full}\" does not exist"));
@@ -314,7 +316,8 @@ mod tests {
         assert_eq!(catalog.resolve(Some("public"), "orders", &[]).unwrap().oid, 20000);
         let error = catalog.resolve(None, "order", &path).unwrap_err();
         assert_eq!((error.code(), error.hint()), ("42P01", Some("Perhaps you meant \"orders\".")));
-        assert_eq!(catalog.resolve(Some("pub"), "orders", &path).unwrap_err().code(), "3F000");
+        assert_eq!(catalog.resolve(Some("pub"), "orders", &path).unwrap_err().code(), "42P01");
+        assert_eq!(catalog.schema("pub").unwrap_err().code(), "3F000");
     }
 
     #[test]

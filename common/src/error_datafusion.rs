@@ -18,7 +18,11 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
         },
         DataFusionError::Context(context, inner) => {
             let inner = translate(*inner);
-            if inner.state() == SqlState::Internal { inner.context(context) } else { inner }
+            match (inner.state(), state_of_known_message(&inner.message().to_lowercase())) {
+                (SqlState::Internal, Some(state)) => Error::new(state, inner.message()),
+                (SqlState::Internal, None) => inner.context(context),
+                _ => inner,
+            }
         }
         DataFusionError::Diagnostic(_, inner) => translate(*inner),
         DataFusionError::Collection(errors) => match errors.into_iter().next() {
@@ -34,7 +38,13 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
         DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), message),
         DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, message)
             .with_hint("Raise query_memory_limit, or ask for less at once."),
-        other => Error::internal(other.strip_backtrace()),
+        other => {
+            let message = other.strip_backtrace();
+            match state_of_known_message(&message.to_lowercase()) {
+                Some(state) => Error::new(state, message),
+                None => Error::internal(message),
+            }
+        }
     }
 }
 
@@ -83,6 +93,12 @@ fn translate_schema(error: &SchemaError) -> Error {
             Error::new(SqlState::AmbiguousColumn, format!("column reference \"{}\" is ambiguous", field.name))
         }
         SchemaError::FieldNotFound { field, valid_fields } => {
+            if let Some(relation) = &field.relation
+                && !valid_fields.iter().any(|f| f.relation.as_ref().is_some_and(|r| r.table() == relation.table()))
+            {
+                let message = format!("missing FROM-clause entry for table \"{}\"", relation.table());
+                return Error::new(SqlState::UndefinedTable, message);
+            }
             let name = match &field.relation {
                 Some(relation) => format!("{}.{}", relation.table(), field.name),
                 None => format!("\"{}\"", field.name),
@@ -93,7 +109,12 @@ fn translate_schema(error: &SchemaError) -> Error {
                 None => error,
             }
         }
-        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+        // One column is never in a table twice, so the table is.
+        SchemaError::DuplicateQualifiedField { qualifier, .. } => Error::new(
+            SqlState::DuplicateAlias,
+            format!("table name \"{}\" specified more than once", qualifier.table()),
+        ),
+        SchemaError::DuplicateUnqualifiedField { name } => {
             Error::new(SqlState::DuplicateColumn, format!("column \"{name}\" specified more than once"))
         }
     }
@@ -111,7 +132,9 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 
 fn state_of_plan_error(message: &str) -> SqlState {
     let lower = message.to_lowercase();
-    if lower.contains("aggregate functions are not allowed") || lower.contains("aggregate function calls cannot be nested") {
+    if let Some(state) = state_of_known_message(&lower) {
+        state
+    } else if lower.contains("aggregate functions are not allowed") || lower.contains("aggregate function calls cannot be nested") {
         SqlState::GroupingError
     } else if lower.starts_with("with query name") {
         SqlState::DuplicateAlias
@@ -132,7 +155,9 @@ fn state_of_plan_error(message: &str) -> SqlState {
 
 fn state_of_value_error(message: &str) -> SqlState {
     let lower = message.to_lowercase();
-    if lower.contains("divide by zero") || lower.contains("division by zero") {
+    if let Some(state) = state_of_known_message(&lower) {
+        state
+    } else if lower.contains("divide by zero") || lower.contains("division by zero") {
         SqlState::DivisionByZero
     } else if lower.contains("invalid timezone") {
         SqlState::InvalidParameterValue
@@ -149,4 +174,22 @@ fn state_of_value_error(message: &str) -> SqlState {
     } else {
         SqlState::DataException
     }
+}
+
+/// Messages of DataFusion and Arrow for which Postgres has an error of its own.
+fn state_of_known_message(lower: &str) -> Option<SqlState> {
+    const KNOWN: [(&str, SqlState); 11] = [
+        ("order by column out of bounds", SqlState::InvalidColumnReference),
+        ("for select distinct, order by expressions", SqlState::InvalidColumnReference),
+        ("cannot create filter with non-boolean predicate", SqlState::DatatypeMismatch),
+        ("limit must be >= 0", SqlState::InvalidLimit),
+        ("offset must be >=", SqlState::InvalidOffset),
+        ("cannot take square root of a negative number", SqlState::InvalidPowerArgument),
+        ("zero raised to a negative power", SqlState::InvalidPowerArgument),
+        ("cannot take logarithm", SqlState::InvalidLogArgument),
+        ("invalid regex", SqlState::InvalidRegularExpression),
+        ("regex parse error", SqlState::InvalidRegularExpression),
+        ("step can't be 0", SqlState::InvalidParameterValue),
+    ];
+    KNOWN.iter().find(|(part, _)| lower.contains(part)).map(|(_, state)| *state)
 }

@@ -10,6 +10,7 @@
 pub mod ast;
 pub mod functions;
 pub mod grammar;
+pub mod lateral;
 mod literals;
 pub mod lower;
 pub mod planner;

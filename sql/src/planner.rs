@@ -59,7 +59,7 @@ impl<'a> Planner<'a> {
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
-        Ok(literals::settle(plan)?)
+        Ok(crate::lateral::rewrite(literals::settle(plan)?)?)
     }
 
     /// An expression over `schema`, with its types settled.

@@ -84,6 +84,25 @@ impl Session {
         self.put(Object { name: name.to_string(), ..object.as_ref().clone() })
     }
 
+    fn rename_schema(&mut self, schema: &Arc<Object>, name: &str) -> Result<()> {
+        super::schemas::check_name(name)?;
+        let catalog = self.catalog()?;
+        let prefix = format!("'{}.", quote_ident(&schema.name));
+        for object in catalog.objects().filter(|o| o.schema == schema.oid) {
+            self.refuse_if_named(object, "rename the schema of")?;
+            let named = |c: &&Column| c.default.as_ref().is_some_and(|default| default.contains(&prefix));
+            if let Some(column) = object.columns().iter().find(named) {
+                return Err(Error::new(
+                    SqlState::DependentObjectsStillExist,
+                    format!("cannot rename schema \"{}\" because other objects depend on it", schema.name),
+                )
+                .with_detail(format!("The default of \"{}\".\"{}\" names it.", object.name, column.name))
+                .with_hint("Drop the default first."));
+            }
+        }
+        self.rename(schema, name)
+    }
+
     /// Stored queries name what they read: renaming it would leave them without.
     fn refuse_if_named(&self, object: &Object, what: &str) -> Result<()> {
         let catalog = self.catalog()?;
@@ -340,6 +359,7 @@ impl Session {
             Err(error) => return Err(error),
         };
         match &alter.action {
+            AlterAction::Rename(name) if object.kind == ObjectKind::Schema => self.rename_schema(&object, &fold(name))?,
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
             AlterAction::SetSchema(schema) => {
                 let schema = self.catalog()?.schema(&fold(schema))?;

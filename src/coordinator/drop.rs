@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
-use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SYSTEM_SCHEMAS};
+use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SYSTEM_SCHEMAS, quote_ident};
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::ObjectType;
 
@@ -148,6 +148,27 @@ fn belongs_to(object: &Object, doomed: &[Arc<Object>]) -> bool {
     }
 }
 
+fn in_use(dependant: &Object, object: &Object) -> Error {
+    Error::new(
+        SqlState::DependentObjectsStillExist,
+        format!("cannot drop {} {} because other objects depend on it", object.kind_name(), object.name),
+    )
+    .with_detail(format!(
+        "{} {} depends on {} {}",
+        dependant.kind_name(),
+        dependant.name,
+        object.kind_name(),
+        object.name
+    ))
+}
+
+/// Whether a default is the sequence's next number.
+fn names_sequence(default: &str, catalog: &Catalog, sequence: &Object) -> bool {
+    let Some((_, named)) = default.split_once("nextval('") else { return false };
+    let named = named.split('\'').next().unwrap_or_default();
+    named == quote_ident(&sequence.name) || named == catalog.qualified_name(sequence)
+}
+
 /// `doomed` and, with CASCADE, everything that depends on it.
 fn with_dependants(catalog: &Catalog, doomed: &[Arc<Object>], cascade: bool) -> Result<Vec<Arc<Object>>> {
     let mut all: Vec<Arc<Object>> = Vec::new();
@@ -163,24 +184,19 @@ fn with_dependants(catalog: &Catalog, doomed: &[Arc<Object>], cascade: bool) -> 
         }
     }
     let own: Vec<Oid> = all.iter().map(|o| o.oid).collect();
+    for sequence in doomed.iter().filter(|o| matches!(o.kind, ObjectKind::Sequence(_))) {
+        // A default has no OID to depend by: it names the sequence, along the default path if it does so by halves.
+        let table = catalog.objects().find(|o| !own.contains(&o.oid) && o.columns().iter().any(|c| {
+            c.default.as_deref().is_some_and(|default| names_sequence(default, catalog, sequence))
+        }));
+        if let Some(table) = table {
+            return Err(in_use(table, sequence).with_hint("ALTER TABLE .. ALTER COLUMN .. DROP DEFAULT first."));
+        }
+    }
     for object in doomed {
         for dependant in catalog.dependants(object.oid) {
             if !cascade && !own.contains(&dependant.oid) {
-                return Err(Error::new(
-                    SqlState::DependentObjectsStillExist,
-                    format!(
-                        "cannot drop {} {} because other objects depend on it",
-                        object.kind_name(),
-                        object.name
-                    ),
-                )
-                .with_detail(format!(
-                    "{} {} depends on {} {}",
-                    dependant.kind_name(),
-                    dependant.name,
-                    object.kind_name(),
-                    object.name
-                ))
+                return Err(in_use(&dependant, object)
                 .with_hint("Use DROP ... CASCADE to drop the dependent objects too."));
             }
             push(&mut all, dependant);

@@ -57,7 +57,7 @@ impl Session {
             }
             (_, true) => self.temporary_schema()?,
             (Some(schema), false) => catalog.schema(&schema)?,
-            (None, false) => match self.settled_search_path().first() {
+            (None, false) => match self.info().search_path().first() {
                 Some(first) => catalog.schema(first)?,
                 None => {
                     return Err(Error::new(SqlState::UndefinedSchema, "no schema has been selected to create in")

@@ -14,6 +14,15 @@ use super::tables::sequence_for;
 use crate::query::object_name;
 use crate::session::{Outcome, Session, fold};
 
+/// Refuses names that only system schemas may have.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if name.starts_with("pg_") {
+        return Err(Error::new(SqlState::ReservedName, format!("unacceptable schema name \"{name}\""))
+            .with_detail("The prefix \"pg_\" is reserved for system schemas."));
+    }
+    Ok(())
+}
+
 impl Session {
     pub(crate) fn create_schema(&mut self, name: &sql::SchemaName, if_not_exists: bool) -> Result<Outcome> {
         let done = || Ok(Outcome::Command("CREATE SCHEMA".into()));
@@ -29,10 +38,7 @@ impl Session {
             }
             return Err(already_exists(catalog.expect(oid)?));
         }
-        if name.starts_with("pg_") {
-            return Err(Error::new(SqlState::InvalidName, format!("unacceptable schema name \"{name}\""))
-                .with_detail("The prefix \"pg_\" is reserved for system schemas."));
-        }
+        check_name(&name)?;
         self.add_schema(name, false)?;
         done()
     }

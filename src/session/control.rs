@@ -198,6 +198,8 @@ impl Session {
         let parameters = types.iter().map(grammar::types::sql_type).collect::<Result<Vec<_>>>()?;
         let text = statement.to_string();
         let statement = Parsed { statement: Statement::Sql(Box::new(statement.clone())), text, offset: 0 };
+        // Names and types are checked now, as everything is again when it is run.
+        self.describe_statement(&statement, &given(&parameters))?;
         self.prepared.insert(name, Prepared { statement, parameters });
         done("PREPARE")
     }

@@ -1,6 +1,6 @@
 //! What is known of a session outside of it: settings, activity, and the way to cancel it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,10 +27,10 @@ pub struct SessionInfo {
 
 struct State {
     /// By lower-case name; only those that differ from the default.
-    settings: BTreeMap<&'static str, String>,
-    /// SET LOCAL: what to go back to at the end of the transaction.
-    local: Vec<(&'static str, Option<String>)>,
-    /// What was set in this transaction, undone by ROLLBACK.
+    settings: BTreeMap<String, String>,
+    /// What this transaction has set, and what was there before.
+    undo: Vec<Undo>,
+    /// Changes that the client has not been told of.
     reported: Vec<(String, String)>,
     cancel: CancellationToken,
     timed_out: bool,
@@ -45,6 +45,14 @@ struct State {
     catalog: Option<Arc<Catalog>>,
 }
 
+/// A SET of the transaction under way.
+struct Undo {
+    name: String,
+    before: Option<String>,
+    /// SET LOCAL: undone by COMMIT, too.
+    local: bool,
+}
+
 /// For pg_stat_activity.
 #[derive(Debug, Clone, Default)]
 pub struct Activity {
@@ -54,6 +62,22 @@ pub struct Activity {
     pub transaction_started: Option<i64>,
     pub active: bool,
     pub status: Option<TransactionStatus>,
+}
+
+impl State {
+    fn go_back(&mut self, undo: Undo) {
+        let Undo { name, before, .. } = undo;
+        if let Some(setting) = settings::find(&name)
+            && setting.reported
+        {
+            let value = before.clone().unwrap_or_else(|| setting.default.to_string());
+            self.reported.push((name.clone(), value));
+        }
+        match before {
+            Some(value) => self.settings.insert(name, value),
+            None => self.settings.remove(&name),
+        };
+    }
 }
 
 impl std::fmt::Debug for SessionInfo {
@@ -72,7 +96,7 @@ impl SessionInfo {
             pid: AtomicI32::new(0),
             state: Mutex::new(State {
                 settings: BTreeMap::new(),
-                local: Vec::new(),
+                undo: Vec::new(),
                 reported: Vec::new(),
                 cancel: CancellationToken::new(),
                 timed_out: false,
@@ -102,25 +126,40 @@ impl SessionInfo {
 
     /// The value as SHOW prints it; `None`: there is no such setting.
     pub fn setting(&self, name: &str) -> Option<String> {
-        let setting = settings::find(name)?;
+        let Some(setting) = settings::find(name) else {
+            return self.lock().settings.get(&name.to_lowercase()).cloned();
+        };
         Some(self.lock().settings.get(setting.name).cloned().unwrap_or_else(|| setting.default.to_string()))
     }
 
     /// SET; `local`: until the transaction ends. Returns the value as it will be shown.
     pub fn set(&self, name: &str, value: Option<&str>, local: bool) -> Result<String> {
-        let setting = settings::find(name).ok_or_else(|| settings::unknown(name))?;
+        let Some(setting) = settings::find(name) else {
+            return self.set_custom(name, value, local);
+        };
         let value = match value {
             Some(value) => setting.check(value)?,
             None => setting.default.to_string(),
         };
         let mut state = self.lock();
-        let before = state.settings.insert(setting.name, value.clone());
-        if local {
-            state.local.push((setting.name, before.clone()));
-        }
+        let before = state.settings.insert(setting.name.to_string(), value.clone());
         if setting.reported && before.as_deref().unwrap_or(setting.default) != value {
             state.reported.push((setting.name.to_string(), value.clone()));
         }
+        state.undo.push(Undo { name: setting.name.to_string(), before, local });
+        Ok(value)
+    }
+
+    /// A setting of the user's own has a dot in its name.
+    fn set_custom(&self, name: &str, value: Option<&str>, local: bool) -> Result<String> {
+        let name = name.to_lowercase();
+        if !name.contains('.') {
+            return Err(settings::unknown(&name));
+        }
+        let value = value.unwrap_or_default().to_string();
+        let mut state = self.lock();
+        let before = state.settings.insert(name.clone(), value.clone());
+        state.undo.push(Undo { name, before, local });
         Ok(value)
     }
 
@@ -163,6 +202,7 @@ impl SessionInfo {
     pub fn begin_transaction(&self, started_at: i64, catalog: &Arc<Catalog>) {
         let mut state = self.lock();
         state.activity.transaction_started = Some(started_at);
+        state.undo.clear();
         state.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
         state.catalog = Some(catalog.clone());
     }
@@ -183,11 +223,22 @@ impl SessionInfo {
         let mut state = self.lock();
         state.activity.transaction_started = None;
         state.catalog = None;
-        for (name, before) in std::mem::take(&mut state.local).into_iter().rev() {
-            match before {
-                Some(value) => state.settings.insert(name, value),
-                None => state.settings.remove(name),
-            };
+        let mut kept = BTreeSet::new();
+        for undo in std::mem::take(&mut state.undo).into_iter().rev() {
+            // What a later SET of the session has settled stays.
+            if !undo.local {
+                kept.insert(undo.name);
+            } else if !kept.contains(&undo.name) {
+                state.go_back(undo);
+            }
+        }
+    }
+
+    /// ROLLBACK: nothing that the transaction has set was.
+    pub fn roll_back_settings(&self) {
+        let mut state = self.lock();
+        for undo in std::mem::take(&mut state.undo).into_iter().rev() {
+            state.go_back(undo);
         }
     }
 

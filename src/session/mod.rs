@@ -232,6 +232,7 @@ impl Session {
     fn rollback(&mut self) {
         self.transaction = None;
         self.copy = None;
+        self.info.roll_back_settings();
         self.info.end_transaction();
     }
 

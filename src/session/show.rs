@@ -23,6 +23,8 @@ impl Session {
         let name = match name.as_str() {
             "transaction isolation level" => "transaction_isolation".to_string(),
             "time zone" => "timezone".to_string(),
+            // The parts of a name of the user's own.
+            _ if words.len() == 2 && settings::find(&name).is_none() => words.join("."),
             other => other.to_string(),
         };
         let value = match self.setting(&name) {

@@ -50,6 +50,8 @@ pub(super) enum Kind {
     SameJson,
     Texts,
     Ints,
+    /// As a result: an array of text arrays.
+    TextLists,
     /// Anything, as it comes.
     Any,
     /// Any array, as it comes.
@@ -78,6 +80,7 @@ impl Kind {
             Kind::Jsonb => SqlType::Jsonb,
             Kind::Texts => array(SqlType::Text),
             Kind::Ints => array(SqlType::BigInt),
+            Kind::TextLists => array(array(SqlType::Text)),
         }
     }
 
@@ -129,7 +132,7 @@ impl Kind {
             (Kind::AnyArray, D::List(_) | D::LargeList(_) | D::FixedSizeList(..)) => 0,
             (Kind::Texts, D::List(f) | D::LargeList(f)) if f.data_type().is_string() || f.data_type().is_null() => 0,
             (Kind::Ints, D::List(f) | D::LargeList(f)) if f.data_type().is_integer() || f.data_type().is_null() => 0,
-            (Kind::Texts | Kind::Ints | Kind::AnyArray | Kind::Numeric, _) => return None,
+            (Kind::Texts | Kind::Ints | Kind::TextLists | Kind::AnyArray | Kind::Numeric, _) => return None,
             // Postgres prefers timestamptz for a literal.
             (Kind::TimestampTz, _) if text => 19,
             _ if text => 20,

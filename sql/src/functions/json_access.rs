@@ -84,6 +84,11 @@ fn named() -> Vec<ScalarUDF> {
         extract("jsonb_extract_path_text", Text),
         type_of("json_typeof"),
         type_of("jsonb_typeof"),
+        function("tidemark_json_elements").on(&[JsonKind], Texts, |r| elements(r.text(0), false)).udf(),
+        function("tidemark_json_elements_text").on(&[JsonKind], Texts, |r| elements(r.text(0), true)).udf(),
+        function("tidemark_json_keys").on(&[JsonKind], Texts, |r| Ok(entries(r.text(0), false)?.0.into())).udf(),
+        function("tidemark_json_values").on(&[JsonKind], Texts, |r| Ok(entries(r.text(0), false)?.1.into())).udf(),
+        function("tidemark_json_values_text").on(&[JsonKind], Texts, |r| Ok(entries(r.text(0), true)?.1.into())).udf(),
         length("json_array_length"),
         length("jsonb_array_length"),
     ]
@@ -96,6 +101,46 @@ fn text_argument(row: &Row<'_>, i: usize) -> Result<Option<String>> {
 
 fn path(row: &Row<'_>, i: usize) -> Result<Vec<Option<String>>> {
     parse_text_array(row.text(i))
+}
+
+/// A part of `text` as json, or as the text that it holds.
+fn part(text: &str, range: Range<usize>, as_plain: bool) -> Result<Option<String>> {
+    match as_text(text, Some(range.clone()))? {
+        Value::Text(plain) if as_plain => Ok(Some(plain)),
+        Value::Null if as_plain => Ok(None),
+        _ => Ok(Some(text[range].to_string())),
+    }
+}
+
+/// The items of an array.
+fn elements(text: &str, as_plain: bool) -> Result<Value> {
+    let mut scanner = Scanner::new(text);
+    if scanner.peek() != Some(b'[') {
+        return Err(Error::invalid("cannot extract elements from a value that is not an array"));
+    }
+    let mut found = Vec::new();
+    scanner.items(0, |s, depth| {
+        let range = s.skip(depth)?;
+        found.push(part(text, range, as_plain)?);
+        Ok(())
+    })?;
+    Ok(found.into())
+}
+
+/// Keys and values of an object.
+fn entries(text: &str, as_plain: bool) -> Result<(Vec<Option<String>>, Vec<Option<String>>)> {
+    let mut scanner = Scanner::new(text);
+    if scanner.peek() != Some(b'{') {
+        return Err(Error::invalid("cannot take apart a value that is not an object"));
+    }
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    scanner.members(0, |s, key, depth| {
+        let range = s.skip(depth)?;
+        keys.push(Some(key.into_owned()));
+        values.push(part(text, range, as_plain)?);
+        Ok(())
+    })?;
+    Ok((keys, values))
 }
 
 fn array_length(text: &str) -> Result<Value> {

@@ -13,6 +13,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
     all.extend(signs());
     all.extend(degrees());
     all.extend(counting());
+    all.extend(logarithms());
     all
 }
 
@@ -160,6 +161,44 @@ fn degrees() -> Vec<ScalarUDF> {
         of("asind", |x| x.asin().to_degrees()),
         of("acosd", |x| x.acos().to_degrees()),
         of("atand", |x| x.atan().to_degrees()),
+    ]
+}
+
+/// Logarithms that refuse what has none, and `~`.
+fn logarithms() -> Vec<ScalarUDF> {
+    fn of_positive(x: f64) -> Result<f64> {
+        let wrong = |what| Error::new(SqlState::InvalidLogArgument, format!("cannot take logarithm of {what}"));
+        match x {
+            0.0 => Err(wrong("zero")),
+            x if x < 0.0 => Err(wrong("a negative number")),
+            x => Ok(x),
+        }
+    }
+    let of = |name: &'static str, f: fn(f64) -> f64| {
+        function(name).on(&[Float8], Float8, move |r| Ok(Value::Float(f(of_positive(r.float(0))?)))).udf()
+    };
+    vec![
+        of("ln", f64::ln),
+        of("log10", f64::log10),
+        function("log")
+            .on(&[Float8], Float8, |r| Ok(Value::Float(of_positive(r.float(0))?.log10())))
+            .on(&[Float8, Float8], Float8, |r| {
+                let (base, x) = (of_positive(r.float(0))?, of_positive(r.float(1))?);
+                if base == 1.0 {
+                    return Err(division_by_zero());
+                }
+                // What log2 and log10 give exactly, a quotient would not.
+                Ok(Value::Float(match base {
+                    2.0 => x.log2(),
+                    10.0 => x.log10(),
+                    _ => x.ln() / base.ln(),
+                }))
+            })
+            .udf(),
+        function("tidemark_bit_not")
+            .on(&[Int4], Int4, |r| Ok(Value::Int(!r.int(0))))
+            .on(&[Int8], Int8, |r| Ok(Value::Int(!r.int(0))))
+            .udf(),
     ]
 }
 

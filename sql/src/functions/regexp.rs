@@ -33,7 +33,7 @@ pub(super) fn compile(pattern: &str, flags: &str) -> Result<Regex> {
     builder.build().map_err(|e| {
         let reason = e.to_string();
         let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string();
-        Error::new(SqlState::InvalidParameterValue, format!("invalid regular expression: {reason}"))
+        Error::new(SqlState::InvalidRegularExpression, format!("invalid regular expression: {reason}"))
     })
 }
 
@@ -68,6 +68,11 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
         function("regexp_match")
             .on(&[Text, Text], Texts, |r| first_match(r, ""))
             .on(&[Text, Text, Text], Texts, |r| first_match(r, r.text(2)))
+            .udf(),
+        // regexp_matches() opened up by unnest(), a row for each.
+        function("tidemark_regexp_matches")
+            .on(&[Text, Text], Kind::TextLists, |r| matches(r, ""))
+            .on(&[Text, Text, Text], Kind::TextLists, |r| matches(r, r.text(2)))
             .udf(),
         function("regexp_split_to_array")
             .on(&[Text, Text], Texts, |r| split(r, ""))
@@ -145,11 +150,20 @@ fn first_match(row: &Row<'_>, flags: &str) -> Result<Value> {
             .with_hint("Use the regexp_matches function instead."));
     }
     let regex: Arc<Regex> = row.regex(row.text(1), flags)?;
-    let groups = |c: Captures<'_>| -> Vec<Option<String>> {
-        let skip = usize::from(c.len() > 1);
-        c.iter().skip(skip).map(|m| m.map(|m| m.as_str().to_string())).collect()
-    };
     Ok(regex.captures(row.text(0)).map(groups).into())
+}
+
+/// The groups of a match, or all of it where there are none.
+fn groups(captures: Captures<'_>) -> Vec<Option<String>> {
+    let skip = usize::from(captures.len() > 1);
+    captures.iter().skip(skip).map(|m| m.map(|m| m.as_str().to_string())).collect()
+}
+
+/// The groups of the first match, or with flag g of all.
+fn matches(row: &Row<'_>, flags: &str) -> Result<Value> {
+    let regex = row.regex(row.text(1), flags)?;
+    let most = if flags.contains('g') { usize::MAX } else { 1 };
+    Ok(Value::TextLists(regex.captures_iter(row.text(0)).take(most).map(groups).collect()))
 }
 
 fn split(row: &Row<'_>, flags: &str) -> Result<Value> {

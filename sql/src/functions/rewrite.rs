@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
@@ -28,6 +28,7 @@ use super::value::Value;
 use super::{arithmetic, binary, casts, input, json, strings, text};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
+const INTERVAL_ORDER: &str = "tidemark_interval_order";
 pub const TO_BYTEA: &str = "tidemark_to_bytea";
 pub const ROUND_HALF_EVEN: &str = "tidemark_round_half_even";
 const TEXT_TO_ARRAY: &str = "tidemark_text_to_array";
@@ -49,6 +50,16 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
                     (SqlType::Char(_), Some(text)) => text.trim_end_matches(' ').into(),
                     _ => text.into(),
                 })
+            })
+            .udf(),
+        function(INTERVAL_ORDER)
+            .on(&[Kind::Interval], Kind::Numeric, |r| {
+                /// Postgres counts a month as 30 days and a day as 24 hours where it compares.
+                const DAYS: i128 = 30;
+                const MICROS: i128 = 86_400_000_000;
+                let i = r.interval(0);
+                let days = i128::from(i.months) * DAYS + i128::from(i.days);
+                Ok(Value::Numeric(days * MICROS + i128::from(i.nanoseconds / 1_000), 0))
             })
             .udf(),
         function(TO_BYTEA).on(&[Kind::Text], Kind::Bytea, |r| Ok(binary::parse_bytea(r.text(0))?.into())).udf(),
@@ -277,6 +288,13 @@ fn literal(expr: &Expr, beside: &Field, zone: Option<&str>) -> DfResult<Option<E
             ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz_in(text, zone)?), Some("UTC".into()))
         }
         DataType::Date32 => ScalarValue::Date32(i32::try_from(input::parse_date(text)?).ok()),
+        DataType::Interval(_) => {
+            let parsed = crate::grammar::interval::parse(text, Default::default())?;
+            let nanos = parsed.micros.checked_mul(1_000).ok_or_else(|| {
+                tidemark_common::Error::new(tidemark_common::SqlState::DatetimeFieldOverflow, "interval out of range")
+            })?;
+            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(parsed.months, parsed.days, nanos)))
+        }
         DataType::Time64(TimeUnit::Microsecond) => ScalarValue::Time64Microsecond(Some(input::parse_time(text)?)),
         DataType::Binary => ScalarValue::Binary(Some(binary::parse_bytea(text)?)),
         integer @ (DataType::Int16 | DataType::Int32 | DataType::Int64) => {
@@ -327,6 +345,21 @@ fn compares(op: Operator) -> bool {
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
+impl PostgresCasts {
+    /// `1 day` is `24 hours`, though it is not the same interval.
+    fn intervals(&self, binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+        let is_interval = |e: &Expr| Ok::<_, datafusion::error::DataFusionError>(
+            matches!(e.get_type(schema)?, DataType::Interval(_)),
+        );
+        if !compares(binary.op) || !is_interval(&binary.left)? || !is_interval(&binary.right)? {
+            return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+        }
+        let left = self.call(INTERVAL_ORDER, *binary.left)?;
+        let right = self.call(INTERVAL_ORDER, *binary.right)?;
+        Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), binary.op, Box::new(right)))))
+    }
+}
+
 fn compare(mut binary: BinaryExpr, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
     let mut changed = false;
     if compares(binary.op) && is_text_literal(&binary.right) {
@@ -366,7 +399,19 @@ impl FunctionRewrite for PostgresCasts {
                 None => {
                     let compared = compare(binary, schema, zone)?;
                     match compared.data {
-                        Expr::BinaryExpr(binary) if !compared.transformed => self.comparable(binary, schema),
+                        Expr::BinaryExpr(binary) => {
+                            let ordered = self.intervals(binary, schema)?;
+                            match ordered.data {
+                                Expr::BinaryExpr(binary) if !compared.transformed && !ordered.transformed => {
+                                    self.comparable(binary, schema)
+                                }
+                                other => Ok(Transformed::new(
+                                    other,
+                                    compared.transformed || ordered.transformed,
+                                    compared.tnr,
+                                )),
+                            }
+                        }
                         other => Ok(Transformed::new(other, compared.transformed, compared.tnr)),
                     }
                 }

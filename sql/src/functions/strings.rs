@@ -265,7 +265,7 @@ pub(super) fn substring(text: &str, start: i64, length: Option<i64>) -> Result<V
 /// How many to skip and to take for `substring`.
 pub(super) fn slice(start: i64, length: Option<i64>) -> Result<(usize, usize)> {
     let end = match length {
-        Some(n) if n < 0 => return Err(Error::new(SqlState::DataException, "negative substring length not allowed")),
+        Some(n) if n < 0 => return Err(Error::new(SqlState::SubstringError, "negative substring length not allowed")),
         Some(n) => start.saturating_add(n),
         None => i64::MAX,
     };

@@ -27,6 +27,7 @@ pub(super) enum Value {
     Interval(IntervalMonthDayNano),
     Texts(Vec<Option<String>>),
     Ints(Vec<Option<i64>>),
+    TextLists(Vec<Vec<Option<String>>>),
 }
 
 macro_rules! from {
@@ -94,6 +95,7 @@ pub(super) fn build(kind: Kind, values: Vec<Value>) -> Result<ArrayRef> {
         Kind::Interval => Arc::new(pick!(values, Interval).collect::<Result<IntervalMonthDayNanoArray>>()?),
         Kind::Texts => text_lists(values)?,
         Kind::Ints => int_lists(values)?,
+        Kind::TextLists => lists_of_text_lists(values)?,
     })
 }
 
@@ -138,6 +140,23 @@ fn text_lists(values: Vec<Value>) -> Result<ArrayRef> {
     let mut builder = ListBuilder::new(StringBuilder::new()).with_field(list_item(Kind::Texts));
     for value in pick!(values, Texts) {
         builder.append_option(value?);
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn lists_of_text_lists(values: Vec<Value>) -> Result<ArrayRef> {
+    let texts = ListBuilder::new(StringBuilder::new()).with_field(list_item(Kind::Texts));
+    let mut builder = ListBuilder::new(texts).with_field(list_item(Kind::TextLists));
+    for value in pick!(values, TextLists) {
+        match value? {
+            None => builder.append_null(),
+            Some(lists) => {
+                for list in lists {
+                    builder.values().append_value(list);
+                }
+                builder.append(true);
+            }
+        }
     }
     Ok(Arc::new(builder.finish()))
 }

@@ -23,8 +23,9 @@ use super::build::{call, interval, number, string_of};
 use super::interval::{self as intervals, Field, Qualifier};
 use super::types;
 
-/// Rewrites every cast and interval in `node`.
+/// Rewrites every cast and interval in `node`, and what else DataFusion spells otherwise ([`super::forms`]).
 pub fn rewrite(node: &mut impl VisitMut) -> Result<()> {
+    super::forms::rewrite(node)?;
     match node.visit(&mut Casts) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
