@@ -110,6 +110,7 @@ impl ContextProvider for Planner<'_> {
             });
         };
         let mut args = args.into_iter().map(|a| self.constant(a)).collect::<DfResult<Vec<_>>>()?;
+        as_first(&mut args)?;
         args.iter_mut().for_each(to_nanoseconds);
         let args = datafusion::catalog::TableFunctionArgs::new(&args, self.state);
         Ok(provider_as_source(function.create_table_provider_with_args(args)?))
@@ -166,6 +167,27 @@ impl ContextProvider for Planner<'_> {
     fn udwf_names(&self) -> Vec<String> {
         self.state.window_functions().keys().cloned().collect()
     }
+}
+
+/// Literals in quotes after a date or a timestamp: a series' end, and its step.
+fn as_first(args: &mut [Expr]) -> DfResult<()> {
+    let Some((Expr::Literal(first, _), rest)) = args.split_first_mut() else { return Ok(()) };
+    let first = first.data_type();
+    if !matches!(first, DataType::Date32 | DataType::Timestamp(..)) {
+        return Ok(());
+    }
+    for (at, arg) in rest.iter_mut().enumerate() {
+        let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = &*arg else { continue };
+        let value = match at {
+            0 => {
+                let micros = crate::functions::parse_timestamp(text)?;
+                ScalarValue::TimestampMicrosecond(Some(micros), None).cast_to(&first)?
+            }
+            _ => crate::functions::interval_literal(text)?,
+        };
+        *arg = Expr::Literal(value, None);
+    }
+    Ok(())
 }
 
 /// Types in casts and typed literals are those of stored columns, so that both sides of a comparison agree.

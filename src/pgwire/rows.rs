@@ -250,6 +250,7 @@ pub(super) fn command_tag(tag: &RowsTag, rows: u64) -> String {
 pub(super) fn style_of<S: WireSession>(session: &S) -> Result<Style> {
     let mut style = Style::default();
     style.now_micros = session.now_micros();
+    style.iso_intervals = session.setting("IntervalStyle").as_deref() == Some("iso_8601");
     style.bytea_escape = session.setting("bytea_output").as_deref() == Some("escape");
     if let Some(digits) = session.setting("extra_float_digits").and_then(|digits| digits.parse().ok()) {
         style.extra_float_digits = digits;

@@ -133,6 +133,7 @@ pub fn rewrite(statement: &mut ast::Statement) -> Result<()> {
     }
     Nesting::check(statement)?;
     grammar::windows::rewrite(statement)?;
+    grammar::forms::rewrite_fields(statement);
     pg_catalog::rewrite_statement(statement);
     grammar::literals::rewrite(statement)?;
     grammar::casts::rewrite(statement)

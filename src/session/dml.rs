@@ -147,6 +147,7 @@ impl Session {
     pub(super) fn style(&self) -> Result<Style> {
         let mut style = Style::default();
         style.now_micros = self.transaction()?.started_at;
+        style.iso_intervals = self.info.setting("IntervalStyle").as_deref() == Some("iso_8601");
         style.bytea_escape = self.info.setting("bytea_output").as_deref() == Some("escape");
         if let Some(digits) = self.info.setting("extra_float_digits").and_then(|d| d.parse().ok()) {
             style.extra_float_digits = digits;

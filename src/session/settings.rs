@@ -56,7 +56,7 @@ pub static SETTINGS: &[Setting] = &[
     user("idle_in_transaction_session_timeout", "0", Kind::Millis, "Accepted"),
     reported("in_hot_standby", "off", Kind::Bool, "Always off"),
     fixed("integer_datetimes", "on", "Timestamps are whole microseconds"),
-    reported("intervalstyle", "postgres", Kind::Text, "How intervals are written"),
+    reported("intervalstyle", "postgres", Kind::OneOf(&["postgres", "iso_8601"]), "How intervals are written"),
     reported("is_superuser", "on", Kind::Bool, "Whether the user may do everything"),
     user("lc_collate", "C", Kind::Text, "Text is ordered by its bytes"),
     user("lock_timeout", "0", Kind::Millis, "Accepted; nothing waits for locks"),

@@ -1,4 +1,4 @@
-//! Intervals in IntervalStyle postgres, out and in: `1 year 2 mons -3 days +04:05:06.7`, `P1Y2M`, `1-2`, `2 weeks ago`.
+//! Intervals in IntervalStyle postgres and iso_8601, out and in: `1 year 2 mons -3 days +04:05:06.7`, `P1Y2M`, `1-2`, `2 weeks ago`.
 
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
@@ -34,6 +34,42 @@ pub(super) fn write(value: IntervalMonthDayNano, out: &mut BytesMut) {
     out.put_u8(b':');
     write_at_least_two(seconds % 60, out);
     write_fraction((micros % 1_000_000) as u32, out);
+}
+
+/// IntervalStyle iso_8601: `P1Y2M3DT4H5M6.7S`, each part with its own sign.
+pub(super) fn write_iso(value: IntervalMonthDayNano, out: &mut BytesMut) {
+    let part = |value: i64, unit: u8, out: &mut BytesMut| {
+        if value != 0 {
+            out.put_slice(itoa::Buffer::new().format(value).as_bytes());
+            out.put_u8(unit);
+        }
+    };
+    let micros = value.nanoseconds / 1000;
+    out.put_u8(b'P');
+    if value.months == 0 && value.days == 0 && micros == 0 {
+        out.put_slice(b"T0S");
+        return;
+    }
+    part((value.months / 12).into(), b'Y', out);
+    part((value.months % 12).into(), b'M', out);
+    part(value.days.into(), b'D', out);
+    if micros == 0 {
+        return;
+    }
+    out.put_u8(b'T');
+    let seconds = micros / 1_000_000;
+    part(seconds / 3600, b'H', out);
+    part(seconds / 60 % 60, b'M', out);
+    let rest = micros % 60_000_000;
+    if rest != 0 {
+        if rest < 0 {
+            out.put_u8(b'-');
+        }
+        let rest = rest.unsigned_abs();
+        out.put_slice(itoa::Buffer::new().format(rest / 1_000_000).as_bytes());
+        write_fraction((rest % 1_000_000) as u32, out);
+        out.put_u8(b'S');
+    }
 }
 
 struct Parts {

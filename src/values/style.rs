@@ -8,14 +8,16 @@ use tidemark_common::{Error, Result, SqlState};
 
 use super::datetime::{Civil, MICROS_PER_DAY, civil_from_days, days_from_civil, days_in_month};
 
-/// TimeZone, bytea_output, extra_float_digits, and the moment that `now` in a literal means. DateStyle is always ISO, MDY and
-/// IntervalStyle always postgres.
+/// TimeZone, bytea_output, extra_float_digits, and the moment that `now` in a literal means. DateStyle is always ISO,
+/// MDY; IntervalStyle is postgres or iso_8601.
 #[derive(Debug, Clone)]
 pub struct Style {
     /// `None`: UTC.
     pub(super) zone: Option<Tz>,
     /// bytea_output = 'escape'; otherwise hex.
     pub bytea_escape: bool,
+    /// IntervalStyle = 'iso_8601'; otherwise postgres.
+    pub iso_intervals: bool,
     /// 1 and more: shortest digits that read back as the same number.
     pub extra_float_digits: i32,
     /// Microseconds since 1970 UTC.
@@ -25,7 +27,7 @@ pub struct Style {
 impl Default for Style {
     /// UTC, and the defaults of Postgres.
     fn default() -> Self {
-        Self { zone: None, bytea_escape: false, extra_float_digits: 1, now_micros: 0 }
+        Self { zone: None, bytea_escape: false, iso_intervals: false, extra_float_digits: 1, now_micros: 0 }
     }
 }
 

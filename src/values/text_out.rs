@@ -33,6 +33,7 @@ impl Column {
             Data::Time(a) => datetime::write_time(a.value(row), out),
             Data::Timestamp(a) => datetime::write_timestamp(a.value(row), b' ', out),
             Data::TimestampTz(a) => datetime::write_timestamptz(a.value(row), style, b' ', out),
+            Data::Interval(a) if style.iso_intervals => interval::write_iso(a.value(row), out),
             Data::Interval(a) => interval::write(a.value(row), out),
             Data::List { array, items, .. } => {
                 let offsets = array.value_offsets();

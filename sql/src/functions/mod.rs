@@ -56,6 +56,7 @@ pub use json_access::{
 };
 pub use output::text_of;
 pub use planner::expr_planners;
+pub use rewrite::interval_literal;
 pub use session::{SessionFacts, session_functions};
 pub use strings::{quote_ident, quote_literal};
 pub use system::POSTGRES_VERSION;

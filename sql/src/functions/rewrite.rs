@@ -270,6 +270,15 @@ impl PostgresCasts {
     }
 }
 
+/// The interval that a literal text is.
+pub fn interval_literal(text: &str) -> tidemark_common::Result<ScalarValue> {
+    let parsed = crate::grammar::interval::parse(text, Default::default())?;
+    let nanos = parsed.micros.checked_mul(1_000).ok_or_else(|| {
+        tidemark_common::Error::new(tidemark_common::SqlState::DatetimeFieldOverflow, "interval out of range")
+    })?;
+    Ok(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(parsed.months, parsed.days, nanos))))
+}
+
 /// A literal text beside a value of `beside`, read as that type; `None`: it is something else, or right as it is.
 fn literal(expr: &Expr, beside: &Field, zone: Option<&str>) -> DfResult<Option<Expr>> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = expr else { return Ok(None) };
@@ -288,13 +297,7 @@ fn literal(expr: &Expr, beside: &Field, zone: Option<&str>) -> DfResult<Option<E
             ScalarValue::TimestampMicrosecond(Some(input::parse_timestamptz_in(text, zone)?), Some("UTC".into()))
         }
         DataType::Date32 => ScalarValue::Date32(i32::try_from(input::parse_date(text)?).ok()),
-        DataType::Interval(_) => {
-            let parsed = crate::grammar::interval::parse(text, Default::default())?;
-            let nanos = parsed.micros.checked_mul(1_000).ok_or_else(|| {
-                tidemark_common::Error::new(tidemark_common::SqlState::DatetimeFieldOverflow, "interval out of range")
-            })?;
-            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(parsed.months, parsed.days, nanos)))
-        }
+        DataType::Interval(_) => interval_literal(text)?,
         DataType::Time64(TimeUnit::Microsecond) => ScalarValue::Time64Microsecond(Some(input::parse_time(text)?)),
         DataType::Binary => ScalarValue::Binary(Some(binary::parse_bytea(text)?)),
         integer @ (DataType::Int16 | DataType::Int32 | DataType::Int64) => {

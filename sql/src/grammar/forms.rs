@@ -13,9 +13,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments,
-    LimitClause, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Subscript, TableFactor,
-    UnaryOperator, Value, VisitMut, VisitorMut,
+    AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments,
+    LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Subscript, TableFactor,
+    UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
 use tidemark_common::{Error, Result, SqlState};
 
@@ -43,11 +43,13 @@ impl VisitorMut for Forms {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if let SetExpr::Values(values) = query.body.as_mut() {
+            empty_arrays(values);
+        }
         flow(fetch(query).and_then(|()| order_of_union(query)).and_then(|()| keeps_no_duplicates(&query.body)))
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
-        fields_of_tables(select);
         flow(no_windows_in_where(select))
     }
 
@@ -67,6 +69,40 @@ impl VisitorMut for Forms {
                 *expr = new;
             }
         }))
+    }
+}
+
+/// Rewrites `(x).a` where x is a table of FROM; to be asked before anyone takes x for a column.
+pub fn rewrite_fields(node: &mut impl VisitMut) {
+    // It never breaks.
+    let _all = node.visit(&mut Fields);
+}
+
+struct Fields;
+
+impl VisitorMut for Fields {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        fields_of_tables(select);
+        ControlFlow::Continue(())
+    }
+}
+
+/// `'{}'` in a column of VALUES that has arrays is the empty one.
+fn empty_arrays(values: &mut Values) {
+    let is_array = |row: &Parens<Vec<Expr>>, column: usize| matches!(row.content.get(column), Some(Expr::Array(_)));
+    for column in 0..values.rows.first().map_or(0, |row| row.content.len()) {
+        if !values.rows.iter().any(|row| is_array(row, column)) {
+            continue;
+        }
+        for row in &mut values.rows {
+            if let Some(expr @ Expr::Value(_)) = row.content.get_mut(column)
+                && expr.to_string() == "'{}'"
+            {
+                *expr = Expr::Array(Array { elem: vec![], named: true });
+            }
+        }
     }
 }
 
@@ -211,7 +247,7 @@ fn compared(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Option
 fn bounded(root: &Expr, chain: &mut [AccessExpr]) {
     let [AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride: None })] = chain else { return };
     lower_bound.get_or_insert_with(|| number(1));
-    upper_bound.get_or_insert_with(|| call("array_length", vec![root.clone()]));
+    upper_bound.get_or_insert_with(|| call("array_length", vec![root.clone(), number(1)]));
 }
 
 fn is_float(data_type: &DataType) -> bool {

@@ -20,7 +20,7 @@ pub mod casts;
 mod cursor;
 mod dialect;
 mod error;
-mod forms;
+pub mod forms;
 pub mod interval;
 pub mod literals;
 mod objects;

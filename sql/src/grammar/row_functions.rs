@@ -5,13 +5,13 @@
 //!   FROM string_to_table(t, ',') AS x            ──▶  FROM unnest(string_to_array(t, ',')) AS x (x)
 //!   FROM t, generate_series(1, t.n) AS i         ──▶  FROM t, unnest(generate_series(1, t.n)) AS i (i)
 //!   FROM jsonb_each(j)                           ──▶  FROM unnest(<keys of j>, <values of j>) AS jsonb_each (key, value)
-//!   FROM unnest(a) WITH ORDINALITY AS t (x, n)   ──▶  FROM unnest(a, generate_series(1, cardinality(a))) AS t (x, n)
+//!   FROM unnest(a) WITH ORDINALITY AS t (x, n)   ──▶  FROM unnest(a, generate_series(1, array_length(a, 1))) AS t (x, n)
 //! ```
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, TableAlias, TableAliasColumnDef,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, TableAlias, TableAliasColumnDef,
     TableFactor, visit_expressions,
 };
 
@@ -111,7 +111,7 @@ fn unnested(name: &str, arguments: Vec<Expr>, alias: &Option<TableAlias>, ordina
         if name == "generate_series" && !ordinality && !has_columns(&arguments) {
             return None;
         }
-        let arrays = function.arrays.iter().map(|array| call(array, arguments.clone())).collect();
+        let arrays = function.arrays.iter().map(|array| array_call(array, arguments.clone())).collect();
         (arrays, function.columns.to_vec())
     };
     let mut alias = alias.clone();
@@ -140,7 +140,7 @@ fn named(alias: &mut Option<TableAlias>, name: &str, columns: &[Option<&str>], o
 
 fn number_rows(array_exprs: &mut Vec<Expr>) {
     if let Some(first) = array_exprs.first() {
-        let numbers = call("generate_series", vec![number(1), call("cardinality", vec![first.clone()])]);
+        let numbers = array_call("generate_series", vec![number(1), call("array_length", vec![first.clone(), number(1)])]);
         array_exprs.push(numbers);
     }
 }
@@ -148,20 +148,22 @@ fn number_rows(array_exprs: &mut Vec<Expr>) {
 /// A function of rows in a select list; to be asked when the arguments have been seen.
 pub(super) fn in_list(expr: &Expr) -> Option<Expr> {
     let Expr::Function(function) = expr else { return None };
+    // Once rewritten, a call stays as it is.
+    if function.name.0.last().and_then(|p| p.as_ident()).is_some_and(|i| i.quote_style.is_some()) {
+        return None;
+    }
     let name = plain_name(&function.name)?;
     let FunctionArguments::List(list) = &function.args else { return None };
     let arguments = expressions(&list.args)?;
-    if name == "unnest" {
-        // Once rewritten, a statement stays as it is.
-        let [inner @ Expr::Function(Function { name, .. })] = arguments.as_slice() else { return None };
-        return (plain_name(name)? == "unnest" && is_series(inner)).then(|| inner.clone());
-    }
     let RowFunction { arrays: [array], .. } = row_function(&name)? else { return None };
-    Some(call("unnest", vec![call(array, arguments)]))
+    Some(call("unnest", vec![array_call(array, arguments)]))
 }
 
-fn is_series(unnest: &Expr) -> bool {
-    matches!(unnest, Expr::Function(f) if matches!(&f.args, FunctionArguments::List(list)
-        if expressions(&list.args).is_some_and(|args| matches!(args.as_slice(), [Expr::Function(f)]
-            if plain_name(&f.name).as_deref() == Some("generate_series")))))
+/// In quotes, generate_series is the function that yields an array.
+fn array_call(array: &str, arguments: Vec<Expr>) -> Expr {
+    let mut call = call(array, arguments);
+    if let Expr::Function(function) = &mut call {
+        function.name = ObjectName::from(vec![Ident::with_quote('"', array)]);
+    }
+    call
 }
