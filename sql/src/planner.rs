@@ -206,27 +206,6 @@ impl TypePlanner for PostgresTypes {
     }
 }
 
-/// Literals in quotes after a date or a timestamp: a series' end, and its step.
-fn as_first(args: &mut [Expr]) -> DfResult<()> {
-    let Some((Expr::Literal(first, _), rest)) = args.split_first_mut() else { return Ok(()) };
-    let first = first.data_type();
-    if !matches!(first, DataType::Date32 | DataType::Timestamp(..)) {
-        return Ok(());
-    }
-    for (at, arg) in rest.iter_mut().enumerate() {
-        let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = &*arg else { continue };
-        let value = match at {
-            0 => {
-                let micros = crate::functions::parse_timestamp(text)?;
-                ScalarValue::TimestampMicrosecond(Some(micros), None).cast_to(&first)?
-            }
-            _ => crate::functions::interval_literal(text)?,
-        };
-        *arg = Expr::Literal(value, None);
-    }
-    Ok(())
-}
-
 impl Planner<'_> {
     /// Folds the argument of a table function to a constant.
     fn constant(&self, expr: Expr) -> DfResult<Expr> {
