@@ -169,22 +169,6 @@ impl ContextProvider for Planner<'_> {
     }
 }
 
-/// Types in casts and typed literals are those of stored columns, so that both sides of a comparison agree.
-#[derive(Debug)]
-struct PostgresTypes;
-
-impl TypePlanner for PostgresTypes {
-    fn plan_type_field(&self, written: &ast::DataType) -> DfResult<Option<FieldRef>> {
-        Ok(match sql_type(written) {
-            // A change of the held type alone would not check the text: only their functions cast to them.
-            Ok(SqlType::Uuid | SqlType::Json | SqlType::Jsonb) => None,
-            Ok(sql_type) => Some(sql_type.to_field_ref("", true)),
-            // Not one of ours: DataFusion's, or its error.
-            Err(_) => None,
-        })
-    }
-}
-
 /// Literals in quotes after a date or a timestamp: a series' end, and its step.
 fn as_first(args: &mut [Expr]) -> DfResult<()> {
     let Some((Expr::Literal(first, _), rest)) = args.split_first_mut() else { return Ok(()) };
@@ -204,6 +188,22 @@ fn as_first(args: &mut [Expr]) -> DfResult<()> {
         *arg = Expr::Literal(value, None);
     }
     Ok(())
+}
+
+/// Types in casts and typed literals are those of stored columns, so that both sides of a comparison agree.
+#[derive(Debug)]
+struct PostgresTypes;
+
+impl TypePlanner for PostgresTypes {
+    fn plan_type_field(&self, written: &ast::DataType) -> DfResult<Option<FieldRef>> {
+        Ok(match sql_type(written) {
+            // A change of the held type alone would not check the text: only their functions cast to them.
+            Ok(SqlType::Uuid | SqlType::Json | SqlType::Jsonb) => None,
+            Ok(sql_type) => Some(sql_type.to_field_ref("", true)),
+            // Not one of ours: DataFusion's, or its error.
+            Err(_) => None,
+        })
+    }
 }
 
 impl Planner<'_> {

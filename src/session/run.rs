@@ -33,7 +33,6 @@ impl Session {
     async fn run_sql(&mut self, statement: &sql::Statement, parameters: &[ScalarValue]) -> Result<Outcome> {
         use sql::Statement as S;
         match statement {
-            S::Query(query) if super::dml::modifying(query).is_some() => self.modify(query, parameters).await,
             S::Query(query) => self.select(query, parameters).await,
             S::Insert(insert) => self.insert(insert, parameters).await,
             S::Update(update) => self.update(update, parameters).await,

@@ -415,11 +415,16 @@ impl FunctionRewrite for PostgresCasts {
                     let compared = compare(binary, schema, zone)?;
                     match compared.data {
                         Expr::BinaryExpr(binary) => {
-                            let ordered = self.intervals(binary.clone(), schema)?;
-                            match (ordered.transformed, compared.transformed) {
-                                (true, _) => Ok(ordered),
-                                (false, true) => Ok(Transformed::yes(Expr::BinaryExpr(binary))),
-                                (false, false) => self.comparable(binary, schema),
+                            let ordered = self.intervals(binary, schema)?;
+                            match ordered.data {
+                                Expr::BinaryExpr(binary) if !compared.transformed && !ordered.transformed => {
+                                    self.comparable(binary, schema)
+                                }
+                                other => Ok(Transformed::new(
+                                    other,
+                                    compared.transformed || ordered.transformed,
+                                    compared.tnr,
+                                )),
                             }
                         }
                         other => Ok(Transformed::new(other, compared.transformed, compared.tnr)),
