@@ -1,17 +1,22 @@
 //! The engine's status as metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::database::Database;
-use crate::http::{Metric, MetricsSource};
+use crate::http::{Histogram, Metric, MetricsSource};
 
 pub struct DatabaseMetrics {
     db: Arc<Database>,
+    /// Durations of all epochs that were there to see at a scrape.
+    epochs: Histogram,
+    /// The last of them.
+    seen: AtomicU64,
 }
 
 impl DatabaseMetrics {
     pub fn new(db: Arc<Database>) -> Self {
-        Self { db }
+        Self { db, epochs: Histogram::new(Histogram::SECONDS), seen: AtomicU64::new(0) }
     }
 }
 
@@ -30,6 +35,13 @@ impl MetricsSource for DatabaseMetrics {
             metrics.push(Metric::gauge("tidemark_epoch_duration_seconds", "Duration of the last epoch", seconds));
             metrics.push(Metric::gauge("tidemark_epoch_commit_bytes", "Bytes of the last commit", last.bytes as f64));
         }
+        for epoch in status.epochs.iter().filter(|e| e.epoch > self.seen.load(Ordering::Relaxed)) {
+            self.epochs.observe(epoch.duration_micros as f64 / 1e6);
+        }
+        if let Some(last) = status.epochs.back() {
+            self.seen.fetch_max(last.epoch, Ordering::Relaxed);
+        }
+        metrics.push(self.epochs.metric("tidemark_epoch_seconds", "Durations of epochs"));
         let mut rows = Metric::labelled_counter("tidemark_source_read_rows_total", "Rows read from a source");
         let mut late = Metric::labelled_counter("tidemark_source_late_rows_total", "Rows of a source dropped as late");
         let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");

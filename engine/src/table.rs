@@ -49,6 +49,12 @@ pub struct TableWrite {
     pub added: Option<RecordBatch>,
 }
 
+/// Bytes of a key or a row.
+type Bytes = Box<[u8]>;
+/// A key, and what it leads to from now on.
+type KeyChange = (Bytes, Option<Bytes>);
+type ByKey = HashMap<Bytes, Option<Bytes>>;
+
 pub(crate) struct Table {
     pub def: TableDef,
     writer: CollectionWriter,
@@ -57,9 +63,9 @@ pub(crate) struct Table {
     next_row_number: i64,
     unique: Vec<RowCodec>,
     /// Rows changed in this epoch so far, by key: the row's bytes, or gone.
-    changed: HashMap<Box<[u8]>, Option<Box<[u8]>>>,
+    changed: ByKey,
     /// The same for each unique index: its key -> the table's key.
-    changed_unique: Vec<HashMap<Box<[u8]>, Option<Box<[u8]>>>>,
+    changed_unique: Vec<ByKey>,
     changes: Vec<Delta>,
 }
 
@@ -67,8 +73,8 @@ pub(crate) struct Table {
 pub(crate) struct Checked {
     removed: Option<RecordBatch>,
     added: Option<RecordBatch>,
-    changed: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
-    changed_unique: Vec<Vec<(Box<[u8]>, Option<Box<[u8]>>)>>,
+    changed: Vec<KeyChange>,
+    changed_unique: Vec<Vec<KeyChange>>,
 }
 
 impl Table {
@@ -112,7 +118,7 @@ impl Table {
         let removed_rows = write.removed.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
         let added_rows = added.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
 
-        let mut changed: HashMap<Box<[u8]>, Option<Box<[u8]>>> = HashMap::new();
+        let mut changed: ByKey = HashMap::new();
         if let (Some(keys), Some(rows)) = (&removed_keys, &removed_rows) {
             let current = self.current(snapshot, keys)?;
             for (i, key) in keys.iter().enumerate() {
@@ -233,7 +239,7 @@ impl Table {
         &self,
         snapshot: &Arc<Snapshot>,
         keys: &EncodedRows,
-        changed: &HashMap<Box<[u8]>, Option<Box<[u8]>>>,
+        changed: &ByKey,
     ) -> Result<()> {
         if self.def.key_name.is_none() {
             return Ok(()); // row numbers are ours: either just given, or of a row that was taken out above
@@ -259,10 +265,10 @@ impl Table {
         removed: Option<&RecordBatch>,
         added: Option<&RecordBatch>,
         added_keys: Option<&EncodedRows>,
-    ) -> Result<Vec<(Box<[u8]>, Option<Box<[u8]>>)>> {
+    ) -> Result<Vec<KeyChange>> {
         let def = &self.def.unique[index];
         let codec = &self.unique[index];
-        let mut changed: HashMap<Box<[u8]>, Option<Box<[u8]>>> = HashMap::new();
+        let mut changed: ByKey = HashMap::new();
         if let Some(batch) = removed {
             for (i, key) in self.encode(codec, &def.columns, batch)?.iter().enumerate() {
                 if !has_null(batch, &def.columns, i) {

@@ -23,8 +23,6 @@ pub trait SystemFacts: Debug + Send + Sync {
     /// The value a sequence gave last; `None`: none yet.
     fn sequence_last_value(&self, oid: Oid) -> Option<i64>;
     fn database_bytes(&self) -> u64;
-    /// When the server was started.
-    fn started(&self) -> i64;
 }
 
 /// A backfill, or any other work that takes its time beside the clock.

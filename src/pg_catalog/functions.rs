@@ -45,12 +45,6 @@ static DECLARED: LazyLock<HashMap<&'static str, &'static Declared>> = LazyLock::
     declared.iter().map(|d| (d.name.as_str(), d)).collect()
 });
 
-/// The function of this name over `ctx`, if it is one of this module's: for looking up only what a statement uses.
-pub fn function(name: &str, ctx: &Arc<SystemContext>) -> Option<ScalarUDF> {
-    let over_catalog = DECLARED.get(name).map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));
-    over_catalog.or_else(|| array_functions::functions().into_iter().find(|f| f.name() == name))
-}
-
 /// All functions of this module over `ctx`.
 pub fn functions(ctx: &Arc<SystemContext>) -> Vec<ScalarUDF> {
     let over_catalog = DECLARED.values().map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));

@@ -38,7 +38,7 @@ mod tidemark_schema;
 pub use context::SystemContext;
 pub use decorrelate::SystemSubqueries;
 pub use facts::*;
-pub use functions::{function, functions};
+pub use functions::functions;
 pub use output_names::output_names;
 pub use pg_proc::registry_functions;
 pub use rewrite::rewrite_statement;

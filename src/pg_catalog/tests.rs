@@ -101,11 +101,7 @@ impl SystemFacts for Facts {
     }
     fn database_bytes(&self) -> u64 {
         1 << 20
-    }
-    fn started(&self) -> i64 {
-        0
-    }
-}
+    }}
 
 fn column(attnum: i16, name: &str, sql_type: SqlType) -> Column {
     Column { name: name.into(), sql_type, nullable: true, default: None, identity: None, comment: None, attnum }

@@ -272,10 +272,6 @@ impl SystemFacts for Facts {
     fn database_bytes(&self) -> u64 {
         self.db.store.stats().map_or(0, |s| s.table_bytes)
     }
-
-    fn started(&self) -> i64 {
-        self.db.started_at
-    }
 }
 
 fn offsets(positions: &[(String, String)]) -> Option<String> {

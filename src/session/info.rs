@@ -20,7 +20,6 @@ pub struct SessionInfo {
     pub user: String,
     pub database: String,
     pub started_at: i64,
-    pub server_started_at: i64,
     pid: AtomicI32,
     state: Mutex<State>,
 }
@@ -92,7 +91,6 @@ impl SessionInfo {
             user: user.to_string(),
             database: db.name.clone(),
             started_at: db.now(),
-            server_started_at: db.started_at,
             pid: AtomicI32::new(0),
             state: Mutex::new(State {
                 settings: BTreeMap::new(),

@@ -338,10 +338,6 @@ impl Session {
         self.notice(message);
     }
 
-    pub(crate) fn warn(&mut self, message: String) {
-        self.warning("01000", message);
-    }
-
     pub(crate) fn names_for_ddl(&self) -> Result<Names> {
         self.names(None)
     }
@@ -391,10 +387,10 @@ impl Session {
     /// Schemas in which unqualified names are looked up, the temporary one first.
     fn search_path(&self) -> Vec<String> {
         let mut path = self.info.search_path();
-        if let Some(temp) = self.temp_schema {
-            if let Some(schema) = self.transaction.as_ref().and_then(|t| t.catalog.get(temp)) {
-                path.insert(0, schema.name.clone());
-            }
+        if let Some(temp) = self.temp_schema
+            && let Some(schema) = self.transaction.as_ref().and_then(|t| t.catalog.get(temp))
+        {
+            path.insert(0, schema.name.clone());
         }
         path
     }

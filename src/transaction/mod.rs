@@ -240,16 +240,4 @@ impl Transaction {
     fn define(&self, oid: Oid, env: &definitions::Environment) -> Result<Definition> {
         definitions::define(self.catalog.expect(oid)?, &self.catalog, env)
     }
-
-    /// The kind of table behind an OID, as the transaction sees it.
-    pub fn table_def(&self, oid: Oid) -> Result<TableDef> {
-        let object = self.catalog.expect(oid)?;
-        match &object.kind {
-            ObjectKind::Table(table) => definitions::table(object, table),
-            other => Err(Error::new(
-                SqlState::WrongObjectType,
-                format!("\"{}\" is a {}, not a table", object.name, other.name()),
-            )),
-        }
-    }
 }

@@ -127,8 +127,10 @@ fn elements(text: &str, as_plain: bool) -> Result<Value> {
     Ok(found.into())
 }
 
+type Values = Vec<Option<String>>;
+
 /// Keys and values of an object.
-fn entries(text: &str, as_plain: bool) -> Result<(Vec<Option<String>>, Vec<Option<String>>)> {
+fn entries(text: &str, as_plain: bool) -> Result<(Values, Values)> {
     let mut scanner = Scanner::new(text);
     if scanner.peek() != Some(b'{') {
         return Err(Error::invalid("cannot take apart a value that is not an object"));

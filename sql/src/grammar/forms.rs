@@ -233,7 +233,7 @@ fn compared(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Option
         B::NotEq => pairs().map(|(l, r)| binary(l, B::NotEq, r)).reduce(|a, b| binary(a, B::Or, b)).map(nested),
         _ => {
             let strict = if matches!(op, B::Lt | B::LtEq) { B::Lt } else { B::Gt };
-            let last = pairs().last().map(|(l, r)| binary(l, op.clone(), r));
+            let last = pairs().next_back().map(|(l, r)| binary(l, op.clone(), r));
             pairs().rev().skip(1).fold(last, |rest, (l, r)| {
                 let decided = binary(l.clone(), strict.clone(), r.clone());
                 let tied = binary(l, B::Eq, r);

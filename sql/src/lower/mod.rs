@@ -165,7 +165,7 @@ impl Lowering {
     /// Adds a Project, unless it would change nothing but names.
     fn project(&mut self, input: NodeId, exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef) -> NodeId {
         let from = self.properties(input).clone();
-        let columns: Vec<Option<usize>> = exprs.iter().map(|e| watermark::as_column(e)).collect();
+        let columns: Vec<Option<usize>> = exprs.iter().map(watermark::as_column).collect();
         let key = from.key.as_ref().and_then(|key| {
             key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
         });

@@ -7,6 +7,9 @@
 
 use std::collections::HashSet;
 
+/// A row of the statement, and the key of the row that is in its way.
+type Hit = (usize, Box<[u8]>);
+
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
@@ -80,7 +83,7 @@ impl Conflict {
         writer: &Writer,
         batch: &RecordBatch,
         transaction: &Transaction,
-    ) -> Result<(BooleanArray, Vec<(usize, Box<[u8]>)>)> {
+    ) -> Result<(BooleanArray, Vec<Hit>)> {
         let keys = self.arbiters.iter().map(|a| writer.keys[*a].keys(batch)).collect::<Result<Vec<_>>>()?;
         let holders = self
             .arbiters
