@@ -26,8 +26,16 @@ impl MetricsSource for DatabaseMetrics {
         let mut metrics = vec![
             Metric::gauge("tidemark_epoch", "The last committed epoch", self.db.moment().epoch() as f64),
             Metric::counter("tidemark_transactions_total", "Transactions committed", status.transactions as f64),
-            Metric::counter("tidemark_conflicts_total", "Transactions refused for a concurrent one", status.conflicts as f64),
-            Metric::counter("tidemark_source_rows_total", "Rows that all sources have given", status.source_rows as f64),
+            Metric::counter(
+                "tidemark_conflicts_total",
+                "Transactions refused for a concurrent one",
+                status.conflicts as f64,
+            ),
+            Metric::counter(
+                "tidemark_source_rows_total",
+                "Rows that all sources have given",
+                status.source_rows as f64,
+            ),
             Metric::gauge("tidemark_connections", "Open sessions", self.db.sessions().len() as f64),
         ];
         if let Some(last) = status.epochs.back() {
@@ -52,7 +60,8 @@ impl MetricsSource for DatabaseMetrics {
                 lag = lag.with(&[("source", &source.name)], waiting as f64);
             }
         }
-        let mut entries = Metric::labelled_gauge("tidemark_job_state_entries", "State entries of a view or sink in memory");
+        let mut entries =
+            Metric::labelled_gauge("tidemark_job_state_entries", "State entries of a view or sink in memory");
         let mut out = Metric::labelled_counter("tidemark_job_rows_total", "Changes that a view or sink has made");
         for job in &status.jobs {
             entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
@@ -65,7 +74,11 @@ impl MetricsSource for DatabaseMetrics {
         metrics.extend([rows, late, lag, entries, out, pending]);
         match self.db.store.stats() {
             Ok(stats) => {
-                metrics.push(Metric::gauge("tidemark_store_disk_bytes", "Size of the store on disk", stats.table_bytes as f64));
+                metrics.push(Metric::gauge(
+                    "tidemark_store_disk_bytes",
+                    "Size of the store on disk",
+                    stats.table_bytes as f64,
+                ));
             }
             Err(error) => tracing::warn!(%error, "the store's statistics cannot be read"),
         }

@@ -210,7 +210,14 @@ struct Inner {
 
 impl Error {
     pub fn new(state: SqlState, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { state, message: message.into(), detail: None, hint: None, position: None, location: None }))
+        Self(Box::new(Inner {
+            state,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            position: None,
+            location: None,
+        }))
     }
 
     /// A fault of ours: something that cannot happen has happened.

@@ -36,8 +36,9 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(message) => Error::unsupported(message),
         DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), message),
         DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), message),
-        DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, message)
-            .with_hint("Raise query_memory_limit, or ask for less at once."),
+        DataFusionError::ResourcesExhausted(message) => {
+            Error::new(SqlState::OutOfMemory, message).with_hint("Raise query_memory_limit, or ask for less at once.")
+        }
         other => {
             let message = other.strip_backtrace();
             match state_of_known_message(&message.to_lowercase()) {
@@ -134,14 +135,17 @@ fn state_of_plan_error(message: &str) -> SqlState {
     let lower = message.to_lowercase();
     if let Some(state) = state_of_known_message(&lower) {
         state
-    } else if lower.contains("aggregate functions are not allowed") || lower.contains("aggregate function calls cannot be nested") {
+    } else if lower.contains("aggregate functions are not allowed")
+        || lower.contains("aggregate function calls cannot be nested")
+    {
         SqlState::GroupingError
     } else if lower.starts_with("with query name") {
         SqlState::DuplicateAlias
     } else if lower.starts_with("cannot coerce arithmetic") || lower.starts_with("unnest() can only be applied") {
         // In Postgres an operator is a function: there is none for these types.
         SqlState::UndefinedFunction
-    } else if lower.contains("function") && (lower.contains("invalid") || lower.contains("no function") || lower.contains("coerc"))
+    } else if lower.contains("function")
+        && (lower.contains("invalid") || lower.contains("no function") || lower.contains("coerc"))
     {
         SqlState::UndefinedFunction
     } else if lower.contains("must appear in the group by") || lower.contains("must be in group by") {
@@ -161,7 +165,9 @@ fn state_of_value_error(message: &str) -> SqlState {
         SqlState::DivisionByZero
     } else if lower.contains("invalid timezone") {
         SqlState::InvalidParameterValue
-    } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("can't cast value")
+    } else if lower.contains("overflow")
+        || lower.contains("out of range")
+        || lower.contains("can't cast value")
         || lower.contains("too large to store")
     {
         SqlState::NumericValueOutOfRange

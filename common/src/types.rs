@@ -113,9 +113,7 @@ impl SqlType {
             | SqlType::Json
             | SqlType::Jsonb
             | SqlType::Oid
-            | SqlType::Name => {
-                field.with_metadata(HashMap::from([(TYPE_KEY.to_string(), self.to_string())]))
-            }
+            | SqlType::Name => field.with_metadata(HashMap::from([(TYPE_KEY.to_string(), self.to_string())])),
             _ => field,
         }
     }
@@ -162,14 +160,13 @@ impl SqlType {
             | DataType::FixedSizeList(item, _)
             | DataType::ListView(item)
             | DataType::LargeListView(item) => SqlType::Array(Box::new(SqlType::from_field(item))),
-            DataType::Struct(fields) => SqlType::Struct(
-                fields.iter().map(|f| (f.name().clone(), SqlType::from_field(f))).collect(),
-            ),
+            DataType::Struct(fields) => {
+                SqlType::Struct(fields.iter().map(|f| (f.name().clone(), SqlType::from_field(f))).collect())
+            }
             DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(kv) if kv.len() == 2 => SqlType::Map(
-                    Box::new(SqlType::from_field(&kv[0])),
-                    Box::new(SqlType::from_field(&kv[1])),
-                ),
+                DataType::Struct(kv) if kv.len() == 2 => {
+                    SqlType::Map(Box::new(SqlType::from_field(&kv[0])), Box::new(SqlType::from_field(&kv[1])))
+                }
                 other => SqlType::Other(other.clone()),
             },
             DataType::Dictionary(_, value) => SqlType::from_data_type(value),

@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::BooleanArray;
 use serde::{Deserialize, Serialize};
-use tidemark_common::{Delta, Oid, Result};
 use tidemark_common::connector::Positions;
+use tidemark_common::{Delta, Oid, Result};
 use tidemark_storage::{Collection, KeyRange, Layout, Snapshot};
 
 use crate::dataflow::CollectionChanges;

@@ -134,7 +134,11 @@ impl RunningDataflow {
             outputs.push(self.step_node(index, snapshot, first, inputs, node_inputs)?);
         }
         let chunks = gather(outputs.pop().unwrap_or_default());
-        Ok(CollectionChanges { chunks, watermarks: self.watermarks.output().clone(), idle: self.watermarks.output_is_idle() })
+        Ok(CollectionChanges {
+            chunks,
+            watermarks: self.watermarks.output().clone(),
+            idle: self.watermarks.output_is_idle(),
+        })
     }
 
     /// Adds what changed since the last flush to the commit.

@@ -341,11 +341,8 @@ impl Driver {
     pub fn publish(&mut self) {
         let unreadable: HashMap<Oid, Error> =
             self.jobs.values().filter_map(|j| j.unreadable().map(|e| (j.oid, e))).collect();
-        *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) = Moment {
-            snapshot: self.snapshot.clone(),
-            catalog: self.catalog.clone(),
-            unreadable: Arc::new(unreadable),
-        };
+        *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) =
+            Moment { snapshot: self.snapshot.clone(), catalog: self.catalog.clone(), unreadable: Arc::new(unreadable) };
         let sources = self.sources.values().map(|s| self.source_status(s)).collect();
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.jobs = self.jobs.values().map(Job::status).collect();

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use tidemark_catalog::Catalog;
+use tidemark_common::connector::{Sink, Source};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
-use tidemark_common::connector::{Sink, Source};
 use tidemark_storage::{Collection, Snapshot, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 

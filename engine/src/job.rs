@@ -38,9 +38,14 @@ struct Stored {
 
 pub(crate) enum Output {
     View(CollectionWriter),
-    Sink { outbox: Outbox, def: SinkDef },
+    Sink {
+        outbox: Outbox,
+        def: SinkDef,
+    },
     /// A sink that keeps nothing: its rows are counted.
-    Discard { rows: u64 },
+    Discard {
+        rows: u64,
+    },
 }
 
 pub(crate) struct Job {
@@ -357,8 +362,7 @@ fn restate(schema: &datafusion::arrow::datatypes::SchemaRef, chunks: Chunks) -> 
         .map(|chunk| {
             let columns = chunk.batch.columns().to_vec();
             let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(chunk.num_rows()));
-            let batch =
-                datafusion::arrow::array::RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+            let batch = datafusion::arrow::array::RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
             Ok(chunk.with_batch(batch))
         })
         .collect()

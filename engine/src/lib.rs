@@ -27,7 +27,9 @@ mod subscription;
 mod table;
 mod tick;
 
-pub use engine::{Definition, Engine, EngineConfig, Moment, SinkDef, SourceDef, Step, Transaction, ViewDef, WatermarkDef};
+pub use engine::{
+    Definition, Engine, EngineConfig, Moment, SinkDef, SourceDef, Step, Transaction, ViewDef, WatermarkDef,
+};
 pub use source_input::Replay;
 pub use status::{EpochStatus, JobState, JobStatus, SinkStatus, SourceStatus, Status};
 pub use subscription::{Change, Subscription};

@@ -25,8 +25,8 @@ use datafusion::arrow::compute::{cast, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
-use tidemark_common::{Delta, Error, Result};
 use tidemark_common::connector::{Positions, Source, SourceBatch};
+use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -183,7 +183,13 @@ struct Lane {
 
 impl Lanes {
     /// Takes the late rows out of a batch with the source's columns, and moves the lane on.
-    pub fn admit(&mut self, def: Option<&WatermarkDef>, lane: &str, batch: RecordBatch, now: i64) -> Result<RecordBatch> {
+    pub fn admit(
+        &mut self,
+        def: Option<&WatermarkDef>,
+        lane: &str,
+        batch: RecordBatch,
+        now: i64,
+    ) -> Result<RecordBatch> {
         self.rows += batch.num_rows() as u64;
         let Some(def) = def else { return Ok(batch) };
         let times = micros(batch.column(def.column))?;
@@ -445,10 +451,8 @@ mod tests {
         let times: Vec<_> = [5, 3, 7, 7, 6, 9, 1].map(Some).to_vec();
         let all = Lanes::default().admit(Some(&def()), "a", batch(&times), 0).unwrap();
         let mut pieces = Lanes::default();
-        let kept: usize = times
-            .iter()
-            .map(|t| pieces.admit(Some(&def()), "a", batch(&[*t]), 0).unwrap().num_rows())
-            .sum();
+        let kept: usize =
+            times.iter().map(|t| pieces.admit(Some(&def()), "a", batch(&[*t]), 0).unwrap().num_rows()).sum();
         assert_eq!((all.num_rows(), kept, pieces.late_rows), (4, 4, 3));
     }
 

@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use tidemark_common::{Delta, Error, Oid, Result, SqlState};
-use tidemark_storage::{Collection, CollectionWriter, EncodedRows, EpochCommit, Key, RowCodec, Snapshot, StateId, value};
+use tidemark_storage::{
+    Collection, CollectionWriter, EncodedRows, EpochCommit, Key, RowCodec, Snapshot, StateId, value,
+};
 
 /// A table as the driver needs it.
 #[derive(Debug, Clone)]
@@ -235,12 +237,7 @@ impl Table {
         Ok(rows)
     }
 
-    fn check_free(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        keys: &EncodedRows,
-        changed: &ByKey,
-    ) -> Result<()> {
+    fn check_free(&self, snapshot: &Arc<Snapshot>, keys: &EncodedRows, changed: &ByKey) -> Result<()> {
         if self.def.key_name.is_none() {
             return Ok(()); // row numbers are ours: either just given, or of a row that was taken out above
         }

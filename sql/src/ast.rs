@@ -24,7 +24,10 @@ pub enum Statement {
     /// `SUBSCRIBE [TO] name | (query) [WITH (snapshot = false)]`
     Subscribe(Subscribe),
     /// `COPY (SUBSCRIBE ..) TO STDOUT [options]`: the COPY is that of a query in the SUBSCRIBE's place.
-    CopySubscribe { subscribe: Subscribe, copy: Box<ast::Statement> },
+    CopySubscribe {
+        subscribe: Subscribe,
+        copy: Box<ast::Statement>,
+    },
     /// `DROP SOURCE | SINK | MATERIALIZED VIEW [IF EXISTS] a, b [CASCADE | RESTRICT]`
     Drop(Drop),
     /// `ALTER SOURCE | SINK | MATERIALIZED VIEW name ...`; also what `sqlparser` has not of VIEW, SEQUENCE, DATABASE, and

@@ -84,9 +84,10 @@ fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>) -> DfResult<Option<Logica
             let Some(input) = graft(&alias.input, left)? else { return Ok(None) };
             let width = left.schema().fields().len();
             let own = input.schema().columns().into_iter().skip(width).collect::<Vec<Column>>();
-            let renamed = own.into_iter().zip(alias.schema.fields()).map(|(column, field)| {
-                Expr::Column(column).alias_qualified(Some(alias.alias.clone()), field.name())
-            });
+            let renamed = own
+                .into_iter()
+                .zip(alias.schema.fields())
+                .map(|(column, field)| Expr::Column(column).alias_qualified(Some(alias.alias.clone()), field.name()));
             let exprs = kept().chain(renamed).collect();
             Some(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?))
         }

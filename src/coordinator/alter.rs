@@ -359,7 +359,9 @@ impl Session {
             Err(error) => return Err(error),
         };
         match &alter.action {
-            AlterAction::Rename(name) if object.kind == ObjectKind::Schema => self.rename_schema(&object, &fold(name))?,
+            AlterAction::Rename(name) if object.kind == ObjectKind::Schema => {
+                self.rename_schema(&object, &fold(name))?
+            }
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
             AlterAction::SetSchema(schema) => {
                 let schema = self.catalog()?.schema(&fold(schema))?;
@@ -380,15 +382,22 @@ impl Session {
             }
             AlterAction::Restart(start) => {
                 let ObjectKind::Sequence(sequence) = &object.kind else {
-                    return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a sequence", object.name)));
+                    return Err(Error::new(
+                        SqlState::WrongObjectType,
+                        format!("\"{}\" is not a sequence", object.name),
+                    ));
                 };
                 let db = self.database();
                 db.sequences.set(object.oid, start.unwrap_or(sequence.start), false, sequence, &db.engine)?;
             }
             AlterAction::Set(options) => {
                 let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
-                return Err(Error::unsupported(format!("ALTER {} .. SET ({}) is not supported", kind.to_uppercase(), names.join(", ")))
-                    .with_hint(format!("Use CREATE OR REPLACE {}.", kind.to_uppercase())));
+                return Err(Error::unsupported(format!(
+                    "ALTER {} .. SET ({}) is not supported",
+                    kind.to_uppercase(),
+                    names.join(", ")
+                ))
+                .with_hint(format!("Use CREATE OR REPLACE {}.", kind.to_uppercase())));
             }
         }
         done()

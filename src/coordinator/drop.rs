@@ -105,7 +105,11 @@ impl Session {
         match found {
             Some(object) if object.kind_name() == kind => Ok(object.clone()),
             Some(object) => Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not a {kind}"))
-                .with_hint(format!("Use DROP {} to remove a {}.", object.kind_name().to_uppercase(), object.kind_name()))),
+                .with_hint(format!(
+                    "Use DROP {} to remove a {}.",
+                    object.kind_name().to_uppercase(),
+                    object.kind_name()
+                ))),
             None => {
                 let in_schema = schema.as_deref().unwrap_or("pg_catalog");
                 if crate::pg_catalog::system_table_names(in_schema).contains(&bare) {
@@ -186,9 +190,12 @@ fn with_dependants(catalog: &Catalog, doomed: &[Arc<Object>], cascade: bool) -> 
     let own: Vec<Oid> = all.iter().map(|o| o.oid).collect();
     for sequence in doomed.iter().filter(|o| matches!(o.kind, ObjectKind::Sequence(_))) {
         // A default has no OID to depend by: it names the sequence, along the default path if it does so by halves.
-        let table = catalog.objects().find(|o| !own.contains(&o.oid) && o.columns().iter().any(|c| {
-            c.default.as_deref().is_some_and(|default| names_sequence(default, catalog, sequence))
-        }));
+        let table = catalog.objects().find(|o| {
+            !own.contains(&o.oid)
+                && o.columns()
+                    .iter()
+                    .any(|c| c.default.as_deref().is_some_and(|default| names_sequence(default, catalog, sequence)))
+        });
         if let Some(table) = table {
             return Err(in_use(table, sequence).with_hint("ALTER TABLE .. ALTER COLUMN .. DROP DEFAULT first."));
         }
@@ -196,8 +203,9 @@ fn with_dependants(catalog: &Catalog, doomed: &[Arc<Object>], cascade: bool) -> 
     for object in doomed {
         for dependant in catalog.dependants(object.oid) {
             if !cascade && !own.contains(&dependant.oid) {
-                return Err(in_use(&dependant, object)
-                .with_hint("Use DROP ... CASCADE to drop the dependent objects too."));
+                return Err(
+                    in_use(&dependant, object).with_hint("Use DROP ... CASCADE to drop the dependent objects too.")
+                );
             }
             push(&mut all, dependant);
         }

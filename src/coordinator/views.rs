@@ -140,11 +140,7 @@ impl Session {
 }
 
 /// The query's columns under the names that the statement lists; all different.
-pub(super) fn named_columns(
-    mut columns: Vec<Column>,
-    query: &sql::Query,
-    names: &[sql::Ident],
-) -> Result<Vec<Column>> {
+pub(super) fn named_columns(mut columns: Vec<Column>, query: &sql::Query, names: &[sql::Ident]) -> Result<Vec<Column>> {
     // As the query has them: the plan gives a number to a second one of a name.
     if let Some(own) = output_names(&sql::Statement::Query(Box::new(query.clone())))
         && own.len() == columns.len()

@@ -122,7 +122,8 @@ pub(super) fn name_columns(select: &mut Select) {
     let covered = covered_by_wildcards(select);
     let wild = select.projection.iter().filter_map(item_name).count() < select.projection.len();
     // Names that stay as they are: columns, and what was named.
-    let mut used: BTreeSet<String> = select.projection.iter().filter(|item| is_named(item)).filter_map(item_name).collect();
+    let mut used: BTreeSet<String> =
+        select.projection.iter().filter(|item| is_named(item)).filter_map(item_name).collect();
     let mut columns: Vec<Vec<String>> = Vec::new();
     let mut aliases: BTreeSet<String> = BTreeSet::new();
     for (item, covered) in select.projection.iter_mut().zip(covered) {

@@ -252,7 +252,11 @@ impl Rewriter {
 
 /// The literals of `generate_series(TIMESTAMP '..', '..', '1 day')`.
 fn type_series(args: &mut [FunctionArg]) {
-    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(start)), FunctionArg::Unnamed(FunctionArgExpr::Expr(end)), FunctionArg::Unnamed(FunctionArgExpr::Expr(step))] = args
+    let [
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(start)),
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(end)),
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(step)),
+    ] = args
     else {
         return;
     };

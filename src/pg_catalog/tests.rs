@@ -101,7 +101,8 @@ impl SystemFacts for Facts {
     }
     fn database_bytes(&self) -> u64 {
         1 << 20
-    }}
+    }
+}
 
 fn column(attnum: i16, name: &str, sql_type: SqlType) -> Column {
     Column { name: name.into(), sql_type, nullable: true, default: None, identity: None, comment: None, attnum }

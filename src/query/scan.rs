@@ -21,8 +21,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::StreamExt;
 use tidemark_catalog::{Catalog, Object, ObjectKind};
-use tidemark_common::{Error, Result, SqlState};
 use tidemark_common::connector::Positions;
+use tidemark_common::{Error, Result, SqlState};
 use tidemark_engine::{Moment, Replay, SourceDef};
 use tidemark_sql::relation::{Relation, RelationScan};
 use tidemark_storage::{Collection, Key, KeyRange, Snapshot};
@@ -224,9 +224,8 @@ impl CollectionScan {
     /// The keys that can satisfy the filters, if these say anything of the first key column.
     fn range(&self, filters: &[Expr]) -> Result<Option<KeyRange>> {
         let comparisons: Vec<_> = filters.iter().filter_map(comparison).collect();
-        let of = |position: usize| {
-            comparisons.iter().filter(move |(name, ..)| self.key_position(name) == Some(position))
-        };
+        let of =
+            |position: usize| comparisons.iter().filter(move |(name, ..)| self.key_position(name) == Some(position));
         let mut prefix: Vec<ScalarValue> = Vec::new();
         while prefix.len() < self.key.len() {
             match of(prefix.len()).find(|(_, op, _)| *op == Operator::Eq) {
@@ -355,10 +354,10 @@ impl RelationScan for SourceScan {
             Some(columns) => columns.clone(),
             None => (0..self.def.schema.fields().len()).collect(),
         };
-        let schema: SchemaRef = Arc::new(Schema::new(
-            columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>(),
-        ));
-        let part = SourcePart { def: self.def.clone(), positions: self.positions.clone(), columns, schema: schema.clone() };
+        let schema: SchemaRef =
+            Arc::new(Schema::new(columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>()));
+        let part =
+            SourcePart { def: self.def.clone(), positions: self.positions.clone(), columns, schema: schema.clone() };
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, vec![], false, limit)?))
     }
 

@@ -158,10 +158,7 @@ pub(crate) fn check_default(expr: &Expr, column: &Column) -> Result<()> {
         return Err(Error::unsupported("cannot use subquery in DEFAULT expression"));
     }
     if expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(_))))? {
-        return Err(Error::new(
-            SqlState::GroupingError,
-            "aggregate functions are not allowed in DEFAULT expressions",
-        ));
+        return Err(Error::new(SqlState::GroupingError, "aggregate functions are not allowed in DEFAULT expressions"));
     }
     let (_, field) = expr.to_field(&DFSchema::empty())?;
     let source = Source::typed(&field);

@@ -213,9 +213,12 @@ impl Session {
         let prepared = self.prepared.get(&name).cloned().ok_or_else(|| missing(&name))?;
         let described = self.describe_statement(&prepared.statement, &given(&prepared.parameters))?;
         if described.parameters.len() != arguments.len() {
-            return Err(Error::syntax(format!("wrong number of parameters for prepared statement \"{name}\"")).with_detail(
-                format!("Expected {} parameters but got {}.", described.parameters.len(), arguments.len()),
-            ));
+            return Err(Error::syntax(format!("wrong number of parameters for prepared statement \"{name}\""))
+                .with_detail(format!(
+                    "Expected {} parameters but got {}.",
+                    described.parameters.len(),
+                    arguments.len()
+                )));
         }
         let mut values: Vec<ScalarValue> = Vec::with_capacity(arguments.len());
         for (argument, sql_type) in arguments.iter().zip(&described.parameters) {

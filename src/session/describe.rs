@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::Result;
 use tidemark_common::types::SqlType;
 use tidemark_sql::ast::{Parsed, Statement};
+use tidemark_sql::grammar::types::sql_type;
 
 use super::{Description, Session, with_parameters};
 use crate::query::Names;
@@ -32,9 +33,10 @@ impl Session {
         parameters.resize(count.max(given.len()), None);
         let columns = match &parsed.statement {
             Statement::Sql(statement) => self.describe_sql(statement, &mut parameters)?,
-            Statement::ShowObjects(_) | Statement::ShowCreate(_) | Statement::ShowColumns(_) | Statement::Explain(_) => {
-                self.describe_show(&parsed.statement)?
-            }
+            Statement::ShowObjects(_)
+            | Statement::ShowCreate(_)
+            | Statement::ShowColumns(_)
+            | Statement::Explain(_) => self.describe_show(&parsed.statement)?,
             Statement::Subscribe(subscribe) => Some(self.subscribe_schema(subscribe)?),
             _ => None,
         };
@@ -47,6 +49,7 @@ impl Session {
         statement: &sql::Statement,
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
+        note_casts(statement, parameters);
         match statement {
             sql::Statement::Query(query) if super::dml::modifying(query).is_some() => {
                 self.describe_modifying(query, parameters)
@@ -89,6 +92,22 @@ fn settled(names: &Names, plan: LogicalPlan, parameters: &[Option<SqlType>]) -> 
     let typed = nulls.and_then(|nulls| with_parameters(plan.clone(), &nulls).ok());
     // An error belongs to the run: a value may be right where its type alone is not.
     typed.and_then(|typed| names.planner().analyze(&typed).ok()).unwrap_or(plan)
+}
+
+/// A parameter under a cast has the cast's type, the first one where there are several, as in Postgres.
+fn note_casts(statement: &sql::Statement, parameters: &mut [Option<SqlType>]) {
+    let walked = sql::visit_expressions(statement, |expr| {
+        if let sql::Expr::Cast { expr, data_type, .. } = expr
+            && let sql::Expr::Value(value) = expr.as_ref()
+            && let sql::Value::Placeholder(name) = &value.value
+            && let Some(at) = name.trim_start_matches('$').parse::<usize>().ok().and_then(|n| n.checked_sub(1))
+            && let (Some(slot), Ok(sql_type)) = (parameters.get_mut(at), sql_type(data_type))
+        {
+            slot.get_or_insert(sql_type);
+        }
+        std::ops::ControlFlow::<()>::Continue(())
+    });
+    debug_assert!(walked.is_continue(), "nothing stops the walk");
 }
 
 pub(super) fn text_columns(names: &[&str]) -> SchemaRef {

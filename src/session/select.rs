@@ -9,8 +9,8 @@ use datafusion::common::{ParamValues, metadata::ScalarAndMetadata};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
@@ -97,9 +97,8 @@ fn restate(schema: &SchemaRef, batch: RecordBatch) -> datafusion::common::Result
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let same = schema.fields().iter().zip(batch.columns()).all(|(f, c)| f.data_type() == c.data_type());
     if same {
-        let nullable = Schema::new(
-            schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>(),
-        );
+        let nullable =
+            Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>());
         return Ok(RecordBatch::try_new_with_options(Arc::new(nullable), batch.columns().to_vec(), &options)?);
     }
     Ok(batch)

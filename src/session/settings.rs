@@ -97,9 +97,7 @@ pub fn unknown(name: &str) -> Error {
 impl Setting {
     /// The value as it is kept, or why it cannot be.
     pub fn check(&self, value: &str) -> Result<String> {
-        let wrong = || {
-            Error::invalid(format!("invalid value for parameter \"{}\": \"{value}\"", self.name))
-        };
+        let wrong = || Error::invalid(format!("invalid value for parameter \"{}\": \"{value}\"", self.name));
         if self.context == "internal" {
             return Err(Error::new(
                 SqlState::CantChangeRuntimeParam,
@@ -109,7 +107,8 @@ impl Setting {
         let lower = value.to_lowercase();
         match &self.kind {
             Kind::Text if self.name == "datestyle" => {
-                let iso = lower.split(',').all(|p| matches!(p.trim(), "iso" | "mdy" | "dmy" | "ymd" | "us" | "european"));
+                let iso =
+                    lower.split(',').all(|p| matches!(p.trim(), "iso" | "mdy" | "dmy" | "ymd" | "us" | "european"));
                 if iso { Ok("ISO, MDY".into()) } else { Err(wrong().with_hint("Dates are always written as ISO.")) }
             }
             Kind::Text => Ok(value.to_string()),

@@ -107,15 +107,21 @@ impl Session {
             ObjectType::View => objects("view"),
             ObjectType::MaterializedView => objects("materialized view"),
             ObjectType::Sequence => objects("sequence"),
-            ObjectType::Source => format!("SELECT * FROM tidemark.sources WHERE true{schema}{} ORDER BY schema_name, name", like("name")),
-            ObjectType::Sink => format!("SELECT * FROM tidemark.sinks WHERE true{schema}{} ORDER BY schema_name, name", like("name")),
+            ObjectType::Source => {
+                format!("SELECT * FROM tidemark.sources WHERE true{schema}{} ORDER BY schema_name, name", like("name"))
+            }
+            ObjectType::Sink => {
+                format!("SELECT * FROM tidemark.sinks WHERE true{schema}{} ORDER BY schema_name, name", like("name"))
+            }
             ObjectType::Job => "SELECT * FROM tidemark.jobs ORDER BY id".to_string(),
             ObjectType::Schema => format!(
                 "SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE true{} ORDER BY nspname",
                 like("nspname")
             ),
             ObjectType::Database => "SELECT datname AS name FROM pg_catalog.pg_database ORDER BY datname".to_string(),
-            ObjectType::Role => "SELECT rolname AS name, rolsuper AS superuser FROM pg_catalog.pg_roles ORDER BY rolname".to_string(),
+            ObjectType::Role => {
+                "SELECT rolname AS name, rolsuper AS superuser FROM pg_catalog.pg_roles ORDER BY rolname".to_string()
+            }
             ObjectType::Index => format!(
                 "SELECT indexname AS name, tablename AS table, indexdef AS definition FROM pg_catalog.pg_indexes \
                  WHERE true{} ORDER BY indexname",

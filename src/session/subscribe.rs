@@ -43,11 +43,12 @@ impl Session {
         }
         let epoch = subscription.moment.epoch() as i64;
         let snapshot = if with_snapshot { self.contents(&subscription, &name, &schema, epoch).await? } else { None };
-        let changes = futures::stream::try_unfold((subscription, schema.clone()), move |(mut subscription, schema)| async move {
-            let Some(change) = subscription.next().await? else { return Ok(None) };
-            let batch = changes_batch(&schema, change.epoch as i64, &change.deltas, columns)?;
-            Ok::<_, datafusion::error::DataFusionError>(Some((batch, (subscription, schema))))
-        });
+        let changes =
+            futures::stream::try_unfold((subscription, schema.clone()), move |(mut subscription, schema)| async move {
+                let Some(change) = subscription.next().await? else { return Ok(None) };
+                let batch = changes_batch(&schema, change.epoch as i64, &change.deltas, columns)?;
+                Ok::<_, datafusion::error::DataFusionError>(Some((batch, (subscription, schema))))
+            });
         let stream = match snapshot {
             Some(snapshot) => snapshot.chain(changes).boxed(),
             None => changes.boxed(),
@@ -93,16 +94,18 @@ impl Session {
         match &object.kind {
             ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => {}
             ObjectKind::View(_) => {
-                return Err(Error::unsupported(format!("\"{}\" is a plain view, which is not kept up to date", object.name))
-                    .with_hint("CREATE MATERIALIZED VIEW with its query, and SUBSCRIBE to that."));
+                return Err(Error::unsupported(format!(
+                    "\"{}\" is a plain view, which is not kept up to date",
+                    object.name
+                ))
+                .with_hint("CREATE MATERIALIZED VIEW with its query, and SUBSCRIBE to that."));
             }
             other => {
                 return Err(Error::unsupported(format!("SUBSCRIBE to a {} is not supported", other.name()))
                     .with_hint("CREATE MATERIALIZED VIEW over it, and SUBSCRIBE to that."));
             }
         }
-        let mut fields =
-            vec![Field::new("epoch", DataType::Int64, true), Field::new("weight", DataType::Int64, true)];
+        let mut fields = vec![Field::new("epoch", DataType::Int64, true), Field::new("weight", DataType::Int64, true)];
         fields.extend(object.columns().iter().map(|c| c.sql_type.to_field(&c.name, true)));
         Ok(Arc::new(Schema::new(fields)))
     }

@@ -193,7 +193,11 @@ impl TableBuffer {
 
 fn row_numbers(batch: &RecordBatch) -> Result<Int64Array> {
     let column = batch.column(batch.num_columns() - 1);
-    column.as_any().downcast_ref::<Int64Array>().cloned().ok_or_else(|| Error::internal("the row number is not a bigint"))
+    column
+        .as_any()
+        .downcast_ref::<Int64Array>()
+        .cloned()
+        .ok_or_else(|| Error::internal("the row number is not a bigint"))
 }
 
 fn replace_column(batch: &RecordBatch, position: usize, column: ArrayRef) -> Result<RecordBatch> {

@@ -18,7 +18,7 @@ async fn flights() {
     instance.wait_for("SELECT count(*) > 10 FROM delays_by_hour", &["t"]).await;
     instance.wait_for("SELECT count(*) > 0 FROM worst_hours", &["t"]).await;
     // A view on a view is its query.
-    let query = "SELECT count(*) FROM ((SELECT * FROM worst_hours) EXCEPT ALL (SELECT window_start, origin, flights, avg_delay \
+    let query = "SELECT count(*) FROM ((SELECT * FROM worst_hours) EXCEPT (SELECT window_start, origin, flights, avg_delay \
                  FROM delays_by_hour WHERE flights >= 5 AND avg_delay >= 30))";
     assert_eq!(instance.value(query).await, "0");
 }

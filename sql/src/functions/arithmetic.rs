@@ -142,7 +142,6 @@ impl ScalarUDFImpl for Arithmetic {
         self.operation.name()
     }
 
-
     fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
         match args {
             [left, right] => {

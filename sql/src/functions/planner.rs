@@ -112,7 +112,8 @@ fn typed_arrays(mut expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<RawBinar
     if !matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
         return Ok(expr);
     }
-    let list = |e: &Expr| Ok::<_, DataFusionError>(Some(e.get_type(schema)?).filter(|t| matches!(t, DataType::List(_))));
+    let list =
+        |e: &Expr| Ok::<_, DataFusionError>(Some(e.get_type(schema)?).filter(|t| matches!(t, DataType::List(_))));
     let is_text = |e: &Expr| matches!(e, Expr::Literal(ScalarValue::Utf8(Some(_)), _));
     if is_text(&expr.right)
         && let Some(array) = list(&expr.left)?

@@ -200,10 +200,7 @@ impl PostgresCasts {
             }
             (Timestamp(_, None), Timestamp(_, Some(_))) => Some(self.local(operand.clone(), zone)?),
             (Date32, Timestamp(_, Some(_))) => {
-                let midnight = Expr::Cast(Cast::new(
-                    Box::new(operand.clone()),
-                    SqlType::Timestamp.data_type(),
-                ));
+                let midnight = Expr::Cast(Cast::new(Box::new(operand.clone()), SqlType::Timestamp.data_type()));
                 Some(self.local(midnight, zone)?)
             }
             (Timestamp(_, Some(_)), Timestamp(_, None) | Date32 | Time64(_)) => {
@@ -363,9 +360,9 @@ fn compares(op: Operator) -> bool {
 impl PostgresCasts {
     /// `1 day` is `24 hours`, though it is not the same interval.
     fn intervals(&self, binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
-        let is_interval = |e: &Expr| Ok::<_, datafusion::error::DataFusionError>(
-            matches!(e.get_type(schema)?, DataType::Interval(_)),
-        );
+        let is_interval = |e: &Expr| {
+            Ok::<_, datafusion::error::DataFusionError>(matches!(e.get_type(schema)?, DataType::Interval(_)))
+        };
         if !compares(binary.op) || !is_interval(&binary.left)? || !is_interval(&binary.right)? {
             return Ok(Transformed::no(Expr::BinaryExpr(binary)));
         }

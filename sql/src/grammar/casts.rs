@@ -13,8 +13,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    CastKind, DataType, DateTimeField, ExactNumberInfo, Expr, Interval, IntervalFields,
-    TimezoneInfo, TypedString, Value, ValueWithSpan, VisitMut, VisitorMut,
+    CastKind, DataType, DateTimeField, ExactNumberInfo, Expr, Interval, IntervalFields, TimezoneInfo, TypedString,
+    Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};

@@ -13,9 +13,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments,
-    LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Subscript, TableFactor,
-    UnaryOperator, Value, Values, VisitMut, VisitorMut,
+    AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr,
+    FunctionArguments, LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, SetOperator,
+    SetQuantifier, Subscript, TableFactor, UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
 use tidemark_common::{Error, Result, SqlState};
 
@@ -317,7 +317,10 @@ fn positional(function: &mut datafusion::sql::sqlparser::ast::Function) -> Resul
         match places.get_mut(place) {
             Some(free @ None) => *free = Some(arg),
             _ => {
-                return Err(Error::new(SqlState::UndefinedFunction, format!("function {name} does not take these arguments")));
+                return Err(Error::new(
+                    SqlState::UndefinedFunction,
+                    format!("function {name} does not take these arguments"),
+                ));
             }
         }
     }
@@ -326,7 +329,10 @@ fn positional(function: &mut datafusion::sql::sqlparser::ast::Function) -> Resul
         list.args.push(match place {
             Some(arg) => arg,
             None if default.is_empty() => {
-                return Err(Error::new(SqlState::UndefinedFunction, format!("{name} lacks its argument \"{parameter}\"")));
+                return Err(Error::new(
+                    SqlState::UndefinedFunction,
+                    format!("{name} lacks its argument \"{parameter}\""),
+                ));
             }
             None => FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(
                 Value::Number((*default).to_string(), false).into(),

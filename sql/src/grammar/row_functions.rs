@@ -64,7 +64,9 @@ fn expressions(args: &[FunctionArg]) -> Option<Vec<Expr>> {
 fn has_columns(exprs: &[Expr]) -> bool {
     exprs.iter().any(|expr| {
         visit_expressions(expr, |e| match e {
-            Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => ControlFlow::Break(()),
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => {
+                ControlFlow::Break(())
+            }
             _ => ControlFlow::Continue(()),
         })
         .is_break()
@@ -119,17 +121,19 @@ fn unnested(name: &str, arguments: Vec<Expr>, alias: &Option<TableAlias>, ordina
     if ordinality {
         number_rows(&mut array_exprs);
     }
-    Some(TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false })
+    Some(TableFactor::UNNEST {
+        alias,
+        array_exprs,
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality: false,
+    })
 }
 
 /// Gives table and columns the names that they have where none are written.
 fn named(alias: &mut Option<TableAlias>, name: &str, columns: &[Option<&str>], ordinality: bool) {
-    let alias = alias.get_or_insert_with(|| TableAlias {
-        explicit: true,
-        name: Ident::new(name),
-        columns: vec![],
-        at: None,
-    });
+    let alias =
+        alias.get_or_insert_with(|| TableAlias { explicit: true, name: Ident::new(name), columns: vec![], at: None });
     let own = alias.name.value.clone();
     let all = columns.iter().map(|c| c.map_or_else(|| own.clone(), str::to_string));
     let all: Vec<String> = all.chain(ordinality.then(|| "ordinality".to_string())).collect();
@@ -140,7 +144,8 @@ fn named(alias: &mut Option<TableAlias>, name: &str, columns: &[Option<&str>], o
 
 fn number_rows(array_exprs: &mut Vec<Expr>) {
     if let Some(first) = array_exprs.first() {
-        let numbers = array_call("generate_series", vec![number(1), call("array_length", vec![first.clone(), number(1)])]);
+        let numbers =
+            array_call("generate_series", vec![number(1), call("array_length", vec![first.clone(), number(1)])]);
         array_exprs.push(numbers);
     }
 }

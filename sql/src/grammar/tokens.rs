@@ -28,7 +28,8 @@ impl<'a> Tokens<'a> {
                     .with_position(tokens.position(e.location))
             },
         )?;
-        let nameless = |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.quote_style == Some('"') && w.value.is_empty());
+        let nameless =
+            |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.quote_style == Some('"') && w.value.is_empty());
         if let Some(token) = list.iter().find(nameless) {
             return Err(Error::syntax("zero-length delimited identifier at or near \"\"\"\"")
                 .with_position(tokens.position(token.span.start)));

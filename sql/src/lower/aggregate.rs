@@ -6,9 +6,9 @@ use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, Sort};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use tidemark_common::plan::{self, AggregateCall, AggregateStrategy, NodeId, Op, Properties};
 use tidemark_common::{Error, Result};
 
@@ -22,20 +22,18 @@ impl Lowering {
 
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<NodeId> {
         if matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]) {
-            return Err(Error::unsupported("GROUPING SETS, ROLLUP and CUBE in a materialized view are not supported yet")
-                .with_hint("Make one view for each grouping, or UNION ALL of several GROUP BYs."));
+            return Err(Error::unsupported(
+                "GROUPING SETS, ROLLUP and CUBE in a materialized view are not supported yet",
+            )
+            .with_hint("Make one view for each grouping, or UNION ALL of several GROUP BYs."));
         }
         let source = self.plan(&aggregate.input)?;
         let mut arguments = Arguments::new(&aggregate.group_expr);
-        let rewritten =
-            aggregate.aggr_expr.iter().map(|e| arguments.rewrite(e)).collect::<Result<Vec<_>>>()?;
+        let rewritten = aggregate.aggr_expr.iter().map(|e| arguments.rewrite(e)).collect::<Result<Vec<_>>>()?;
 
         let projection = Projection::try_new(arguments.columns, aggregate.input.clone())?;
-        let exprs = projection
-            .expr
-            .iter()
-            .map(|e| self.physical(e, aggregate.input.schema()))
-            .collect::<Result<Vec<_>>>()?;
+        let exprs =
+            projection.expr.iter().map(|e| self.physical(e, aggregate.input.schema())).collect::<Result<Vec<_>>>()?;
         let projected = self.project(source, exprs, Arc::new(projection.schema.as_arrow().clone()));
 
         let group = aggregate.group_expr.len();
@@ -114,8 +112,13 @@ impl Arguments {
             .map(|s| Ok(Sort { expr: self.column(&s.expr)?, ..s.clone() }))
             .collect::<Result<Vec<_>>>()?;
         let filter = p.filter.as_ref().map(|f| self.position(f)).transpose()?;
-        let params =
-            AggregateFunctionParams { args, distinct: p.distinct, filter: None, order_by, null_treatment: p.null_treatment };
+        let params = AggregateFunctionParams {
+            args,
+            distinct: p.distinct,
+            filter: None,
+            order_by,
+            null_treatment: p.null_treatment,
+        };
         Ok(Rewritten { expr: Expr::AggregateFunction(AggregateFunction { func: call.func.clone(), params }), filter })
     }
 

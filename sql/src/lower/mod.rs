@@ -68,11 +68,15 @@ pub fn check_deterministic(plan: &LogicalPlan) -> Result<()> {
     })?;
     match offender {
         None => Ok(()),
-        Some(name) => Err(Error::unsupported(format!(
-            "function {name}() cannot be used in a view that is kept up to date"
-        ))
-        .with_detail("Its value changes without any change of the input, so that the view could not equal its query.")
-        .with_hint("Use it in the SELECT over the view, or store its value in a column when the row is written.")),
+        Some(name) => {
+            Err(Error::unsupported(format!("function {name}() cannot be used in a view that is kept up to date"))
+                .with_detail(
+                    "Its value changes without any change of the input, so that the view could not equal its query.",
+                )
+                .with_hint(
+                    "Use it in the SELECT over the view, or store its value in a column when the row is written.",
+                ))
+        }
     }
 }
 
@@ -154,11 +158,8 @@ impl Lowering {
 
     fn projection(&mut self, projection: &Projection) -> Result<NodeId> {
         let input = self.plan(&projection.input)?;
-        let exprs = projection
-            .expr
-            .iter()
-            .map(|e| self.physical(e, projection.input.schema()))
-            .collect::<Result<Vec<_>>>()?;
+        let exprs =
+            projection.expr.iter().map(|e| self.physical(e, projection.input.schema())).collect::<Result<Vec<_>>>()?;
         Ok(self.project(input, exprs, Arc::new(projection.schema.as_arrow().clone())))
     }
 
@@ -169,12 +170,8 @@ impl Lowering {
         let key = from.key.as_ref().and_then(|key| {
             key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
         });
-        let watermarks = exprs
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| watermark::carries(e, &from.watermarks))
-            .map(|(i, _)| i)
-            .collect();
+        let watermarks =
+            exprs.iter().enumerate().filter(|(_, e)| watermark::carries(e, &from.watermarks)).map(|(i, _)| i).collect();
         let properties = Properties { append_only: from.append_only, key, watermarks };
         self.add(Op::Project { exprs }, vec![input], schema, properties)
     }
@@ -182,8 +179,7 @@ impl Lowering {
     /// Brings columns whose Arrow type is not the one that their SQL type is stored in (nanoseconds, large strings) into that.
     fn store_types(&mut self, input: NodeId) -> Result<NodeId> {
         let schema = self.schema(input).clone();
-        let stored: Vec<DataType> =
-            schema.fields().iter().map(|f| SqlType::from_field(f).data_type()).collect();
+        let stored: Vec<DataType> = schema.fields().iter().map(|f| SqlType::from_field(f).data_type()).collect();
         if schema.fields().iter().zip(&stored).all(|(f, s)| f.data_type() == s) {
             return Ok(input);
         }
@@ -257,8 +253,9 @@ impl Lowering {
 
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         if let Some(name) = first_subquery(expr)? {
-            return Err(Error::unsupported(format!("{name} in a materialized view is not supported yet"))
-                .with_hint("Joins and subqueries in views come with the next release; query over the view with SELECT."));
+            return Err(Error::unsupported(format!("{name} in a materialized view is not supported yet")).with_hint(
+                "Joins and subqueries in views come with the next release; query over the view with SELECT.",
+            ));
         }
         Ok(create_physical_expr(expr, schema, &self.props, &PhysicalPlanningContext::default())?)
     }
@@ -266,14 +263,18 @@ impl Lowering {
     /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.
     fn check_closes(&self, output: NodeId) -> Result<()> {
         if !self.closes {
-            return Err(Error::unsupported("EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark")
-                .with_hint(
-                    "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE or HOP over it.",
-                ));
+            return Err(Error::unsupported(
+                "EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark",
+            )
+            .with_hint(
+                "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE or HOP over it.",
+            ));
         }
         if !self.properties(output).append_only {
-            return Err(Error::unsupported("EMIT ON WINDOW CLOSE: a part of the query changes rows after they were sent")
-                .with_hint("Every GROUP BY in the query must include a window column."));
+            return Err(Error::unsupported(
+                "EMIT ON WINDOW CLOSE: a part of the query changes rows after they were sent",
+            )
+            .with_hint("Every GROUP BY in the query must include a window column."));
         }
         Ok(())
     }
@@ -315,10 +316,9 @@ fn refuse(plan: &LogicalPlan) -> Error {
             ("ORDER BY with LIMIT, or a LIMIT", "Use ORDER BY and LIMIT in the SELECT over the view.")
         }
         LogicalPlan::Distinct(_) => ("DISTINCT ON", "Use GROUP BY with first_value(.. ORDER BY ..)."),
-        LogicalPlan::RecursiveQuery(_) => (
-            "WITH RECURSIVE",
-            "A recursive query has no bound on the work that one change makes; use it in SELECT.",
-        ),
+        LogicalPlan::RecursiveQuery(_) => {
+            ("WITH RECURSIVE", "A recursive query has no bound on the work that one change makes; use it in SELECT.")
+        }
         other => {
             return Error::unsupported(format!("{} cannot be kept up to date incrementally", other.display()));
         }

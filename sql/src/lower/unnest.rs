@@ -19,7 +19,8 @@ impl Lowering {
         let mut columns = Vec::with_capacity(unnest.dependency_indices.len());
         for (output, column) in unnest.dependency_indices.iter().enumerate() {
             let name = unnest.schema.field(output).name();
-            let list = unnest.list_type_columns.iter().find(|(c, list)| c == column && list.output_column.name() == name);
+            let list =
+                unnest.list_type_columns.iter().find(|(c, list)| c == column && list.output_column.name() == name);
             columns.push(if let Some((_, list)) = list {
                 UnnestColumn::List { column: *column, depth: list.depth }
             } else if unnest.struct_type_columns.contains(column) {
