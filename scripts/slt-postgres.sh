@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 if [ -z "${PGHOST:-}" ]; then
     exec scripts/postgres.sh "$0" "$@"
 fi
-TIDEMARK_SLT="${1:-}" TIDEMARK_SLT_POSTGRES="host=$PGHOST port=$PGPORT user=$PGUSER" cargo test --test it slt::
+TIDEMARK_SLT="${1:-}" TIDEMARK_SLT_POSTGRES="host=$PGHOST port=$PGPORT user=$PGUSER" cargo test --workspace --test it slt::

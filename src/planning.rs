@@ -1,4 +1,4 @@
-//! DataFusion as Tidemark sets it up: functions, rules, memory, and how many threads one query may have.
+//! DataFusion as Tidemark sets it up: functions, rules, memory, how many threads one query may have, and where planning runs.
 
 use std::sync::Arc;
 
@@ -9,9 +9,19 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 use tidemark_common::Result;
 use tidemark_sql::functions;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::config::Config;
 use crate::pg_catalog::SystemSubqueries;
+
+/// Does work that may take long without waiting, such as planning a query of many joins: the other sessions of this worker
+/// thread go on elsewhere meanwhile.
+pub fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
 
 /// The state that all sessions start from.
 pub fn state(config: &Config) -> Result<Arc<SessionState>> {

@@ -8,7 +8,6 @@
 //!
 //! Architecture invariant: no I/O. Whoever calls has resolved what needs any.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
@@ -31,9 +30,16 @@ use tidemark_common::{Error, Result, SqlState, nearest};
 use crate::grammar::types::sql_type;
 use crate::literals;
 
-/// Finds what a name in FROM stands for.
+/// Finds what names stand for.
 pub trait Resolver: Send + Sync {
+    /// In FROM.
     fn resolve(&self, name: &TableReference) -> Result<Arc<dyn TableProvider>>;
+
+    /// A function that depends on the session or the catalog; these come before those of the state.
+    fn function(&self, name: &str) -> Option<Arc<ScalarUDF>>;
+
+    /// The names of all such functions, for hints.
+    fn function_names(&self) -> Vec<String>;
 }
 
 /// Plans statements against one moment of the catalog.
@@ -41,17 +47,11 @@ pub struct Planner<'a> {
     /// Functions, options and optimizer rules.
     state: &'a SessionState,
     resolver: &'a dyn Resolver,
-    /// Functions that depend on the session; they come before the state's.
-    functions: &'a HashMap<String, Arc<ScalarUDF>>,
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(
-        state: &'a SessionState,
-        resolver: &'a dyn Resolver,
-        functions: &'a HashMap<String, Arc<ScalarUDF>>,
-    ) -> Self {
-        Self { state, resolver, functions }
+    pub fn new(state: &'a SessionState, resolver: &'a dyn Resolver) -> Self {
+        Self { state, resolver }
     }
 
     /// The plan of a query as it was written, not yet optimized.
@@ -131,7 +131,7 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.functions.get(name).or_else(|| self.state.scalar_functions().get(name)).cloned()
+        self.resolver.function(name).or_else(|| self.state.scalar_functions().get(name).cloned())
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
@@ -155,7 +155,7 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn udf_names(&self) -> Vec<String> {
-        self.state.scalar_functions().keys().chain(self.functions.keys()).cloned().collect()
+        self.state.scalar_functions().keys().cloned().chain(self.resolver.function_names()).collect()
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {

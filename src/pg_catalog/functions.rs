@@ -45,10 +45,21 @@ static DECLARED: LazyLock<HashMap<&'static str, &'static Declared>> = LazyLock::
     declared.iter().map(|d| (d.name.as_str(), d)).collect()
 });
 
-/// All functions of this module over `ctx`.
-pub fn functions(ctx: &Arc<SystemContext>) -> Vec<ScalarUDF> {
-    let over_catalog = DECLARED.values().map(|d| ScalarUDF::new_from_impl(SystemFunction::new(d, Arc::clone(ctx))));
-    over_catalog.chain(array_functions::functions()).collect()
+/// Those that need no context.
+static OF_ARRAYS: LazyLock<HashMap<String, Arc<ScalarUDF>>> =
+    LazyLock::new(|| array_functions::functions().into_iter().map(|f| (f.name().to_string(), Arc::new(f))).collect());
+
+/// The function of this name over `ctx`.
+pub fn function(name: &str, ctx: &Arc<SystemContext>) -> Option<Arc<ScalarUDF>> {
+    match DECLARED.get(name) {
+        Some(declared) => Some(Arc::new(ScalarUDF::new_from_impl(SystemFunction::new(declared, Arc::clone(ctx))))),
+        None => OF_ARRAYS.get(name).cloned(),
+    }
+}
+
+/// The names that [`function`] knows.
+pub fn function_names() -> impl Iterator<Item = &'static str> {
+    DECLARED.keys().copied().chain(OF_ARRAYS.keys().map(String::as_str))
 }
 
 struct SystemFunction {

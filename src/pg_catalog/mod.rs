@@ -1,7 +1,7 @@
 //! What psql, drivers and BI tools ask of the system: `pg_catalog`, `information_schema` and `tidemark`.
 //!
 //! ```text
-//!   SQL ──parse──▶ rewrite_statement ──plan──▶ system_table(..), functions(..) ──▶ rows
+//!   SQL ──parse──▶ rewrite_statement ──plan──▶ system_table(..), function(..) ──▶ rows
 //!                  (casts to regclass,             │
 //!                   ARRAY(SELECT ..), ..)          └── SystemContext: one Catalog version + SystemFacts
 //! ```
@@ -38,7 +38,7 @@ mod tidemark_schema;
 pub use context::SystemContext;
 pub use decorrelate::SystemSubqueries;
 pub use facts::*;
-pub use functions::functions;
+pub use functions::{function, function_names};
 pub use output_names::output_names;
 pub use pg_proc::registry_functions;
 pub use rewrite::rewrite_statement;

@@ -333,8 +333,11 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
     for planner in tidemark_sql::functions::expr_planners().into_iter().rev() {
         ctx.register_expr_planner(planner).unwrap();
     }
-    for function in tidemark_sql::functions::session_functions(Arc::new(Me)).into_iter().chain(functions(system)) {
+    for function in tidemark_sql::functions::session_functions(Arc::new(Me)) {
         ctx.register_udf(function);
+    }
+    for name in function_names() {
+        ctx.register_udf(function(name, system).unwrap().as_ref().clone());
     }
     if ctx.state().scalar_functions().get("pg_size_pretty").is_none() {
         ctx.register_udf(size_pretty());

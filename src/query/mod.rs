@@ -4,8 +4,10 @@
 //!   ast::Query ──Names──▶ LogicalPlan ──DataFusion──▶ physical plan ──scan──▶ rows of the moment, own changes over them
 //! ```
 
+mod lookup;
 mod names;
 mod scan;
 
+pub use lookup::{Lookup, types_of};
 pub use names::{Names, Scans, find_relation, object_name, rewrite};
 pub use scan::{StoredRows, stored_relation};

@@ -18,6 +18,7 @@ use tidemark_sql::grammar;
 use tidemark_sql::planner::{Planner, Resolver};
 
 use crate::pg_catalog::{self, SystemContext};
+use crate::planning::aside;
 
 /// Makes the relation behind a catalog object: with rows to scan, or as the input of a dataflow.
 pub trait Scans: Send + Sync {
@@ -28,7 +29,7 @@ pub trait Scans: Send + Sync {
 #[derive(Clone)]
 pub struct Names {
     pub state: Arc<SessionState>,
-    /// Functions that depend on the session.
+    /// Functions that depend on the session, by every name they have.
     pub functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
     pub catalog: Arc<Catalog>,
     pub search_path: Vec<String>,
@@ -41,14 +42,16 @@ pub struct Names {
 
 impl Names {
     pub fn planner(&self) -> Planner<'_> {
-        Planner::new(&self.state, self, &self.functions)
+        Planner::new(&self.state, self)
     }
 
     /// Plans a query as the user wrote it; not optimized.
     pub fn plan(&self, query: &ast::Query) -> Result<LogicalPlan> {
         let mut statement = ast::Statement::Query(Box::new(query.clone()));
-        rewrite(&mut statement)?;
-        self.planner().statement(&statement)
+        aside(|| {
+            rewrite(&mut statement)?;
+            self.planner().statement(&statement)
+        })
     }
 
     /// An expression over columns, e.g. a DEFAULT or CHECK.
@@ -119,6 +122,16 @@ impl Resolver for Names {
                 format!("cannot open relation \"{}\": it is a {}", object.name, kind.name()),
             )),
         }
+    }
+
+    fn function(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        let of_catalog = || self.system.as_ref().and_then(|system| pg_catalog::function(name, system));
+        of_catalog().or_else(|| self.functions.get(name).cloned())
+    }
+
+    fn function_names(&self) -> Vec<String> {
+        let of_catalog = self.system.iter().flat_map(|_| pg_catalog::function_names()).map(str::to_string);
+        self.functions.keys().cloned().chain(of_catalog).collect()
     }
 }
 

@@ -224,7 +224,7 @@ impl Session {
         for (argument, sql_type) in arguments.iter().zip(&described.parameters) {
             values.push(self.constant(argument, sql_type).await?);
         }
-        Box::pin(self.run(&prepared.statement.statement, &values)).await
+        Box::pin(self.run(&prepared.statement, &values)).await
     }
 
     pub(super) fn deallocate(&mut self, name: &sql::Ident) -> Result<Outcome> {

@@ -13,6 +13,7 @@ use tidemark_sql::ast::{Emit, Explain, ExplainTarget, SinkFrom, Statement};
 use super::select::{text_rows, with_parameters};
 use super::{Outcome, Session};
 use crate::coordinator::definitions;
+use crate::query::Lookup;
 
 impl Session {
     pub(super) async fn explain(&mut self, explain: &Explain, parameters: &[ScalarValue]) -> Result<Outcome> {
@@ -88,7 +89,14 @@ impl Session {
             other => return Ok(format!("{other}")),
         };
         let names = self.names(None)?;
-        let plan = with_parameters(names.plan(&query)?, parameters)?;
+        let plan = names.plan(&query)?;
+        if !explain.analyze
+            && Lookup::is_candidate(&plan)?
+            && let Some(lookup) = Lookup::of(&names, &plan, parameters)?
+        {
+            return Ok(readable(&lookup.to_string()));
+        }
+        let plan = with_parameters(plan, parameters)?;
         let optimized = names.planner().optimize(&plan)?;
         let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
         if !explain.analyze {

@@ -27,6 +27,8 @@ pub struct SessionInfo {
 struct State {
     /// By lower-case name; only those that differ from the default.
     settings: BTreeMap<String, String>,
+    /// Counts the changes of `settings`.
+    version: u64,
     /// What this transaction has set, and what was there before.
     undo: Vec<Undo>,
     /// Changes that the client has not been told of.
@@ -66,6 +68,7 @@ pub struct Activity {
 impl State {
     fn go_back(&mut self, undo: Undo) {
         let Undo { name, before, .. } = undo;
+        self.version += 1;
         if let Some(setting) = settings::find(&name)
             && setting.reported
         {
@@ -94,6 +97,7 @@ impl SessionInfo {
             pid: AtomicI32::new(0),
             state: Mutex::new(State {
                 settings: BTreeMap::new(),
+                version: 0,
                 undo: Vec::new(),
                 reported: Vec::new(),
                 cancel: CancellationToken::new(),
@@ -130,6 +134,11 @@ impl SessionInfo {
         Some(self.lock().settings.get(setting.name).cloned().unwrap_or_else(|| setting.default.to_string()))
     }
 
+    /// Changes whenever a setting does.
+    pub fn settings_version(&self) -> u64 {
+        self.lock().version
+    }
+
     /// SET; `local`: until the transaction ends. Returns the value as it will be shown.
     pub fn set(&self, name: &str, value: Option<&str>, local: bool) -> Result<String> {
         let Some(setting) = settings::find(name) else {
@@ -140,6 +149,7 @@ impl SessionInfo {
             None => setting.default.to_string(),
         };
         let mut state = self.lock();
+        state.version += 1;
         let before = state.settings.insert(setting.name.to_string(), value.clone());
         if setting.reported && before.as_deref().unwrap_or(setting.default) != value {
             state.reported.push((setting.name.to_string(), value.clone()));
@@ -156,6 +166,7 @@ impl SessionInfo {
         }
         let value = value.unwrap_or_default().to_string();
         let mut state = self.lock();
+        state.version += 1;
         let before = state.settings.insert(name.clone(), value.clone());
         state.undo.push(Undo { name, before, local });
         Ok(value)

@@ -20,6 +20,7 @@ mod explain;
 mod facts;
 mod info;
 mod insert;
+mod plans;
 mod run;
 mod select;
 mod sequence_functions;
@@ -48,6 +49,7 @@ use tidemark_sql::ast::Parsed;
 use tokio_util::sync::CancellationToken;
 
 use self::copy::CopyState;
+use self::plans::Plans;
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
 use crate::query::{Names, StoredRows};
@@ -68,6 +70,7 @@ pub struct Session {
     /// Several statements of one simple query are one transaction.
     implicit_block: bool,
     prepared: BTreeMap<String, Prepared>,
+    plans: Plans,
     notices: Vec<Notice>,
     copy: Option<CopyState>,
     /// Schema of this session's temporary tables, once it has any.
@@ -100,6 +103,7 @@ impl Session {
             transaction: None,
             implicit_block: false,
             prepared: BTreeMap::new(),
+            plans: Plans::default(),
             notices: Vec::new(),
             copy: None,
             temp_schema: None,
@@ -142,7 +146,7 @@ impl Session {
         loop {
             let own = self.transaction.is_none();
             self.begin_if_none();
-            let outcome = match Box::pin(self.run(&statement.statement, parameters)).await {
+            let outcome = match Box::pin(self.run(statement, parameters)).await {
                 Ok(outcome) => outcome,
                 Err(error) => return Err(error),
             };
@@ -403,13 +407,9 @@ impl Session {
         let search_path = self.search_path();
         let facts = Arc::new(facts::Facts::new(self.db.clone(), self.info.clone(), transaction.moment.clone()));
         let system = SystemContext::new(transaction.catalog.clone(), facts, search_path.clone());
-        let mut functions = self.functions.as_ref().clone();
-        for function in crate::pg_catalog::functions(&system) {
-            functions.insert(function.name().to_string(), Arc::new(function));
-        }
         Ok(Names {
             state: self.statement_state(transaction),
-            functions: Arc::new(functions),
+            functions: self.functions.clone(),
             catalog: transaction.catalog.clone(),
             search_path,
             widths: Vec::new(),

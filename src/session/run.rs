@@ -3,14 +3,14 @@
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::{Error, Result};
-use tidemark_sql::ast::Statement;
+use tidemark_sql::ast::{Parsed, Statement};
 
 use super::{Outcome, Session};
 
 impl Session {
-    pub(super) async fn run(&mut self, statement: &Statement, parameters: &[ScalarValue]) -> Result<Outcome> {
-        match statement {
-            Statement::Sql(statement) => self.run_sql(statement, parameters).await,
+    pub(super) async fn run(&mut self, parsed: &Parsed, parameters: &[ScalarValue]) -> Result<Outcome> {
+        match &parsed.statement {
+            Statement::Sql(statement) => self.run_sql(statement, &parsed.text, parameters).await,
             Statement::CreateSource(create) => self.create_source(create).await,
             Statement::CreateMaterializedView(create) => self.create_materialized_view(create),
             Statement::CreateSink(create) => self.create_sink(create).await,
@@ -30,10 +30,10 @@ impl Session {
         }
     }
 
-    async fn run_sql(&mut self, statement: &sql::Statement, parameters: &[ScalarValue]) -> Result<Outcome> {
+    async fn run_sql(&mut self, statement: &sql::Statement, text: &str, parameters: &[ScalarValue]) -> Result<Outcome> {
         use sql::Statement as S;
         match statement {
-            S::Query(query) => self.select(query, parameters).await,
+            S::Query(query) => self.select(query, text, parameters).await,
             S::Insert(insert) => self.insert(insert, parameters).await,
             S::Update(update) => self.update(update, parameters).await,
             S::Delete(delete) => self.delete(delete, parameters).await,

@@ -16,12 +16,26 @@ use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::plans::MadeFor;
 use super::{Outcome, Rows, RowsTag, Session};
 use crate::pg_catalog::output_names;
-use crate::query::Names;
+use crate::planning::aside;
+use crate::query::{Lookup, Names};
 
 impl Session {
-    pub(super) async fn select(&mut self, query: &sql::Query, parameters: &[ScalarValue]) -> Result<Outcome> {
+    pub(super) async fn select(
+        &mut self,
+        query: &sql::Query,
+        text: &str,
+        parameters: &[ScalarValue],
+    ) -> Result<Outcome> {
+        let settings = self.info.settings_version();
+        let known = self.plans.get(text, &self.transaction()?.catalog, settings, parameters).cloned();
+        if let Some(Some(lookup)) = &known
+            && let Some(outcome) = self.look_up(lookup, parameters)?
+        {
+            return Ok(outcome);
+        }
         if let Some(into) = crate::coordinator::tables::select_into(query) {
             return self.create_table_as(&into, parameters).await;
         }
@@ -29,11 +43,49 @@ impl Session {
             return self.modify(query, parameters).await;
         }
         let names = self.names(None)?;
-        let plan = with_parameters(names.plan(query)?, parameters)?;
-        let (schema, stream) = execute(&names, plan).await?;
+        let plan = names.plan(query)?;
+        if known.is_none()
+            && let Some(outcome) = self.try_lookup(&names, &plan, (query, text), parameters)?
+        {
+            return Ok(outcome);
+        }
+        let (schema, stream) = execute(&names, with_parameters(plan, parameters)?).await?;
         let schema = renamed(schema, query);
         let stream = under(schema.clone(), stream);
         Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false }))
+    }
+
+    /// Finds out whether the query is a lookup, remembers that, and runs it if so.
+    fn try_lookup(
+        &mut self,
+        names: &Names,
+        plan: &LogicalPlan,
+        (query, text): (&sql::Query, &str),
+        parameters: &[ScalarValue],
+    ) -> Result<Option<Outcome>> {
+        if !Lookup::is_candidate(plan)? {
+            return Ok(None);
+        }
+        let lookup = Lookup::of(names, plan, parameters)?.map(|mut lookup| {
+            lookup.schema = renamed(lookup.schema, query);
+            Arc::new(lookup)
+        });
+        let made_for = MadeFor::new(names.catalog.clone(), self.info.settings_version(), parameters);
+        self.plans.put(text, made_for, lookup.clone());
+        lookup.map_or(Ok(None), |lookup| self.look_up(&lookup, parameters))
+    }
+
+    /// Rows by key. `None`: the transaction has changed the relation, so that what is stored is not all.
+    fn look_up(&self, lookup: &Lookup, parameters: &[ScalarValue]) -> Result<Option<Outcome>> {
+        let transaction = self.transaction()?;
+        if let Some(error) = transaction.moment.unreadable.get(&lookup.relation) {
+            return Err(error.clone());
+        }
+        if transaction.buffer(lookup.relation).is_some() {
+            return Ok(None);
+        }
+        let batch = lookup.run(&transaction.moment.snapshot, parameters)?;
+        Ok(Some(rows(lookup.schema.clone(), vec![batch], RowsTag::Select)))
     }
 }
 
@@ -73,8 +125,9 @@ pub(crate) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue]) -> 
 /// Optimizes and starts a plan; the stream does the work as it is read.
 pub(super) async fn execute(names: &Names, plan: LogicalPlan) -> Result<(SchemaRef, SendableRecordBatchStream)> {
     let state: &SessionState = &names.state;
-    let optimized = names.planner().optimize(&plan)?;
-    let physical = state.query_planner().create_physical_plan(&optimized, state).await?;
+    let optimized = aside(|| names.planner().optimize(&plan))?;
+    let planning = state.query_planner().create_physical_plan(&optimized, state);
+    let physical = aside(|| futures::executor::block_on(planning))?;
     let schema: SchemaRef = Arc::new(optimized.schema().as_arrow().clone());
     let stream = execute_stream(interruptible(physical)?, Arc::new(TaskContext::from(state)))?;
     // Fields keep the metadata of the logical plan, which names SQL types that Arrow has not.

@@ -159,6 +159,11 @@ impl Collection {
         &self.layout
     }
 
+    /// Columns of the schema that the key is made of, in its order; none for a sequence.
+    pub fn key_columns(&self) -> &[usize] {
+        &self.key_columns
+    }
+
     /// How many rows there are.
     pub fn row_count(&self, snapshot: &Snapshot) -> Result<u64> {
         Ok(self.contents(snapshot)?.rows)
