@@ -47,6 +47,8 @@ pub enum Statement {
     CancelJob(String),
     /// `REFRESH MATERIALIZED VIEW name`: nothing to do, for a view that exists is up to date.
     Refresh(ast::ObjectName),
+    /// `VALIDATE MATERIALIZED VIEW name`: the rows in which the view and its query differ.
+    Validate(ast::ObjectName),
     /// What Postgres needs and Tidemark does by itself; the command's tag. VACUUM, ANALYZE, CHECKPOINT, REINDEX, CLUSTER,
     /// SET CONSTRAINTS.
     NoOp(&'static str),

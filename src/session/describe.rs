@@ -38,6 +38,7 @@ impl Session {
             | Statement::ShowColumns(_)
             | Statement::Explain(_) => self.describe_show(&parsed.statement)?,
             Statement::Subscribe(subscribe) => Some(self.subscribe_schema(subscribe)?),
+            Statement::Validate(name) => Some(self.describe_validate(name)?),
             _ => None,
         };
         let parameters = parameters.into_iter().map(|p| p.unwrap_or(SqlType::Text)).collect();

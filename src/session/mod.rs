@@ -28,6 +28,7 @@ mod settings;
 mod show;
 mod subscribe;
 mod update;
+mod validate;
 
 pub use api::*;
 pub(crate) use assign::{check_default, converts};

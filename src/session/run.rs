@@ -25,6 +25,7 @@ impl Session {
             Statement::Comment(comment) => self.comment(comment),
             Statement::CancelJob(job) => self.cancel_job(job),
             Statement::Refresh(name) => self.refresh(name),
+            Statement::Validate(name) => self.validate(name).await,
             Statement::NoOp(tag) => Ok(Outcome::Command(tag.to_string())),
             Statement::Empty => Ok(Outcome::Empty),
         }

@@ -101,7 +101,7 @@ pub(super) fn renamed(schema: SchemaRef, query: &sql::Query) -> SchemaRef {
 }
 
 /// The same columns under another schema.
-fn under(schema: SchemaRef, stream: SendableRecordBatchStream) -> SendableRecordBatchStream {
+pub(super) fn under(schema: SchemaRef, stream: SendableRecordBatchStream) -> SendableRecordBatchStream {
     let named = schema.clone();
     let restated = stream.map(move |batch| restate(&named, batch?));
     Box::pin(RecordBatchStreamAdapter::new(schema, restated))

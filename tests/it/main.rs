@@ -25,4 +25,5 @@ mod sources;
 mod subscribe;
 mod transactions;
 mod types;
+mod validate;
 mod wire;

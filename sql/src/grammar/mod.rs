@@ -158,6 +158,8 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::CancelJob(objects::cancel_job(&mut ahead)?)
     } else if ahead.accept(&["REFRESH", "MATERIALIZED", "VIEW"]) {
         Statement::Refresh(objects::refresh(&mut ahead)?)
+    } else if ahead.accept(&["VALIDATE", "MATERIALIZED", "VIEW"]) {
+        Statement::Validate(objects::validate(&mut ahead)?)
     } else if let Some(tag) = NO_OPS.into_iter().find(|tag| ahead.is(&tag.split(' ').collect::<Vec<_>>())) {
         Statement::NoOp(tag)
     } else {

@@ -128,6 +128,13 @@ pub(super) fn refresh(c: &mut Cursor) -> Result<ObjectName> {
     Ok(name)
 }
 
+/// After `VALIDATE MATERIALIZED VIEW`.
+pub(super) fn validate(c: &mut Cursor) -> Result<ObjectName> {
+    let name = c.object_name()?;
+    c.expect_end()?;
+    Ok(name)
+}
+
 /// After `COMMENT ON`.
 pub(super) fn comment(c: &mut Cursor) -> Result<Comment> {
     let object_type = if c.accept(&["COLUMN"]) {
