@@ -5,12 +5,14 @@
 //!                                                                          └──── plus rows it put in
 //! ```
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, Result as DfResult, ScalarValue};
@@ -22,14 +24,14 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::StreamExt;
 use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::connector::Positions;
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::{Moment, Replay, SourceDef};
 use tidemark_sql::relation::{Relation, RelationScan};
 use tidemark_storage::{Collection, Key, KeyRange, Snapshot};
 
 use super::names::Scans;
 use crate::coordinator::definitions::{self, Environment};
-use crate::transaction::Transaction;
+use crate::transaction::{OwnChanges, Transaction};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -39,25 +41,15 @@ pub struct StoredRows {
     moment: Moment,
     environment: Arc<Environment>,
     /// By table: what the transaction has done to it.
-    changed: std::collections::HashMap<tidemark_common::Oid, Arc<Overlay>>,
+    changed: HashMap<Oid, OwnChanges>,
     /// Tables whose hidden row number is wanted too, for UPDATE and DELETE.
-    pub with_row_numbers: Option<tidemark_common::Oid>,
-}
-
-/// A transaction's changes of a table, as a scan needs them.
-struct Overlay {
-    touched: std::collections::HashSet<Vec<u8>>,
-    added: RecordBatch,
+    pub with_row_numbers: Option<Oid>,
 }
 
 impl StoredRows {
-    pub fn new(transaction: &Transaction, environment: Arc<Environment>) -> Result<Self> {
-        let mut changed = std::collections::HashMap::new();
-        for buffer in transaction.buffers() {
-            let overlay = Overlay { touched: buffer.touched(), added: buffer.current()? };
-            changed.insert(buffer.def().oid, Arc::new(overlay));
-        }
-        Ok(Self { moment: transaction.moment.clone(), environment, changed, with_row_numbers: None })
+    pub fn new(transaction: &Transaction, environment: Arc<Environment>) -> Self {
+        let changed = transaction.buffers().map(|buffer| (buffer.def().oid, buffer.changes())).collect();
+        Self { moment: transaction.moment.clone(), environment, changed, with_row_numbers: None }
     }
 }
 
@@ -80,7 +72,7 @@ impl Scans for StoredRows {
                 }
                 Arc::new(CollectionScan {
                     snapshot: self.moment.snapshot.clone(),
-                    overlay: self.changed.get(&object.oid).cloned(),
+                    own: self.changed.get(&object.oid).cloned(),
                     key: def.key,
                     collection: def.collection,
                 })
@@ -88,7 +80,7 @@ impl Scans for StoredRows {
             ObjectKind::MaterializedView(view) => {
                 let collection = definitions::view_collection(object, view)?;
                 let key = view.key.clone().unwrap_or_default();
-                Arc::new(CollectionScan { snapshot: self.moment.snapshot.clone(), overlay: None, key, collection })
+                Arc::new(CollectionScan { snapshot: self.moment.snapshot.clone(), own: None, key, collection })
             }
             other => return Err(Error::internal(format!("a {} has no rows", other.name()))),
         };
@@ -137,7 +129,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
     Ok(relation)
 }
 
-fn source_positions(snapshot: &Arc<Snapshot>, source: tidemark_common::Oid) -> Result<Positions> {
+fn source_positions(snapshot: &Arc<Snapshot>, source: Oid) -> Result<Positions> {
     let span = Key::source_positions(source);
     let mut positions = Positions::new();
     for entry in snapshot.scan(&span.start, &span.end) {
@@ -156,7 +148,7 @@ struct CollectionScan {
     collection: Arc<Collection>,
     /// Key columns, in the order of the stored key.
     key: Vec<usize>,
-    overlay: Option<Arc<Overlay>>,
+    own: Option<OwnChanges>,
 }
 
 impl fmt::Debug for CollectionScan {
@@ -185,7 +177,9 @@ impl RelationScan for CollectionScan {
             Some(range) => vec![range.clone()],
             None => self.collection.split_ranges(&self.snapshot, state.config().target_partitions())?,
         };
+        // New rows may lie beyond the parts of all rows, which are those of the stored ones.
         let last = parts.len().saturating_sub(1);
+        let added = range.unwrap_or_else(KeyRange::full);
         let partitions = parts
             .into_iter()
             .enumerate()
@@ -193,8 +187,8 @@ impl RelationScan for CollectionScan {
                 Arc::new(Part {
                     snapshot: self.snapshot.clone(),
                     collection: self.collection.clone(),
-                    overlay: self.overlay.clone(),
-                    with_added: i == last,
+                    own: self.own.clone(),
+                    added: (i == last).then(|| added.clone()),
                     range,
                     columns: columns.clone(),
                     schema: schema.clone(),
@@ -272,9 +266,9 @@ fn comparison(expr: &Expr) -> Option<(&str, Operator, &ScalarValue)> {
 struct Part {
     snapshot: Arc<Snapshot>,
     collection: Arc<Collection>,
-    overlay: Option<Arc<Overlay>>,
-    /// The rows that the transaction added come with this part.
-    with_added: bool,
+    own: Option<OwnChanges>,
+    /// The rows that the transaction put in come with this part: those of this range.
+    added: Option<KeyRange>,
     range: KeyRange,
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -293,9 +287,9 @@ impl PartitionStream for Part {
 
     fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let schema = self.schema.clone();
-        let batches: Result<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>> = match &self.overlay {
+        let batches: Result<Batches> = match &self.own {
             None => self.plain(),
-            Some(overlay) => self.overlaid(overlay.clone()),
+            Some(own) => self.overlaid(own.clone()),
         };
         let stream = match batches {
             Ok(batches) => futures::stream::iter(batches.map(|b| b.map_err(Into::into))).boxed(),
@@ -314,20 +308,18 @@ impl Part {
     }
 
     /// Whole rows are needed to know their keys.
-    fn overlaid(&self, overlay: Arc<Overlay>) -> Result<Batches> {
+    fn overlaid(&self, own: OwnChanges) -> Result<Batches> {
         let scan = self.collection.scan(&self.snapshot, None, &self.range, BATCH_ROWS)?;
         let (collection, columns) = (self.collection.clone(), self.columns.clone());
-        let added = self.with_added.then(|| overlay.added.clone());
+        let added = self.added.as_ref().map(|range| own.added(range, BATCH_ROWS));
         let project = self.columns.clone();
         let stored = scan.map(move |batch| {
             let batch = batch?;
             let keys = collection.key_of(&batch)?;
-            let mask: datafusion::arrow::array::BooleanArray =
-                keys.iter().map(|key| Some(!overlay.touched.contains(key))).collect();
-            let kept = datafusion::arrow::compute::filter_record_batch(&batch, &mask)?;
+            let kept = filter_record_batch(&batch, &own.untouched(&keys))?;
             Ok(kept.project(&columns)?)
         });
-        let added = added.into_iter().map(move |batch| Ok(batch.project(&project)?));
+        let added = added.into_iter().flatten().map(move |batch| Ok(batch?.project(&project)?));
         Ok(Box::new(stored.chain(added)))
     }
 }

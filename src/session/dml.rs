@@ -12,7 +12,7 @@
 mod rows;
 mod syntax;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -55,8 +55,6 @@ pub(super) struct UniqueKey {
     codec: RowCodec,
     /// The index's place in the store; `None`: the primary key, which is the table's own order.
     state: Option<StateId>,
-    /// Not the primary key: keys of the rows that the transaction has put in, with the rows' own keys.
-    added: HashMap<Box<[u8]>, Box<[u8]>>,
 }
 
 /// Keys of a batch's rows under one constraint.
@@ -121,13 +119,13 @@ impl Session {
         Err(Error::new(SqlState::WrongObjectType, format!("cannot {verb} {kind} \"{bare}\"")).with_hint(hint))
     }
 
-    pub(super) fn writer(&self, names: &Names, object: &Arc<Object>) -> Result<Writer> {
+    pub(super) fn writer(&mut self, names: &Names, object: &Arc<Object>) -> Result<Writer> {
         let transaction = self.transaction()?;
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
         };
         let def = definitions::table(object, table)?;
-        let mut writer = Writer {
+        let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,
             keys: unique_keys(table, &def)?,
             style: self.style()?,
@@ -135,11 +133,7 @@ impl Session {
             object: object.clone(),
             def,
         };
-        if let Some(buffer) = transaction.buffer(object.oid)
-            && writer.keys.iter().any(|k| k.state.is_some())
-        {
-            writer.note_added(&buffer.current()?)?;
-        }
+        writer.index_own_rows(self.transaction_mut()?)?;
         Ok(writer)
     }
 
@@ -183,7 +177,7 @@ fn unique_keys(table: &Table, def: &TableDef) -> Result<Vec<UniqueKey>> {
     let key = |name: &str, columns: &[usize], state: Option<StateId>| {
         let fields: Vec<FieldRef> = columns.iter().map(|c| schema.fields()[*c].clone()).collect();
         let codec = RowCodec::for_keys(&fields)?;
-        Ok::<_, Error>(UniqueKey { name: name.into(), columns: columns.to_vec(), codec, state, added: HashMap::new() })
+        Ok::<_, Error>(UniqueKey { name: name.into(), columns: columns.to_vec(), codec, state })
     };
     let primary = table.primary_key.iter().map(|k| key(&k.name, &k.columns, None));
     let unique = def.unique.iter().map(|u| key(&u.name, &u.columns, Some(u.state)));
@@ -291,7 +285,7 @@ impl Writer {
         for (row, holder) in holders.iter_mut().enumerate() {
             let Some(bytes) = keys.get(row) else { continue };
             match key.state {
-                Some(_) => *holder = key.added.get(bytes).cloned(),
+                Some(state) => *holder = buffer.and_then(|b| b.holder(state, bytes)).map(Into::into),
                 None => match touched(bytes) {
                     Some(Some(_)) => *holder = Some(bytes.into()),
                     Some(None) => continue,
@@ -375,23 +369,33 @@ impl Writer {
         self.check_free(&batch, changed, transaction)?;
         let added = transaction.buffer_mut(&self.def)?.add(batch)?;
         transaction.check_size()?;
-        self.note_added(&added)?;
+        for key in &self.keys {
+            let Some(state) = key.state else { continue };
+            self.index(key, state, &added, transaction)?;
+        }
         Ok(added)
     }
 
-    fn note_added(&mut self, batch: &RecordBatch) -> Result<()> {
-        if self.keys.iter().all(|k| k.state.is_none()) {
-            return Ok(());
-        }
-        let row_keys = self.def.collection.key_of(batch)?;
-        for key in self.keys.iter_mut().filter(|k| k.state.is_some()) {
-            let keys = key.keys(batch)?;
-            for row in 0..batch.num_rows() {
-                if let Some(bytes) = keys.get(row) {
-                    key.added.insert(bytes.into(), row_keys.row(row).into());
+    /// The rows that the transaction has put in, under the constraints whose index is not there: it is new, or ROLLBACK TO
+    /// took it back.
+    fn index_own_rows(&self, transaction: &mut Transaction) -> Result<()> {
+        for key in &self.keys {
+            let Some(state) = key.state else { continue };
+            match transaction.buffer(self.object.oid) {
+                Some(buffer) if !buffer.has_index(state) => {
+                    let rows = buffer.current()?;
+                    self.index(key, state, &rows, transaction)?;
                 }
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    fn index(&self, key: &UniqueKey, state: StateId, rows: &RecordBatch, transaction: &mut Transaction) -> Result<()> {
+        let (keys, row_keys) = (key.keys(rows)?, self.def.collection.key_of(rows)?);
+        let of = |row| keys.get(row).map(|bytes| (bytes.into(), row_keys.row(row).into()));
+        transaction.buffer_mut(&self.def)?.index(state, (0..rows.num_rows()).filter_map(of));
         Ok(())
     }
 
@@ -400,15 +404,13 @@ impl Writer {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        for key in self.keys.iter_mut().filter(|k| !k.added.is_empty()) {
+        let buffer = transaction.buffer_mut(&self.def)?;
+        for key in &self.keys {
+            let Some(state) = key.state.filter(|state| buffer.has_index(*state)) else { continue };
             let keys = key.keys(&batch)?;
-            for row in 0..batch.num_rows() {
-                if let Some(bytes) = keys.get(row) {
-                    key.added.remove(bytes);
-                }
-            }
+            (0..batch.num_rows()).filter_map(|row| keys.get(row)).for_each(|bytes| buffer.unindex(state, bytes));
         }
-        transaction.buffer_mut(&self.def)?.remove(batch)
+        buffer.remove(batch)
     }
 
     /// The rows of these keys, which are all there.

@@ -6,25 +6,59 @@
 //!                          ROLLBACK TO cuts it short       scans see it  ·  COMMIT sends the net of it
 //! ```
 //!
+//! A statement reads the log up to where it was when the statement began ([`OwnChanges`]), and of the index what its keys
+//! touch: what a statement costs does not grow with what the transaction has done before.
+//!
 //! Rows have the table's stored columns. In a table without a primary key the last of these is the hidden row number; a row
 //! that is new gets a negative one here, and its real one at commit.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use datafusion::arrow::compute::interleave_record_batch;
+use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_engine::{TableDef, TableWrite};
+use tidemark_storage::{EncodedRows, KeyRange, StateId};
 
 /// A row of a batch in the log.
 type RowAt = (usize, usize);
 
+/// What stands under a key from a place in the log on.
 #[derive(Debug, Clone, Copy)]
+struct Version {
+    since: usize,
+    row: Option<RowAt>,
+}
+
+#[derive(Debug, Clone)]
 struct Entry {
     /// The row in the snapshot, if the transaction took one out.
     before: Option<RowAt>,
-    now: Option<RowAt>,
+    now: Version,
+    /// What stood there before, oldest first: statements that began then still read it.
+    older: Vec<Version>,
+}
+
+impl Entry {
+    fn new(before: Option<RowAt>, now: Version) -> Self {
+        Self { before, now, older: Vec::new() }
+    }
+
+    fn put(&mut self, version: Version) {
+        self.older.push(std::mem::replace(&mut self.now, version));
+    }
+
+    /// As of a place in the log; `None`: not touched by then.
+    fn at(&self, upto: usize) -> Option<Version> {
+        if self.now.since < upto {
+            return Some(self.now);
+        }
+        let known = self.older.partition_point(|version| version.since < upto);
+        known.checked_sub(1).map(|last| self.older[last])
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -33,19 +67,128 @@ enum Logged {
     Added(RecordBatch),
 }
 
-#[derive(Debug)]
-pub struct TableBuffer {
-    def: TableDef,
+/// The log and its index by key. Grows only, so that who has read up to a place in it can go on.
+#[derive(Debug, Default)]
+struct Changes {
     log: Vec<Logged>,
     batches: Vec<RecordBatch>,
     rows: BTreeMap<Vec<u8>, Entry>,
     bytes: usize,
+}
+
+impl Changes {
+    fn remove(&mut self, batch: RecordBatch, keys: &EncodedRows) {
+        let (at, since) = (self.keep(&batch), self.log.len());
+        for (i, key) in keys.iter().enumerate() {
+            let gone = Version { since, row: None };
+            match self.rows.get_mut(key) {
+                Some(entry) => entry.put(gone),
+                None => drop(self.rows.insert(key.to_vec(), Entry::new(Some((at, i)), gone))),
+            }
+        }
+        self.log.push(Logged::Removed(batch));
+    }
+
+    /// False if a row has its key already.
+    fn add(&mut self, batch: RecordBatch, keys: &EncodedRows) -> bool {
+        let (at, since) = (self.keep(&batch), self.log.len());
+        for (i, key) in keys.iter().enumerate() {
+            let row = Version { since, row: Some((at, i)) };
+            match self.rows.get_mut(key) {
+                Some(entry) if entry.now.row.is_some() => return false,
+                Some(entry) => entry.put(row),
+                None => drop(self.rows.insert(key.to_vec(), Entry::new(None, row))),
+            }
+        }
+        self.log.push(Logged::Added(batch));
+        true
+    }
+
+    fn keep(&mut self, batch: &RecordBatch) -> usize {
+        self.bytes += batch.get_array_memory_size() + batch.num_rows() * 64;
+        self.batches.push(batch.clone());
+        self.batches.len() - 1
+    }
+
+    /// These rows, at a cost that does not depend on how many others there are.
+    fn gather(&self, rows: &[RowAt], schema: &SchemaRef) -> Result<RecordBatch> {
+        if rows.is_empty() {
+            return Ok(RecordBatch::new_empty(schema.clone()));
+        }
+        let mut used: Vec<usize> = rows.iter().map(|(batch, _)| *batch).collect();
+        used.sort_unstable();
+        used.dedup();
+        let batches: Vec<&RecordBatch> = used.iter().map(|batch| &self.batches[*batch]).collect();
+        let rows: Vec<RowAt> =
+            rows.iter().map(|(batch, row)| (used.partition_point(|known| known < batch), *row)).collect();
+        Ok(interleave_record_batch(&batches, &rows)?)
+    }
+}
+
+/// A transaction's changes of one table as a statement sees them: those of the statements before it. What the transaction does
+/// later is not among them, so a cursor goes on reading what it began with.
+#[derive(Debug, Clone)]
+pub struct OwnChanges {
+    changes: Arc<RwLock<Changes>>,
+    upto: usize,
+    schema: SchemaRef,
+}
+
+impl OwnChanges {
+    /// For each key of the snapshot: its row still stands as it is there.
+    pub fn untouched(&self, keys: &EncodedRows) -> BooleanArray {
+        let changes = read(&self.changes);
+        let touched = |key| changes.rows.get(key).is_some_and(|entry| entry.at(self.upto).is_some());
+        keys.iter().map(|key| Some(!touched(key))).collect()
+    }
+
+    /// The rows of a range that the transaction put in and that are still there, in order of key.
+    pub fn added(
+        &self,
+        range: &KeyRange,
+        batch_rows: usize,
+    ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let rows: Vec<RowAt> = {
+            let changes = read(&self.changes);
+            let (from, to) = range.bounds();
+            let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+            let some = to.is_none_or(|to| from < to);
+            let entries = some.then(|| changes.rows.range::<[u8], _>((Bound::Included(from), upper)));
+            entries.into_iter().flatten().filter_map(|(_, entry)| entry.at(self.upto)?.row).collect()
+        };
+        let own = self.clone();
+        (0..rows.len()).step_by(batch_rows).map(move |from| {
+            let to = rows.len().min(from + batch_rows);
+            read(&own.changes).gather(&rows[from..to], &own.schema)
+        })
+    }
+}
+
+// A thread that panicked has left nothing half done that others could not read.
+fn read(changes: &RwLock<Changes>) -> RwLockReadGuard<'_, Changes> {
+    changes.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(changes: &RwLock<Changes>) -> RwLockWriteGuard<'_, Changes> {
+    changes.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keys under a constraint, and the rows' own.
+type Index = HashMap<Box<[u8]>, Box<[u8]>>;
+
+#[derive(Debug)]
+pub struct TableBuffer {
+    def: TableDef,
+    changes: Arc<RwLock<Changes>>,
     next_row_number: i64,
+    /// By UNIQUE constraint: keys of the rows put in that are still there, with the rows' own keys.
+    indexes: HashMap<StateId, Index>,
+    index_bytes: usize,
 }
 
 impl TableBuffer {
     pub fn new(def: TableDef) -> Self {
-        Self { def, log: Vec::new(), batches: Vec::new(), rows: BTreeMap::new(), bytes: 0, next_row_number: i64::MIN }
+        Self { def, changes: Arc::default(), next_row_number: i64::MIN, indexes: HashMap::new(), index_bytes: 0 }
     }
 
     pub fn def(&self) -> &TableDef {
@@ -54,74 +197,67 @@ impl TableBuffer {
 
     /// Memory of the buffered rows, roughly.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        read(&self.changes).bytes + self.index_bytes
+    }
+
+    /// The changes so far, for a scan.
+    pub fn changes(&self) -> OwnChanges {
+        let upto = read(&self.changes).log.len();
+        OwnChanges { changes: self.changes.clone(), upto, schema: self.def.collection.schema().clone() }
     }
 
     /// For [`TableBuffer::rollback_to`].
     pub fn mark(&self) -> usize {
-        self.log.len()
+        read(&self.changes).log.len()
     }
 
-    /// Forgets what came after the mark.
+    /// Forgets what came after the mark. Scans that have seen it keep it.
     pub fn rollback_to(&mut self, mark: usize) -> Result<()> {
-        let mut log = std::mem::take(&mut self.log);
-        log.truncate(mark);
-        (self.batches, self.rows, self.bytes) = (Vec::new(), BTreeMap::new(), 0);
+        let log: Vec<Logged> = {
+            let changes = read(&self.changes);
+            if changes.log.len() == mark {
+                return Ok(());
+            }
+            changes.log[..mark].to_vec()
+        };
+        let mut changes = Changes::default();
         for logged in log {
+            let (Logged::Removed(batch) | Logged::Added(batch)) = &logged;
+            let keys = self.def.collection.key_of(batch)?;
             match logged {
-                Logged::Removed(batch) => self.remove(batch)?,
-                Logged::Added(batch) => self.push_added(batch)?,
+                Logged::Removed(batch) => changes.remove(batch, &keys),
+                Logged::Added(batch) => {
+                    let added = changes.add(batch, &keys);
+                    debug_assert!(added, "it could be added before");
+                }
             }
         }
+        self.changes = Arc::new(RwLock::new(changes));
+        self.indexes.clear();
+        self.index_bytes = 0;
         Ok(())
     }
 
     /// Takes rows out, as they stand in the snapshot or in this buffer.
     pub fn remove(&mut self, batch: RecordBatch) -> Result<()> {
         let keys = self.def.collection.key_of(&batch)?;
-        let at = self.keep(&batch);
-        for (i, key) in keys.iter().enumerate() {
-            match self.rows.get_mut(key) {
-                Some(entry) => entry.now = None,
-                None => {
-                    self.rows.insert(key.to_vec(), Entry { before: Some((at, i)), now: None });
-                }
-            }
-        }
-        self.log.push(Logged::Removed(batch));
+        write(&self.changes).remove(batch, &keys);
         Ok(())
     }
 
     /// Puts rows in. A row number of NULL is given here.
     pub fn add(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let batch = self.number(batch)?;
-        self.push_added(batch.clone())?;
-        Ok(batch)
-    }
-
-    fn push_added(&mut self, batch: RecordBatch) -> Result<()> {
         let keys = self.def.collection.key_of(&batch)?;
-        let at = self.keep(&batch);
-        for (i, key) in keys.iter().enumerate() {
-            let entry = self.rows.entry(key.to_vec()).or_insert(Entry { before: None, now: None });
-            if entry.now.is_some() {
-                return Err(self.duplicate());
-            }
-            entry.now = Some((at, i));
+        match write(&self.changes).add(batch.clone(), &keys) {
+            true => Ok(batch),
+            false => Err(self.duplicate()),
         }
-        self.log.push(Logged::Added(batch));
-        Ok(())
     }
 
     fn duplicate(&self) -> Error {
         let name = self.def.key_name.as_deref().unwrap_or(&self.def.name);
         Error::new(SqlState::UniqueViolation, format!("duplicate key value violates unique constraint \"{name}\""))
-    }
-
-    fn keep(&mut self, batch: &RecordBatch) -> usize {
-        self.bytes += batch.get_array_memory_size() + batch.num_rows() * 64;
-        self.batches.push(batch.clone());
-        self.batches.len() - 1
     }
 
     fn number(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
@@ -145,35 +281,63 @@ impl TableBuffer {
 
     /// True, and the row that is there now, for each key the transaction has touched.
     pub fn lookup(&self, key: &[u8]) -> Option<Option<RowAt>> {
-        self.rows.get(key).map(|entry| entry.now)
+        read(&self.changes).rows.get(key).map(|entry| entry.now.row)
     }
 
     /// Rows found by [`TableBuffer::lookup`].
     pub fn gather(&self, rows: &[RowAt]) -> Result<RecordBatch> {
-        if rows.is_empty() {
-            return Ok(RecordBatch::new_empty(self.def.collection.schema().clone()));
-        }
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        Ok(interleave_record_batch(&batches, rows)?)
-    }
-
-    /// Keys of the rows in the snapshot that no longer stand as they are there, and of those that are new.
-    pub fn touched(&self) -> std::collections::HashSet<Vec<u8>> {
-        self.rows.keys().cloned().collect()
+        read(&self.changes).gather(rows, self.def.collection.schema())
     }
 
     /// The rows that the transaction put in and that are still there, in order of key.
     pub fn current(&self) -> Result<RecordBatch> {
-        self.gather(&self.rows.values().filter_map(|e| e.now).collect::<Vec<_>>())
+        let changes = read(&self.changes);
+        let rows: Vec<RowAt> = changes.rows.values().filter_map(|entry| entry.now.row).collect();
+        changes.gather(&rows, self.def.collection.schema())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        read(&self.changes).rows.is_empty()
+    }
+
+    // ---- UNIQUE -------------------------------------------------------------------------------------------------------
+
+    pub fn has_index(&self, constraint: StateId) -> bool {
+        self.indexes.contains_key(&constraint)
+    }
+
+    /// The key of the row put in that has this key under the constraint.
+    pub fn holder(&self, constraint: StateId, key: &[u8]) -> Option<&[u8]> {
+        self.indexes.get(&constraint)?.get(key).map(AsRef::as_ref)
+    }
+
+    /// Rows put in: their keys under the constraint, and their own.
+    pub fn index(&mut self, constraint: StateId, keys: impl Iterator<Item = (Box<[u8]>, Box<[u8]>)>) {
+        let index = self.indexes.entry(constraint).or_default();
+        for (key, row_key) in keys {
+            let bytes = key.len() + row_key.len() + 64;
+            if index.insert(key, row_key).is_none() {
+                self.index_bytes += bytes;
+            }
+        }
+    }
+
+    /// A row that was put in is gone.
+    pub fn unindex(&mut self, constraint: StateId, key: &[u8]) {
+        if let Some(index) = self.indexes.get_mut(&constraint)
+            && let Some(row_key) = index.remove(key)
+        {
+            self.index_bytes = self.index_bytes.saturating_sub(key.len() + row_key.len() + 64);
+        }
     }
 
     /// The net of all changes, for the engine.
     pub fn into_write(self) -> Result<Option<TableWrite>> {
-        let removed = self.gather(&self.rows.values().filter_map(|e| e.before).collect::<Vec<_>>())?;
+        let removed = {
+            let changes = read(&self.changes);
+            let rows: Vec<RowAt> = changes.rows.values().filter_map(|entry| entry.before).collect();
+            changes.gather(&rows, self.def.collection.schema())?
+        };
         let mut added = self.current()?;
         if removed.num_rows() == 0 && added.num_rows() == 0 {
             return Ok(None);

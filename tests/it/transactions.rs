@@ -1,6 +1,8 @@
 //! Transactions between sessions: one epoch at COMMIT, one snapshot to read from, one's own writes.
 
-use crate::harness::start;
+use std::collections::BTreeMap;
+
+use crate::harness::{Random, start};
 
 #[tokio::test]
 async fn writes_become_visible_at_commit_all_at_once() {
@@ -134,5 +136,79 @@ async fn you_read_what_you_wrote() {
         total += i64::from(n);
         let row = client.query_one("SELECT groups, total::bigint FROM v2", &[]).await.unwrap();
         assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (i64::from(n.min(4) + 1), total));
+    }
+}
+
+/// A long transaction at random against a model: what it reads, whole and by key, is what it has done.
+#[tokio::test]
+async fn a_long_transaction_reads_its_own_changes() {
+    let instance = start().await;
+    instance.run("CREATE TABLE t (id INT PRIMARY KEY, u INT UNIQUE, n INT)").await;
+    instance.run("INSERT INTO t SELECT i, -i, 0 FROM generate_series(0, 49) AS g (i)").await;
+    instance.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS rows, sum(n) AS n FROM t").await;
+    let client = instance.client().await;
+    for seed in 1..4 {
+        let mut random = Random::new(seed);
+        let mut model: BTreeMap<i32, i32> = BTreeMap::new();
+        for row in client.query("SELECT id, n FROM t", &[]).await.unwrap() {
+            model.insert(row.get(0), row.get(1));
+        }
+        let mut saved = model.clone();
+        client.batch_execute("BEGIN; SAVEPOINT s").await.unwrap();
+        for step in 0..300i32 {
+            let id = random.below(100) as i32;
+            match random.below(12) {
+                0..=3 => {
+                    let free = !model.contains_key(&id);
+                    let sql = "INSERT INTO t VALUES ($1, -$1::INT, $2) ON CONFLICT DO NOTHING";
+                    let inserted = client.execute(sql, &[&id, &step]).await.unwrap();
+                    assert_eq!(inserted, u64::from(free), "{id}");
+                    model.entry(id).or_insert(step);
+                }
+                4..=6 => {
+                    let updated = client.execute("UPDATE t SET n = $2 WHERE id = $1", &[&id, &step]).await.unwrap();
+                    assert_eq!(updated, u64::from(model.contains_key(&id)));
+                    model.entry(id).and_modify(|n| *n = step);
+                }
+                7 => {
+                    let deleted =
+                        client.execute("DELETE FROM t WHERE id BETWEEN $1::INT AND $1::INT + 3", &[&id]).await.unwrap();
+                    let before = model.len();
+                    model.retain(|key, _| !(id..=id + 3).contains(key));
+                    assert_eq!(deleted as usize, before - model.len());
+                }
+                8 => {
+                    client.batch_execute("SAVEPOINT s").await.unwrap();
+                    saved = model.clone();
+                }
+                9 => {
+                    // A row that is there is in the way, under either key.
+                    let taken = model.keys().next().copied().unwrap_or(0);
+                    let sql = format!("INSERT INTO t VALUES ({}, {}, 0)", 1000 + step, -taken);
+                    let result = client.batch_execute(&sql).await;
+                    assert_eq!(result.is_err(), !model.is_empty(), "{sql}");
+                    client.batch_execute("ROLLBACK TO s").await.unwrap();
+                    model = saved.clone();
+                }
+                10 => {
+                    let rows =
+                        client.query("SELECT id, n FROM t WHERE id >= $1 ORDER BY id LIMIT 5", &[&id]).await.unwrap();
+                    let rows: Vec<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+                    let expected: Vec<(i32, i32)> = model.range(id..).take(5).map(|(id, n)| (*id, *n)).collect();
+                    assert_eq!(rows, expected);
+                }
+                _ => {
+                    let row = client.query_opt("SELECT n FROM t WHERE id = $1", &[&id]).await.unwrap();
+                    assert_eq!(row.map(|row| row.get::<_, i32>(0)), model.get(&id).copied());
+                }
+            }
+        }
+        let all = client.query("SELECT id, n, u FROM t ORDER BY id", &[]).await.unwrap();
+        let all: BTreeMap<i32, i32> = all.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(all, model, "seed {seed}");
+        client.batch_execute("COMMIT").await.unwrap();
+        let expected = format!("{} {}", model.len(), model.values().sum::<i32>());
+        assert_eq!(instance.value("SELECT rows, n FROM v").await, expected, "seed {seed}");
+        assert_eq!(instance.value("SELECT count(*), sum(n) FROM t").await, expected, "seed {seed}");
     }
 }

@@ -96,6 +96,11 @@ impl KeyRange {
         self
     }
 
+    /// The first key, and the first that is beyond; `None`: there is none.
+    pub fn bounds(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.from, self.to.as_deref())
+    }
+
     fn starting_with(prefix: Vec<u8>) -> Self {
         let to = successor(&prefix);
         Self { from: prefix, to }
