@@ -35,6 +35,8 @@ pub enum Kind {
     Size,
     Count,
     Switch,
+    /// One of these words.
+    Choice(&'static [&'static str]),
 }
 
 /// One setting, by every name it has.
@@ -54,6 +56,8 @@ const fn setting(name: &'static str, kind: Kind, default: &'static str, help: &'
     Setting { name, kind, default, help, secret: false }
 }
 
+const TLS_MODES: &[&str] = &["optional", "required"];
+
 /// Every setting there is.
 pub static SETTINGS: &[Setting] = &[
     setting("data_dir", Kind::Path, "./tidemark-data", "Directory that holds the database; made if it does not exist"),
@@ -66,6 +70,14 @@ pub static SETTINGS: &[Setting] = &[
         help: "Password that clients must give; without one only loopback addresses can be listened on",
         secret: true,
     },
+    setting(
+        "tls",
+        Kind::Choice(TLS_MODES),
+        "optional",
+        "Whether clients on other machines must encrypt, 'required', or may; with tls_cert and tls_key",
+    ),
+    setting("tls_cert", Kind::Path, "", "PEM file with the server's certificate and its chain; default: no TLS"),
+    setting("tls_key", Kind::Path, "", "PEM file with the private key of tls_cert"),
     setting(
         "epoch_interval",
         Kind::Duration,
@@ -83,6 +95,12 @@ pub static SETTINGS: &[Setting] = &[
         "Memory that all running queries together may use for sorts, joins and aggregates",
     ),
     setting("max_transaction_bytes", Kind::Size, "256MB", "Size of the uncommitted writes of one transaction"),
+    setting(
+        "max_cursor_bytes",
+        Kind::Size,
+        "256MB",
+        "Rows that the SCROLL and WITH HOLD cursors of one session may keep in memory",
+    ),
     setting(
         "source_queue_bytes",
         Kind::Size,
@@ -156,6 +174,15 @@ impl Value {
     }
 }
 
+/// The server's certificate and key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Clients on other machines must encrypt.
+    pub required: bool,
+}
+
 /// All settings, checked.
 #[derive(Clone)]
 pub struct Config {
@@ -164,6 +191,7 @@ pub struct Config {
     /// `None`: off.
     pub http: Option<String>,
     pub password: Option<String>,
+    pub tls: Option<TlsFiles>,
     pub epoch_interval: Duration,
     pub workers: usize,
     pub max_connections: usize,
@@ -171,6 +199,7 @@ pub struct Config {
     pub block_cache_bytes: u64,
     pub query_memory_limit: u64,
     pub max_transaction_bytes: u64,
+    pub max_cursor_bytes: u64,
     pub source_queue_bytes: u64,
     pub source_queue_rows: usize,
     pub outbox_max_bytes: u64,
@@ -345,6 +374,7 @@ impl Config {
             listen: read.text("listen").to_string(),
             http: Some(read.text("http").to_string()).filter(|a| a != "off"),
             password: Some(read.text("password").to_string()).filter(|p| !p.is_empty()),
+            tls: read.tls()?,
             epoch_interval: read.parse("epoch_interval", parse_duration)?,
             workers: read.count("workers", 1)?,
             max_connections: read.count("max_connections", 1)?,
@@ -352,6 +382,7 @@ impl Config {
             block_cache_bytes: read.parse("block_cache_bytes", parse_size)?,
             query_memory_limit: read.parse("query_memory_limit", parse_size)?,
             max_transaction_bytes: read.parse("max_transaction_bytes", parse_size)?,
+            max_cursor_bytes: read.parse("max_cursor_bytes", parse_size)?,
             source_queue_bytes: read.parse("source_queue_bytes", parse_size)?,
             source_queue_rows: read.count("source_queue_rows", 1)?,
             outbox_max_bytes: read.parse("outbox_max_bytes", parse_size)?,
@@ -469,6 +500,26 @@ impl Reader<'_> {
         parsed.ok_or_else(|| self.error(name, &format!("a whole number, at least {least}")))
     }
 
+    /// Certificate and key, both or none.
+    fn tls(&self) -> Result<Option<TlsFiles>> {
+        let mode = self.text("tls");
+        if !TLS_MODES.contains(&mode) {
+            return Err(self.error("tls", "optional or required"));
+        }
+        let required = mode == "required";
+        let (certificate, key) = (self.text("tls_cert"), self.text("tls_key"));
+        let missing = match (certificate.is_empty(), key.is_empty()) {
+            (false, false) => {
+                return Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into(), required }));
+            }
+            (true, true) if !required => return Ok(None),
+            (true, true) => "tls = 'required' needs tls_cert and tls_key, which are not set",
+            (true, false) => "tls_key is set, and tls_cert is not",
+            (false, true) => "tls_cert is set, and tls_key is not",
+        };
+        Err(Error::invalid(missing).with_hint("Set both to PEM files, or neither."))
+    }
+
     fn error(&self, name: &str, expected: &str) -> Error {
         let value = self.value(name);
         Error::invalid(format!("{name} must be {expected}, not '{}' ({})", value.shown(), value.origin))
@@ -487,13 +538,14 @@ impl Setting {
 impl Kind {
     fn placeholder(self) -> &'static str {
         match self {
-            Kind::Path => "DIR",
+            Kind::Path => "PATH",
             Kind::Address | Kind::OptionalAddress => "HOST:PORT",
             Kind::Text => "TEXT",
             Kind::Duration => "DURATION",
             Kind::Size => "SIZE",
             Kind::Count => "N",
             Kind::Switch => "ON|OFF",
+            Kind::Choice(_) => "WORD",
         }
     }
 
@@ -506,6 +558,7 @@ impl Kind {
             Kind::Size => "a size such as 512kB, 64MB, 1GB",
             Kind::Count => "a whole number",
             Kind::Switch => "on or off",
+            Kind::Choice(_) => "one of its words",
         }
     }
 }
@@ -634,6 +687,18 @@ mod tests {
         assert!(config(&["--epoch-interval", "0"], &[], None).is_err());
         assert!(config(&["--workers", "0"], &[], None).is_err());
         assert!(config(&["--epoch-interval", "100"], &[], None).is_err());
+    }
+
+    #[test]
+    fn certificate_and_key_go_together() {
+        let message = |args: &[&str]| config(args, &[], None).err().unwrap().message().to_string();
+        assert_eq!(message(&["--tls-cert", "c.pem"]), "tls_cert is set, and tls_key is not");
+        assert_eq!(message(&["--tls-key", "k.pem"]), "tls_key is set, and tls_cert is not");
+        assert_eq!(message(&["--tls", "required"]), "tls = 'required' needs tls_cert and tls_key, which are not set");
+        assert_eq!(message(&["--tls", "maybe"]), "tls must be optional or required, not 'maybe' (flag --tls)");
+        assert_eq!(config(&[], &[], None).unwrap().1.tls, None);
+        let (_, both) = config(&["--tls-cert", "c.pem", "--tls-key", "k.pem"], &[], None).unwrap();
+        assert!(!both.tls.unwrap().required);
     }
 
     #[test]

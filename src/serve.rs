@@ -10,9 +10,14 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::database::Database;
 use crate::metrics::DatabaseMetrics;
+use crate::pgwire::Encryption;
 use crate::{http, pgwire};
 
 pub async fn run(config: Arc<Config>) -> Result<()> {
+    let encryption = match &config.tls {
+        Some(files) => Encryption::with_files(&files.certificate, &files.key, files.required)?,
+        None => Encryption::default(),
+    };
     let db = Database::open(config.clone(), tokio::runtime::Handle::current())?;
     db.clean_up().await?;
     let mut servers: JoinSet<Result<()>> = JoinSet::new();
@@ -26,7 +31,7 @@ pub async fn run(config: Arc<Config>) -> Result<()> {
     for address in config.listen_addresses()? {
         let listener = bind("listen", address).await?;
         tracing::info!(%address, data_dir = %config.data_dir.display(), epoch = db.moment().epoch(), "ready for connections");
-        servers.spawn(pgwire::serve(listener, db.clone(), db.shutdown_token()));
+        servers.spawn(pgwire::serve(listener, db.clone(), encryption.clone(), db.shutdown_token()));
     }
     wait_for_signal().await?;
     tracing::info!("stopping");

@@ -28,6 +28,11 @@ impl<R: AsyncRead + Unpin> Input<R> {
         Self { reader, buffer: BytesMut::new(), limit: message::MAX_STARTUP_BYTES }
     }
 
+    /// What is read from. What was read of it and not taken is lost.
+    pub fn into_inner(self) -> R {
+        self.reader
+    }
+
     /// The client has proved who it is.
     pub fn trust(&mut self) {
         self.limit = MAX_MESSAGE_BYTES;
@@ -89,6 +94,11 @@ pub(super) struct Output<W> {
 impl<W: AsyncWrite + Unpin> Output<W> {
     pub fn new(writer: W) -> Self {
         Self { writer, buffer: BytesMut::new() }
+    }
+
+    /// What is written to. What was not flushed is lost.
+    pub fn into_inner(self) -> W {
+        self.writer
     }
 
     pub fn put(&mut self, message: impl Message) -> Result<(), pgwire::error::PgWireError> {

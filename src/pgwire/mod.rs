@@ -6,7 +6,7 @@
 //!      └──Output (at most a few 64 KiB before it waits for the client) ◀──rows / copy_out ◀──┘
 //! ```
 //!
-//! One task a connection. [`startup`] brings a connection up to a session; [`connection`] is the loop over messages;
+//! One task a connection. [`tls`] encrypts it if there is a certificate. [`startup`] brings a connection up to a session; [`connection`] is the loop over messages;
 //! [`simple`] and [`extended`] are the two query protocols; [`rows`], [`copy_out`] and [`copy_in`] move the data. While a
 //! statement runs, the task also listens for the client going away, for a cancel request and for the server's shutdown.
 //!
@@ -32,5 +32,7 @@ mod simple;
 mod startup;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use serve::serve;
+pub use tls::Encryption;

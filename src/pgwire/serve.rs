@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::{Error, Result, SqlState};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,8 @@ use super::backend::{Backend, WireSession};
 use super::connection::Connection;
 use super::errors::{self, Flow, Report, Stop, shutting_down};
 use super::io::{Input, Output};
-use super::startup;
+use super::startup::{self, Opened, Protection};
+use super::tls::Encryption;
 
 /// A client must be through authentication by then, as in Postgres.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,7 +29,12 @@ const MAX_REFUSING: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves clients until `shutdown`, then tells each and waits for them to end.
-pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown: CancellationToken) -> Result<()> {
+pub async fn serve<B: Backend>(
+    listener: TcpListener,
+    backend: Arc<B>,
+    encryption: Encryption,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let room = Arc::new(Semaphore::new(backend.max_connections().min(Semaphore::MAX_PERMITS)));
     let refusing = Arc::new(Semaphore::new(MAX_REFUSING));
     let mut connections = JoinSet::new();
@@ -44,8 +50,8 @@ pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown:
             }
             accepted = listener.accept() => accepted,
         };
-        let socket = match socket {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match socket {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -62,8 +68,9 @@ pub async fn serve<B: Backend>(listener: TcpListener, backend: Arc<B>, shutdown:
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let (reader, writer) = socket.into_split();
-        connections.spawn(serve_one(reader, writer, Arc::clone(&backend), shutdown.clone(), place));
+        let required = encryption.is_required() && !peer.ip().is_loopback();
+        let (backend, encryption, shutdown) = (Arc::clone(&backend), encryption.clone(), shutdown.clone());
+        connections.spawn(serve_socket(socket, backend, encryption, required, shutdown, place));
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
@@ -81,7 +88,67 @@ pub(super) struct Place {
     pub _permit: OwnedSemaphorePermit,
 }
 
-pub(super) async fn serve_one<R, W, B>(reader: R, writer: W, backend: Arc<B>, shutdown: CancellationToken, place: Place)
+/// The first byte of a TLS handshake; the length that a plain connection begins with is never so large.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+async fn serve_socket<B: Backend>(
+    socket: TcpStream,
+    backend: Arc<B>,
+    encryption: Encryption,
+    required: bool,
+    shutdown: CancellationToken,
+    place: Place,
+) {
+    let first = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        first = tokio::time::timeout(STARTUP_TIMEOUT, first_byte(&socket)) => first.ok().flatten(),
+    };
+    let Some(first) = first else { return };
+    let protection = Protection { encrypted: false, offered: encryption.is_offered(), required };
+    let socket = if first == TLS_HANDSHAKE && encryption.is_offered() {
+        socket
+    } else {
+        let (reader, writer) = socket.into_split();
+        let Some((reader, writer)) = serve_one(reader, writer, &backend, &shutdown, &place, protection).await else {
+            return;
+        };
+        match reader.reunite(writer) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(%error, "two halves of different sockets"),
+        }
+    };
+    let accepted = encryption.accept(socket, first == TLS_HANDSHAKE);
+    let stream = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        accepted = tokio::time::timeout(STARTUP_TIMEOUT, accepted) => match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => return,
+        },
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let protection = Protection { encrypted: true, ..protection };
+    let again = serve_one(reader, writer, &backend, &shutdown, &place, protection).await;
+    debug_assert!(again.is_none(), "what is encrypted is not encrypted again");
+}
+
+/// What the client sends first, left where it is.
+async fn first_byte(socket: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    matches!(socket.peek(&mut first).await, Ok(1)).then_some(first[0])
+}
+
+/// Returns what it was given if the client wants it encrypted, and knows that it will be.
+pub(super) async fn serve_one<R, W, B>(
+    reader: R,
+    writer: W,
+    backend: &Arc<B>,
+    shutdown: &CancellationToken,
+    place: &Place,
+    protection: Protection,
+) -> Option<(R, W)>
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
@@ -92,23 +159,31 @@ where
     let opened = tokio::select! {
         biased;
         () = shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),
-        opened = tokio::time::timeout(STARTUP_TIMEOUT, open(&mut input, &mut output, &backend, &place)) => {
+        opened = tokio::time::timeout(STARTUP_TIMEOUT, open(&mut input, &mut output, backend, place, protection)) => {
             opened.unwrap_or(Err(Stop::Gone))
         }
     };
     match opened {
-        Ok(Some(session)) => {
-            let mut connection = Connection::new(input, output, session, shutdown);
+        Ok(Entry::Session(session)) => {
+            let mut connection = Connection::new(input, output, session, shutdown.clone());
             if connection.ready().await.is_ok() {
                 connection.run().await;
             }
         }
-        Ok(None) | Err(Stop::Gone) => {}
+        Ok(Entry::Encrypt) => return Some((input.into_inner(), output.into_inner())),
+        Ok(Entry::Ended) | Err(Stop::Gone) => {}
         Err(Stop::Fatal(error)) => refuse(&mut output, Report { error, context: None }).await,
         Err(Stop::Cancelled) => unreachable!("nothing runs before there is a session"),
         Err(Stop::Report(report)) => refuse(&mut output, report).await,
     }
-    drop(place);
+    None
+}
+
+/// How the opening of a connection ended.
+enum Entry<S> {
+    Session(S),
+    Encrypt,
+    Ended,
 }
 
 async fn open<R, W, B>(
@@ -116,14 +191,17 @@ async fn open<R, W, B>(
     output: &mut Output<W>,
     backend: &Arc<B>,
     place: &Place,
-) -> Flow<Option<B::Session>>
+    protection: Protection,
+) -> Flow<Entry<B::Session>>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
     B: Backend,
 {
-    let Some(startup) = startup::open(input, output, backend).await? else {
-        return Ok(None);
+    let startup = match startup::open(input, output, backend, protection).await? {
+        Opened::Startup(startup) => startup,
+        Opened::Encrypt => return Ok(Entry::Encrypt),
+        Opened::Cancelled => return Ok(Entry::Ended),
     };
     if place.refused {
         return Err(Stop::Fatal(
@@ -137,7 +215,7 @@ where
     // What the startup message set is told with all the rest.
     drop(session.take_parameter_changes());
     startup::introduce(output, &session, &startup.user)?;
-    Ok(Some(session))
+    Ok(Entry::Session(session))
 }
 
 async fn refuse<W: AsyncWrite + Unpin>(output: &mut Output<W>, report: Report) {

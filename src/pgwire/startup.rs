@@ -1,7 +1,7 @@
-//! From a fresh socket to a session: encryption refused, protocol agreed, user proved, settings told.
+//! From a fresh socket to a session: encryption agreed or refused, protocol agreed, user proved, settings told.
 //!
 //! ```text
-//!   SSLRequest ─▶ N    GSSENCRequest ─▶ N    CancelRequest ─▶ cancel, hang up
+//!   SSLRequest ─▶ N, or S and TLS    GSSENCRequest ─▶ N    CancelRequest ─▶ cancel, hang up
 //!   Startup ─▶ [SCRAM-SHA-256] ─▶ AuthenticationOk, ParameterStatus.., BackendKeyData, ReadyForQuery
 //! ```
 
@@ -56,12 +56,33 @@ pub(super) struct Startup {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// Reads up to the Startup message. `None`: the connection was there to cancel another.
+/// How a connection is protected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Protection {
+    /// It is encrypted.
+    pub encrypted: bool,
+    /// It could be.
+    pub offered: bool,
+    /// It must be.
+    pub required: bool,
+}
+
+/// What a client opened its connection for.
+pub(super) enum Opened {
+    Startup(Startup),
+    /// TLS was agreed on: its handshake comes next.
+    Encrypt,
+    /// It was there to cancel another.
+    Cancelled,
+}
+
+/// Reads up to the Startup message.
 pub(super) async fn open<R, W, B>(
     input: &mut Input<R>,
     output: &mut Output<W>,
     backend: &Arc<B>,
-) -> Flow<Option<Startup>>
+    protection: Protection,
+) -> Flow<Opened>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -72,6 +93,14 @@ where
         match input.receive_opening().await? {
             Opening::Ssl if !ssl_asked => {
                 ssl_asked = true;
+                if protection.offered && !protection.encrypted {
+                    if input.is_ahead() {
+                        return Err(Stop::Fatal(unencrypted_data()));
+                    }
+                    output.put(SslResponse::Accept)?;
+                    output.flush().await?;
+                    return Ok(Opened::Encrypt);
+                }
                 output.put(SslResponse::Refuse)?;
             }
             Opening::Gss if !gss_asked => {
@@ -83,19 +112,28 @@ where
             }
             Opening::Cancel { pid, secret } => {
                 backend.cancel(pid, secret);
-                return Ok(None);
+                return Ok(Opened::Cancelled);
+            }
+            Opening::Startup { .. } if protection.required && !protection.encrypted => {
+                let message = "connections from other machines must be encrypted";
+                return Err(Stop::Fatal(
+                    Error::new(SqlState::InvalidAuthorization, message).with_hint("Connect with sslmode=require."),
+                ));
             }
             Opening::Startup { minor, parameters } => {
                 negotiate(minor, &parameters, output)?;
-                return Ok(Some(read_parameters(parameters)?));
+                return Ok(Opened::Startup(read_parameters(parameters)?));
             }
         }
         if input.is_ahead() {
-            let message = "received unencrypted data after an encryption request";
-            return Err(Stop::Fatal(protocol_violation(message)));
+            return Err(Stop::Fatal(unencrypted_data()));
         }
         output.flush().await?;
     }
+}
+
+fn unencrypted_data() -> Error {
+    protocol_violation("received unencrypted data after an encryption request")
 }
 
 /// A client that asks for more than version 3.0 is told what there is, and decides whether to go on.
