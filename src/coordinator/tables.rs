@@ -383,10 +383,10 @@ impl Session {
                 self.restart_sequences(&object)?;
             }
             let followed = self.catalog()?.dependants(object.oid).iter().any(|d| super::definitions::runs(d));
-            let explicit = self.current_transaction()?.explicit;
+            let in_block = self.in_transaction_block();
             let created_here = self.current_transaction()?.steps.contains(&PlannedStep::Create(object.oid));
-            if followed || explicit || created_here {
-                // Views must hear of every row, and a transaction may still be rolled back.
+            if followed || in_block || created_here {
+                // Views must hear of every row, and what follows in the transaction must not see them.
                 self.delete_all(&object).await?;
             } else {
                 self.forget_table(object.oid)?;

@@ -201,7 +201,7 @@ impl Session {
 
     /// All rows of a plan as one batch, if the transaction may hold so much.
     async fn collect_bounded(&self, names: &Names, plan: LogicalPlan) -> Result<RecordBatch> {
-        let limit = self.db.config.max_transaction_bytes as usize;
+        let limit = self.transaction()?.room();
         // The plan's names need not be unique here.
         let fields = plan.schema().fields().iter().enumerate();
         let fields: Vec<Field> =
@@ -230,6 +230,7 @@ impl Session {
             }
         };
         let columns = fields.iter().enumerate().map(|(at, field)| column(at, field)).collect::<Result<Vec<_>>>()?;
+        drop(batches);
         let fields: Vec<Field> =
             fields.into_iter().zip(&columns).map(|(f, c)| f.with_data_type(c.data_type().clone())).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
