@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::StreamExt;
-use tidemark_common::{Error, Result};
+use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::grammar;
 
 use crate::config::Config;
@@ -65,6 +65,12 @@ async fn run_script(session: &mut Session, text: &str) -> Result<()> {
                     .with_hint("Use INSERT, or a file source."));
             }
             Outcome::CopyOut(rows, _) => print_rows(session, rows).await?,
+            Outcome::Deallocate(name) => {
+                return Err(Error::new(
+                    SqlState::UndefinedPreparedStatement,
+                    format!("prepared statement \"{name}\" does not exist"),
+                ));
+            }
             Outcome::Empty => {}
         }
     }

@@ -28,6 +28,12 @@ pub enum Statement {
         subscribe: Subscribe,
         copy: Box<ast::Statement>,
     },
+    /// `DECLARE name [options] CURSOR [WITH HOLD] FOR query | SUBSCRIBE ..`
+    Declare(Declare),
+    /// `FETCH` and `MOVE`
+    Fetch(Fetch),
+    /// `CLOSE name`; `None`: `CLOSE ALL`
+    Close(Option<ast::Ident>),
     /// `DROP SOURCE | SINK | MATERIALIZED VIEW [IF EXISTS] a, b [CASCADE | RESTRICT]`
     Drop(Drop),
     /// `ALTER SOURCE | SINK | MATERIALIZED VIEW name ...`; also what `sqlparser` has not of VIEW, SEQUENCE, DATABASE, and
@@ -144,6 +150,46 @@ pub struct Subscribe {
 pub enum SubscribeFrom {
     Relation(ast::ObjectName),
     Query { query: Box<ast::Query>, text: String },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declare {
+    pub name: ast::Ident,
+    /// The whole statement, as pg_cursors shows it.
+    pub text: String,
+    pub binary: bool,
+    /// `None`: neither SCROLL nor NO SCROLL.
+    pub scroll: Option<bool>,
+    /// `WITH HOLD`
+    pub hold: bool,
+    pub of: DeclareOf,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeclareOf {
+    Query(Box<ast::Query>),
+    Subscribe(Subscribe),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetch {
+    pub name: ast::Ident,
+    pub direction: FetchDirection,
+    /// `MOVE`: the rows are passed over.
+    pub moves: bool,
+    pub options: WithOptions,
+}
+
+/// Where FETCH goes, its many spellings told in four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchDirection {
+    /// So many rows on, or back if negative. `None`: all.
+    Forward(Option<i64>),
+    Backward(Option<i64>),
+    /// The row of this number, from the end if negative.
+    Absolute(i64),
+    /// The row so many on from here.
+    Relative(i64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,6 +16,8 @@ pub trait SystemFacts: Debug + Send + Sync {
     /// All settings with the session's values.
     fn settings(&self) -> Vec<SettingFact>;
     fn sessions(&self) -> Vec<SessionFact>;
+    /// The session's own.
+    fn cursors(&self) -> Vec<CursorFact>;
     /// See [`super::registry_functions`].
     fn functions(&self) -> Vec<FunctionFact>;
     /// Rows and bytes of a table or materialized view; `None` where nothing is stored.
@@ -110,6 +112,16 @@ pub struct SessionFact {
     pub state: String,
     /// The last statement's text.
     pub query: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CursorFact {
+    pub name: String,
+    pub statement: String,
+    pub holdable: bool,
+    pub binary: bool,
+    pub scrollable: bool,
+    pub created: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -25,6 +25,14 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
             userepl: true, usebypassrls: true,
         ),
         "pg_settings" => setting_rows(ctx, rows),
+        "pg_cursors" => {
+            for c in ctx.facts.cursors() {
+                row!(
+                    rows, name: c.name, statement: c.statement, is_holdable: c.holdable, is_binary: c.binary,
+                    is_scrollable: c.scrollable, creation_time: c.created,
+                );
+            }
+        }
         "pg_stat_activity" => activity_rows(ctx, rows),
         "pg_stat_database" => row!(
             rows, datid: catalog::DATABASE, datname: &ctx.catalog.database,

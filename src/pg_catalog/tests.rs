@@ -51,6 +51,10 @@ impl SystemFacts for Facts {
     fn sinks(&self) -> Vec<SinkFact> {
         vec![]
     }
+    fn cursors(&self) -> Vec<CursorFact> {
+        Vec::new()
+    }
+
     fn epochs(&self) -> Vec<EpochFact> {
         vec![EpochFact { epoch: 7, duration_ms: 1.5, rows_in: 10, rows_out: 2, bytes: 99, ..Default::default() }]
     }

@@ -9,7 +9,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::session::{Description, Notice, Outcome, TransactionStatus};
+use crate::session::{CursorShape, Description, Notice, Outcome, TransactionStatus};
 
 /// The server: opens sessions and cancels what they run.
 pub trait Backend: Send + Sync + 'static {
@@ -64,6 +64,11 @@ pub trait WireSession: Send + 'static {
     fn copy_fail(&mut self);
 
     fn statement_failed(&mut self);
+
+    /// A cursor that SQL has declared.
+    fn cursor(&self, name: &str) -> Option<CursorShape>;
+
+    fn close_cursor(&mut self, name: &str);
 
     /// From here to [`WireSession::end_implicit`], statements outside of BEGIN .. COMMIT share one transaction: those of one Query
     /// message, or all up to the next Sync. Not called where there is only one, so that it can be run again on a conflict.

@@ -21,7 +21,7 @@ use super::backend::{Canceller, WireSession};
 use super::errors::{self, Flow, Report, Stop, protocol_violation};
 use super::io::{FLUSH_BYTES, Input, Output};
 use super::message::Frontend;
-use super::prepared::{Portal, Prepared};
+use super::prepared::{Portal, Prepared, no_statement};
 use super::rows::Channel;
 use super::startup::reported_name;
 use crate::session::{Outcome, TransactionStatus};
@@ -198,6 +198,12 @@ where
         }
         self.write_notices();
         Ok(self.output.put(CommandComplete::new(tag))?)
+    }
+
+    /// DEALLOCATE of a statement that SQL has not prepared: then it was by Parse, or not at all.
+    pub fn deallocate(&mut self, name: &str) -> Flow<()> {
+        self.statements.remove(name).ok_or_else(|| no_statement(name))?;
+        self.complete("DEALLOCATE")
     }
 
     /// Runs a statement while watching the client. An interrupted statement is told and gets to end in its own way: it may have

@@ -16,7 +16,7 @@ use super::connection::{Connection, watch};
 use super::errors::{Flow, protocol_violation};
 use super::message::{Bind, Frontend, Target};
 use super::prepared::{Bound, Portal, PortalState, Prepared, no_portal, no_statement, type_of_oid};
-use super::rows::{RowSender, Sent, command_tag, describe, style_of, type_oid};
+use super::rows::{Format, RowSender, Sent, command_tag, describe, style_of, type_oid};
 use crate::session::{Description, Outcome, Rows, RowsTag};
 
 /// Prepared statements a session may keep, and portals a transaction may have open.
@@ -39,7 +39,11 @@ where
                 // Closing what does not exist is no error.
                 match target {
                     Target::Statement(name) => drop(self.statements.remove(&name)),
-                    Target::Portal(name) => drop(self.portals.remove(&name)),
+                    Target::Portal(name) => {
+                        if self.portals.remove(&name).is_none() {
+                            self.session.close_cursor(&name);
+                        }
+                    }
                 }
                 Ok(self.output.put(CloseComplete::new())?)
             }
@@ -88,6 +92,10 @@ where
             self.portals.remove("");
         }
         check_room(self.portals.len(), "portals")?;
+        if self.session.cursor(&bind.portal).is_some() {
+            let message = format!("cursor \"{}\" already exists", bind.portal);
+            return Err(Error::new(SqlState::DuplicateCursor, message).into());
+        }
         let bound = Bound { prepared, parameters, result_formats: bind.result_formats };
         let portal = Portal { bound, state: PortalState::Ready };
         match self.portals.entry(bind.portal) {
@@ -111,7 +119,13 @@ where
     }
 
     fn describe_portal(&mut self, name: &str) -> Flow<()> {
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+        let Some(portal) = self.portals.get(name) else {
+            // Of a cursor that SQL has declared, clients ask what its rows will be.
+            let cursor = self.session.cursor(name).ok_or_else(|| no_portal(name))?;
+            let format = if cursor.binary { Format::Binary } else { Format::Text };
+            let formats = vec![format; cursor.schema.fields().len()];
+            return Ok(self.output.put(describe(&cursor.schema, &formats))?);
+        };
         match &portal.bound.prepared.description.columns {
             Some(schema) => {
                 let formats = portal.bound.prepared.result_formats(&portal.bound.result_formats)?;
@@ -124,7 +138,13 @@ where
 
     /// The portal is taken out while it runs, so that an error leaves none behind.
     async fn execute_portal(&mut self, name: String, max_rows: i32) -> Flow<()> {
-        let mut portal = self.portals.remove(&name).ok_or_else(|| no_portal(&name))?;
+        let Some(mut portal) = self.portals.remove(&name) else {
+            if self.session.cursor(&name).is_some() {
+                let message = format!("cursor \"{name}\" was declared by SQL");
+                return Err(Error::unsupported(message).with_hint("Use FETCH in the place of Execute.").into());
+            }
+            return Err(no_portal(&name).into());
+        };
         let limit = u64::try_from(max_rows).unwrap_or(0);
         portal.state = match std::mem::replace(&mut portal.state, PortalState::Done) {
             PortalState::Ready => self.start_portal(&portal.bound, limit).await?,
@@ -168,6 +188,7 @@ where
             Outcome::Command(tag) => self.complete(tag)?,
             Outcome::CopyIn(copy) => self.copy_in(copy, &token).await?,
             Outcome::CopyOut(rows, options) => self.copy_out(rows, &options, &token).await?,
+            Outcome::Deallocate(name) => self.deallocate(&name)?,
             Outcome::Empty => self.output.put(EmptyQueryResponse::new())?,
         }
         Ok(PortalState::Done)
@@ -182,7 +203,7 @@ where
         let style = style_of(&self.session)?;
         match sender.send(self.channel(token), &style, limit).await? {
             Sent::All(count) => {
-                self.complete(command_tag(&sender.tag, count))?;
+                self.complete(sender.finished(count))?;
                 Ok(match sender.tag {
                     RowsTag::Count(_) => PortalState::Done,
                     tag => PortalState::Exhausted(tag),

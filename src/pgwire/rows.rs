@@ -96,6 +96,8 @@ pub(super) struct RowSender {
     sending: Option<Sending>,
     pub tag: RowsTag,
     live: bool,
+    /// Rows sent so far.
+    total: u64,
 }
 
 /// Why sending rows ended.
@@ -149,7 +151,7 @@ pub(super) fn stop_for(why: Interrupt) -> Stop {
 
 impl RowSender {
     pub fn new(rows: Rows, formats: Vec<Format>) -> Self {
-        Self { stream: rows.stream, formats, sending: None, tag: rows.tag, live: rows.live }
+        Self { stream: rows.stream, formats, sending: None, tag: rows.tag, live: rows.live, total: 0 }
     }
 
     /// Sends rows until there are no more or `limit` have been sent (0: all). Memory stays at one batch and one piece of
@@ -178,6 +180,7 @@ impl RowSender {
             let from = sending.row;
             sending.write(&self.formats, style, most, &mut channel.output.buffer)?;
             sent += (sending.row - from) as u64;
+            self.total += (sending.row - from) as u64;
             if sending.row == sending.rows {
                 self.sending = None;
             }
@@ -236,6 +239,13 @@ fn write_row(columns: &[Column], row: usize, formats: &[Format], style: &Style, 
         .map_err(|_| Error::new(SqlState::ProgramLimitExceeded, "a row is larger than 2 GB"))?;
     out[start..start + 4].copy_from_slice(&size.to_be_bytes());
     Ok(())
+}
+
+impl RowSender {
+    /// The tag once all rows are sent, the last `count` by this Execute. A SELECT tells of these alone, as in Postgres.
+    pub fn finished(&self, count: u64) -> String {
+        command_tag(&self.tag, if self.tag == RowsTag::Select { count } else { self.total })
+    }
 }
 
 pub(super) fn command_tag(tag: &RowsTag, rows: u64) -> String {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Canceller, WireSession};
 use crate::database::Database;
-use crate::session::{Description, Notice, Outcome, Session, TransactionStatus};
+use crate::session::{CursorShape, Description, Notice, Outcome, Session, TransactionStatus};
 
 /// The one role there is.
 const SUPERUSER: &str = "tidemark";
@@ -86,6 +86,14 @@ impl WireSession for Served {
 
     fn statement_failed(&mut self) {
         self.session.statement_failed();
+    }
+
+    fn cursor(&self, name: &str) -> Option<CursorShape> {
+        self.session.cursor(name)
+    }
+
+    fn close_cursor(&mut self, name: &str) {
+        self.session.close_cursor(name);
     }
 
     fn begin_implicit(&mut self) {

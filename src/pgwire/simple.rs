@@ -1,4 +1,4 @@
-//! The simple protocol: a script in one message, all results as text.
+//! The simple protocol: a script in one message, all results as text but those of a BINARY cursor.
 
 use pgwire::messages::response::EmptyQueryResponse;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::WireSession;
 use super::connection::Connection;
 use super::errors::Flow;
-use super::rows::{Format, RowSender, Sent, command_tag, describe, style_of};
+use super::rows::{Format, RowSender, Sent, describe, style_of};
 use crate::session::{Outcome, Rows};
 
 impl<R, W, S> Connection<R, W, S>
@@ -51,18 +51,20 @@ where
             Outcome::Command(tag) => self.complete(tag),
             Outcome::CopyIn(copy) => self.copy_in(copy, token).await,
             Outcome::CopyOut(rows, options) => self.copy_out(rows, &options, token).await,
+            Outcome::Deallocate(name) => self.deallocate(&name),
             Outcome::Empty => Ok(self.output.put(EmptyQueryResponse::new())?),
         }
     }
 
     async fn send_rows(&mut self, rows: Rows, token: &CancellationToken) -> Flow<()> {
         let style = style_of(&self.session)?;
-        let formats = vec![Format::Text; rows.schema.fields().len()];
+        let format = if rows.binary { Format::Binary } else { Format::Text };
+        let formats = vec![format; rows.schema.fields().len()];
         self.write_notices();
         self.output.put(describe(&rows.schema, &formats))?;
         let mut sender = RowSender::new(rows, formats);
         match sender.send(self.channel(token), &style, 0).await? {
-            Sent::All(count) => self.complete(command_tag(&sender.tag, count)),
+            Sent::All(count) => self.complete(sender.finished(count)),
             Sent::Limit => unreachable!("no limit was given"),
         }
     }

@@ -23,7 +23,11 @@ use tokio_util::sync::CancellationToken;
 use super::backend::{Backend, Canceller, WireSession};
 use super::serve;
 use super::serve::{Place, serve_one};
-use crate::session::{CopyFormat, CopyIn, CopyOptions, Description, Notice, Outcome, Rows, RowsTag, TransactionStatus};
+use super::startup::Protection;
+use super::tls::Encryption;
+use crate::session::{
+    CopyFormat, CopyIn, CopyOptions, CursorShape, Description, Notice, Outcome, Rows, RowsTag, TransactionStatus,
+};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,7 +110,13 @@ impl FakeSession {
             Ok(numbers(from as i32, (from + BATCH).min(count) as i32))
         });
         let schema = numbers(0, 0).schema();
-        Rows { stream: Box::pin(RecordBatchStreamAdapter::new(schema.clone(), batches)), schema, tag, live }
+        Rows {
+            stream: Box::pin(RecordBatchStreamAdapter::new(schema.clone(), batches)),
+            schema,
+            tag,
+            live,
+            binary: false,
+        }
     }
 }
 
@@ -171,7 +181,7 @@ impl WireSession for FakeSession {
                 let schema = batch.schema();
                 let one = stream::iter([Ok(batch)]);
                 let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), one));
-                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false })
+                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false, binary: false })
             }
             "fail" => {
                 return Err(Error::new(SqlState::DivisionByZero, "division by zero")
@@ -183,7 +193,7 @@ impl WireSession for FakeSession {
                 let schema = numbers(0, 0).schema();
                 let items = vec![Ok(numbers(0, 10)), Err(Error::new(SqlState::DivisionByZero, "late").into())];
                 let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::iter(items)));
-                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false })
+                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false, binary: false })
             }
             "wait" => {
                 token.cancelled().await;
@@ -193,7 +203,7 @@ impl WireSession for FakeSession {
             "forever" => {
                 let schema = numbers(0, 0).schema();
                 let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::pending()));
-                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false })
+                Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false, binary: false })
             }
             "copyin" => {
                 self.rows_copied = 0;
@@ -257,6 +267,12 @@ impl WireSession for FakeSession {
     fn copy_fail(&mut self) {
         self.log("copy_fail");
     }
+
+    fn cursor(&self, _name: &str) -> Option<CursorShape> {
+        None
+    }
+
+    fn close_cursor(&mut self, _name: &str) {}
 
     fn statement_failed(&mut self) {
         if self.status == TransactionStatus::InTransaction {
@@ -324,7 +340,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (fake, shutdown) = (Arc::new(fake), CancellationToken::new());
-        let task = tokio::spawn(serve(listener, Arc::clone(&fake), shutdown.clone()));
+        let task = tokio::spawn(serve(listener, Arc::clone(&fake), Encryption::default(), shutdown.clone()));
         Server { fake, port, shutdown, task }
     }
 
@@ -374,12 +390,16 @@ struct Raw<S = TcpStream> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     async fn start(&mut self) {
+        self.send_startup().await;
+        self.until(b'Z').await;
+    }
+
+    async fn send_startup(&mut self) {
         let mut startup = BytesMut::new();
         startup.put_i32(3 << 16);
         startup.put_slice(b"user\0tidemark\0\0");
         self.socket.write_i32(startup.len() as i32 + 4).await.unwrap();
         self.socket.write_all(&startup).await.unwrap();
-        self.until(b'Z').await;
     }
 
     async fn send(&mut self, kind: u8, body: &[u8]) {
@@ -679,6 +699,28 @@ async fn a_client_that_leaves_cancels_its_statement() {
     server.seen("was cancelled").await;
 }
 
+#[tokio::test]
+async fn where_encryption_is_required_a_plain_client_is_told() {
+    let fake = Arc::new(Fake::default());
+    for (encrypted, expected) in [(false, b'E'), (true, b'R')] {
+        let (client, server) = tokio::io::duplex(16 << 10);
+        let (reader, writer) = tokio::io::split(server);
+        let place = Place { refused: false, _permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap() };
+        let backend = Arc::clone(&fake);
+        let protection = Protection { encrypted, offered: true, required: true };
+        let task = tokio::spawn(async move {
+            drop(serve_one(reader, writer, &backend, &CancellationToken::new(), &place, protection).await);
+        });
+        let mut raw = Raw { socket: client };
+        raw.send_startup().await;
+        let (kind, body) = raw.next().await;
+        assert_eq!(kind, expected);
+        assert!(encrypted || body.windows(5).any(|w| w == b"28000"), "{body:?}");
+        drop(raw);
+        task.await.unwrap();
+    }
+}
+
 /// A client that does not read makes the server wait: few batches are made, and cancelling works all the same.
 #[tokio::test]
 async fn a_slow_client_holds_the_stream_back() {
@@ -686,7 +728,11 @@ async fn a_slow_client_holds_the_stream_back() {
     let (client, server) = tokio::io::duplex(16 << 10);
     let (reader, writer) = tokio::io::split(server);
     let place = Place { refused: false, _permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap() };
-    let task = tokio::spawn(serve_one(reader, writer, Arc::clone(&fake), CancellationToken::new(), place));
+    let backend = Arc::clone(&fake);
+    let task = tokio::spawn(async move {
+        let (shutdown, protection) = (CancellationToken::new(), Protection::default());
+        drop(serve_one(reader, writer, &backend, &shutdown, &place, protection).await);
+    });
     let mut raw = Raw { socket: client };
     raw.start().await;
     raw.send(b'Q', b"rows 10000000\0").await;

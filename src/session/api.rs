@@ -18,6 +18,8 @@ pub enum Outcome {
     CopyIn(CopyIn),
     /// Rows in COPY's format; the tag is `COPY n`.
     CopyOut(Rows, CopyOptions),
+    /// DEALLOCATE of a name that SQL has not prepared: the client may have, by the protocol.
+    Deallocate(String),
     /// Nothing between two semicolons.
     Empty,
 }
@@ -28,6 +30,14 @@ pub struct Rows {
     pub tag: RowsTag,
     /// Rows come as they happen (SUBSCRIBE): flush after each batch.
     pub live: bool,
+    /// Of a BINARY cursor: in binary also where the protocol does not ask.
+    pub binary: bool,
+}
+
+/// An open cursor to who wants to describe it.
+pub struct CursorShape {
+    pub schema: SchemaRef,
+    pub binary: bool,
 }
 
 /// The command tag of a statement that returns rows; the number is the rows sent unless it is given here.

@@ -7,7 +7,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{Parsed, Statement};
 use tidemark_sql::grammar;
 
-use super::{Outcome, Prepared, Session};
+use super::{Marks, Outcome, Prepared, Session};
 
 /// In a failed transaction only its end is allowed.
 pub(super) fn allowed_when_failed(statement: &Statement) -> bool {
@@ -29,11 +29,17 @@ impl Session {
             S::Commit { chain, .. } => self.end_block(true, *chain).await,
             S::Rollback { chain, savepoint: None } => self.end_block(false, *chain).await,
             S::Rollback { savepoint: Some(name), .. } => {
-                self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(&fold(name))?;
+                let marks = self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(&fold(name))?;
+                self.info.roll_back_settings_to(marks.settings);
+                self.cursors.close_since(marks.cursors);
+                self.tell_cursors();
+                let catalog = self.transaction()?.catalog.clone();
+                self.info.note_schemas(&catalog);
                 done("ROLLBACK")
             }
             S::Savepoint { name } => {
-                self.in_block("SAVEPOINT")?.savepoint(&fold(name));
+                let marks = Marks { settings: self.info.settings_mark(), cursors: self.cursors.mark() };
+                self.in_block("SAVEPOINT")?.savepoint(&fold(name), marks);
                 done("SAVEPOINT")
             }
             S::ReleaseSavepoint { name } => {
@@ -167,12 +173,18 @@ impl Session {
                     ));
                 }
                 self.info.reset_all();
+                self.info.forget_numbers();
                 self.prepared.clear();
+                self.cursors.close_all();
+                self.tell_cursors();
                 self.drop_temporary()?;
                 done("DISCARD ALL")
             }
             sql::DiscardObject::PLANS => done("DISCARD PLANS"),
-            sql::DiscardObject::SEQUENCES => done("DISCARD SEQUENCES"),
+            sql::DiscardObject::SEQUENCES => {
+                self.info.forget_numbers();
+                done("DISCARD SEQUENCES")
+            }
             sql::DiscardObject::TEMP => {
                 self.drop_temporary()?;
                 done("DISCARD TEMP")
@@ -233,8 +245,10 @@ impl Session {
             self.prepared.clear();
             return done("DEALLOCATE ALL");
         }
-        self.prepared.remove(&folded).ok_or_else(|| missing(&folded))?;
-        done("DEALLOCATE")
+        match self.prepared.remove(&folded) {
+            Some(_) => done("DEALLOCATE"),
+            None => Ok(Outcome::Deallocate(folded)),
+        }
     }
 }
 

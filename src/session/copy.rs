@@ -69,7 +69,7 @@ impl Session {
         let (schema, stream) = select::execute(&names, plan).await?;
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let options = given.settle(&columns, true)?;
-        Ok(Outcome::CopyOut(Rows { schema, stream, tag: RowsTag::Count("COPY"), live: false }, options))
+        Ok(Outcome::CopyOut(Rows { schema, stream, tag: RowsTag::Count("COPY"), live: false, binary: false }, options))
     }
 
     pub(super) async fn copy_subscribe(

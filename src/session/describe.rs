@@ -9,10 +9,10 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::Result;
 use tidemark_common::types::SqlType;
-use tidemark_sql::ast::{Parsed, Statement};
+use tidemark_sql::ast::{DeclareOf, Parsed, Statement};
 use tidemark_sql::grammar::types::sql_type;
 
-use super::{Description, Session, with_parameters};
+use super::{Description, Session, fold, with_parameters};
 use crate::query::Names;
 
 impl Session {
@@ -37,6 +37,13 @@ impl Session {
             | Statement::ShowCreate(_)
             | Statement::ShowColumns(_)
             | Statement::Explain(_) => self.describe_show(&parsed.statement)?,
+            Statement::Declare(declare) => {
+                if let DeclareOf::Query(query) = &declare.of {
+                    self.describe_sql(&sql::Statement::Query(query.clone()), &mut parameters)?;
+                }
+                None
+            }
+            Statement::Fetch(fetch) if !fetch.moves => self.cursor(&fold(&fetch.name)).map(|cursor| cursor.schema),
             Statement::Subscribe(subscribe) => Some(self.subscribe_schema(subscribe)?),
             Statement::Validate(name) => Some(self.describe_validate(name)?),
             _ => None,

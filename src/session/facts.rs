@@ -14,8 +14,8 @@ use super::{SessionInfo, TransactionStatus, sequence_functions};
 use crate::coordinator::definitions;
 use crate::database::Database;
 use crate::pg_catalog::{
-    EpochFact, FunctionFact, JobFact, RelationSize, SessionFact, SettingFact, SinkFact, SourceFact, SystemFacts,
-    registry_functions,
+    CursorFact, EpochFact, FunctionFact, JobFact, RelationSize, SessionFact, SettingFact, SinkFact, SourceFact,
+    SystemFacts, registry_functions,
 };
 
 /// The functions that depend on the session, by every name they have.
@@ -119,6 +119,10 @@ impl Facts {
 }
 
 impl SystemFacts for Facts {
+    fn cursors(&self) -> Vec<CursorFact> {
+        self.info.cursors()
+    }
+
     fn jobs(&self) -> Vec<JobFact> {
         let status = self.db.engine.status();
         status

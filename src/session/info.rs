@@ -1,6 +1,6 @@
 //! What is known of a session outside of it: settings, activity, and the way to cancel it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,14 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tidemark_catalog::{Catalog, SYSTEM_SCHEMAS};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::TransactionStatus;
 use super::settings::{self, SETTINGS};
 use crate::database::Database;
+use crate::pg_catalog::CursorFact;
 
 pub struct SessionInfo {
     pub user: String,
@@ -42,8 +43,18 @@ struct State {
     random: StdRng,
     activity: Activity,
     schemas: Vec<String>,
+    /// Open cursors, for pg_cursors.
+    cursors: Vec<CursorFact>,
+    numbers: Numbers,
     /// What the transaction under way sees, its own changes included.
     catalog: Option<Arc<Catalog>>,
+}
+
+/// What nextval has given this session.
+#[derive(Default)]
+struct Numbers {
+    by_sequence: HashMap<Oid, i64>,
+    last: Option<Oid>,
 }
 
 /// A SET of the transaction under way.
@@ -107,6 +118,8 @@ impl SessionInfo {
                 random: StdRng::from_os_rng(),
                 activity: Activity::default(),
                 schemas: db.moment().catalog.schemas().map(|s| s.name.clone()).collect(),
+                cursors: Vec::new(),
+                numbers: Numbers::default(),
                 catalog: None,
             }),
         }
@@ -245,10 +258,56 @@ impl SessionInfo {
 
     /// ROLLBACK: nothing that the transaction has set was.
     pub fn roll_back_settings(&self) {
+        self.roll_back_settings_to(0);
+    }
+
+    /// For [`SessionInfo::roll_back_settings_to`].
+    pub fn settings_mark(&self) -> usize {
+        self.lock().undo.len()
+    }
+
+    /// ROLLBACK TO: what was set since the mark was not.
+    pub fn roll_back_settings_to(&self, mark: usize) {
         let mut state = self.lock();
-        for undo in std::mem::take(&mut state.undo).into_iter().rev() {
+        let at = mark.min(state.undo.len());
+        for undo in state.undo.split_off(at).into_iter().rev() {
             state.go_back(undo);
         }
+    }
+
+    // ---- Cursors and sequences --------------------------------------------------------------------------------------
+
+    pub fn note_cursors(&self, cursors: Vec<CursorFact>) {
+        self.lock().cursors = cursors;
+    }
+
+    pub fn cursors(&self) -> Vec<CursorFact> {
+        self.lock().cursors.clone()
+    }
+
+    /// nextval or setval; `last`: lastval tells of it from now on.
+    pub fn note_number(&self, sequence: Oid, number: i64, last: bool) {
+        let numbers = &mut self.lock().numbers;
+        numbers.by_sequence.insert(sequence, number);
+        if last {
+            numbers.last = Some(sequence);
+        }
+    }
+
+    /// What nextval gave last of this sequence.
+    pub fn number(&self, sequence: Oid) -> Option<i64> {
+        self.lock().numbers.by_sequence.get(&sequence).copied()
+    }
+
+    /// What nextval gave last of any.
+    pub fn last_number(&self) -> Option<i64> {
+        let numbers = &self.lock().numbers;
+        numbers.by_sequence.get(&numbers.last?).copied()
+    }
+
+    /// DISCARD SEQUENCES
+    pub fn forget_numbers(&self) {
+        self.lock().numbers = Numbers::default();
     }
 
     /// Starts the clock of statement_timeout, which runs until the next statement begins: rows are sent after `execute`.

@@ -13,6 +13,7 @@ mod api;
 mod assign;
 mod control;
 mod copy;
+mod cursor;
 mod delete;
 mod describe;
 mod dml;
@@ -50,11 +51,12 @@ use tidemark_sql::ast::Parsed;
 use tokio_util::sync::CancellationToken;
 
 use self::copy::CopyState;
+use self::cursor::Cursors;
 use self::plans::Plans;
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
 use crate::query::{Names, StoredRows};
-use crate::transaction::{PlannedStep, Transaction};
+use crate::transaction::{Marks, PlannedStep, Transaction};
 
 /// Times a statement is run again because other sessions were faster.
 const MAX_RETRIES: usize = 100;
@@ -72,6 +74,7 @@ pub struct Session {
     implicit_block: bool,
     prepared: BTreeMap<String, Prepared>,
     plans: Plans,
+    cursors: Cursors,
     notices: Vec<Notice>,
     copy: Option<CopyState>,
     /// Schema of this session's temporary tables, once it has any.
@@ -95,6 +98,7 @@ impl Session {
         let (pid, secret) = db.register(&info)?;
         info.set_pid(pid);
         let functions = Arc::new(facts::functions(&db, &info));
+        let cursors = Cursors::new(db.config.max_cursor_bytes as usize);
         Ok(Session {
             db,
             info,
@@ -105,6 +109,7 @@ impl Session {
             implicit_block: false,
             prepared: BTreeMap::new(),
             plans: Plans::default(),
+            cursors,
             notices: Vec::new(),
             copy: None,
             temp_schema: None,
@@ -176,6 +181,11 @@ impl Session {
         }
     }
 
+    /// What a statement does may be followed by others in its transaction.
+    pub(crate) fn in_transaction_block(&self) -> bool {
+        self.implicit_block || self.transaction.as_ref().is_some_and(|t| t.explicit)
+    }
+
     /// True if the transaction is the statement's own.
     fn ends_with_statement(&self) -> bool {
         !self.implicit_block && self.transaction.as_ref().is_some_and(|t| !t.explicit)
@@ -184,7 +194,22 @@ impl Session {
     /// Makes the transaction's changes true, and waits until every view shows them.
     async fn commit(&mut self) -> Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let cursors = self.cursors.take_own();
+        let mut committed = cursors.hold().await;
+        if committed.is_ok() {
+            committed = self.commit_changes(transaction).await;
+        }
+        if committed.is_ok() {
+            self.cursors.put_back(cursors);
+        } else {
+            self.info.roll_back_settings();
+        }
+        self.tell_cursors();
         self.info.end_transaction();
+        committed
+    }
+
+    async fn commit_changes(&mut self, transaction: Transaction) -> Result<()> {
         if transaction.is_read_only_so_far() {
             return Ok(());
         }
@@ -237,6 +262,8 @@ impl Session {
     fn rollback(&mut self) {
         self.transaction = None;
         self.copy = None;
+        self.cursors.roll_back();
+        self.tell_cursors();
         self.info.roll_back_settings();
         self.info.end_transaction();
     }
@@ -250,7 +277,8 @@ impl Session {
                 self.implicit_block = false;
                 self.rollback();
             }
-            None => {}
+            // It may have been cancelled while it ended.
+            None => self.rollback(),
         }
     }
 
@@ -403,7 +431,7 @@ impl Session {
     /// What names in this statement stand for. `with_row_numbers`: this table's hidden column is wanted.
     fn names(&self, with_row_numbers: Option<Oid>) -> Result<Names> {
         let transaction = self.transaction()?;
-        let mut rows = StoredRows::new(transaction, self.db.environment.clone())?;
+        let mut rows = StoredRows::new(transaction, self.db.environment.clone());
         rows.with_row_numbers = with_row_numbers;
         let search_path = self.search_path();
         let facts = Arc::new(facts::Facts::new(self.db.clone(), self.info.clone(), transaction.moment.clone()));

@@ -52,7 +52,7 @@ impl Session {
         let (schema, stream) = execute(&names, with_parameters(plan, parameters)?).await?;
         let schema = renamed(schema, query);
         let stream = under(schema.clone(), stream);
-        Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false }))
+        Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false, binary: false }))
     }
 
     /// Finds out whether the query is a lookup, remembers that, and runs it if so.
@@ -174,7 +174,7 @@ pub(super) async fn collect(names: &Names, plan: LogicalPlan) -> Result<Vec<Reco
 pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, tag: RowsTag) -> Outcome {
     let stream = futures::stream::iter(batches.into_iter().map(Ok));
     let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream));
-    Outcome::Rows(Rows { schema, stream, tag, live: false })
+    Outcome::Rows(Rows { schema, stream, tag, live: false, binary: false })
 }
 
 /// Rows of text, a list of values for each column.

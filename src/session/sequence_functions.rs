@@ -1,9 +1,8 @@
 //! nextval, currval, lastval, setval: sequences from within a query, a number a row.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
@@ -18,7 +17,7 @@ use crate::database::Database;
 
 /// The functions of one session.
 pub fn functions(db: &Arc<Database>, info: &Arc<SessionInfo>) -> Vec<ScalarUDF> {
-    let session = Arc::new(Numbers { db: db.clone(), info: info.clone(), given: Mutex::default() });
+    let session = Arc::new(Numbers { db: db.clone(), info: info.clone() });
     [Call::Next, Call::Current, Call::Last, Call::Set]
         .into_iter()
         .map(|call| {
@@ -36,17 +35,10 @@ enum Call {
     Set,
 }
 
-/// What this session was given by nextval.
+/// Sequences as one session uses them.
 struct Numbers {
     db: Arc<Database>,
     info: Arc<SessionInfo>,
-    given: Mutex<Given>,
-}
-
-#[derive(Default)]
-struct Given {
-    by_sequence: HashMap<Oid, i64>,
-    last: Option<Oid>,
 }
 
 impl Numbers {
@@ -60,38 +52,30 @@ impl Numbers {
         catalog.resolve(reference.schema(), reference.table(), &self.info.search_path()).cloned()
     }
 
-    fn given(&self) -> std::sync::MutexGuard<'_, Given> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn next(&self, name: &str) -> Result<i64> {
         let object = self.find(name)?;
         let number = self.db.sequences.next(object.oid, &object.name, sequence(&object)?, &self.db.engine)?;
-        let mut given = self.given();
-        given.by_sequence.insert(object.oid, number);
-        given.last = Some(object.oid);
+        self.info.note_number(object.oid, number, true);
         Ok(number)
     }
 
     fn current(&self, name: &str) -> Result<i64> {
         let object = self.find(name)?;
         sequence(&object)?;
-        self.given().by_sequence.get(&object.oid).copied().ok_or_else(|| {
+        self.info.number(object.oid).ok_or_else(|| {
             undefined(format!("currval of sequence \"{}\" is not yet defined in this session", object.name))
         })
     }
 
     fn last(&self) -> Result<i64> {
-        let given = self.given();
-        let number = given.last.and_then(|oid| given.by_sequence.get(&oid).copied());
-        number.ok_or_else(|| undefined("lastval is not yet defined in this session".into()))
+        self.info.last_number().ok_or_else(|| undefined("lastval is not yet defined in this session".into()))
     }
 
     fn set(&self, name: &str, number: i64, is_called: bool) -> Result<i64> {
         let object = self.find(name)?;
         self.db.sequences.set(object.oid, number, is_called, sequence(&object)?, &self.db.engine)?;
         if is_called {
-            self.given().by_sequence.insert(object.oid, number);
+            self.info.note_number(object.oid, number, false);
         }
         Ok(number)
     }

@@ -79,7 +79,13 @@ impl Session {
         let names = self.names(None)?;
         let plan = names.plan(&query)?;
         let (schema, stream) = super::select::execute(&names, plan).await?;
-        Ok(Outcome::Rows(super::Rows { schema, stream, tag: super::RowsTag::Fixed("SHOW"), live: false }))
+        Ok(Outcome::Rows(super::Rows {
+            schema,
+            stream,
+            tag: super::RowsTag::Fixed("SHOW"),
+            live: false,
+            binary: false,
+        }))
     }
 
     /// SHOW as the SELECT over system tables that it is.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
@@ -22,18 +23,34 @@ use tidemark_sql::ast::{Subscribe, SubscribeFrom};
 
 use super::{CopyOptions, Outcome, Rows, RowsTag, Session};
 use crate::coordinator::definitions;
+use crate::transaction::Transaction;
 
 impl Session {
     pub(super) async fn subscribe(&mut self, subscribe: &Subscribe, copy: Option<CopyOptions>) -> Result<Outcome> {
-        let name = relation_name(subscribe)?;
-        let with_snapshot = with_snapshot(subscribe)?;
         if self.transaction()?.explicit {
             return Err(Error::new(
                 tidemark_common::SqlState::ActiveSqlTransaction,
                 "SUBSCRIBE cannot run inside a transaction block",
             )
-            .with_hint("It follows the clock, and a transaction stands still."));
+            .with_hint(
+                "It follows the clock, and a transaction stands still: DECLARE c CURSOR FOR SUBSCRIBE .., and FETCH.",
+            ));
         }
+        let (schema, stream) = self.subscription(subscribe).await?;
+        let rows = Rows { schema, stream, tag: RowsTag::Fixed("SUBSCRIBE"), live: true, binary: false };
+        Ok(match copy {
+            None => Outcome::Rows(rows),
+            Some(options) => Outcome::CopyOut(rows, options),
+        })
+    }
+
+    /// The contents and then the changes. They begin at a moment of their own, whatever the transaction reads.
+    pub(super) async fn subscription(
+        &mut self,
+        subscribe: &Subscribe,
+    ) -> Result<(SchemaRef, SendableRecordBatchStream)> {
+        let name = relation_name(subscribe)?;
+        let with_snapshot = with_snapshot(subscribe)?;
         let schema = self.subscribe_schema(subscribe)?;
         let object = crate::query::find_relation(self.catalog()?.as_ref(), &name, &self.search_path())?;
         let columns = object.columns().len();
@@ -54,11 +71,7 @@ impl Session {
             None => changes.boxed(),
         };
         let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream));
-        let rows = Rows { schema, stream, tag: RowsTag::Fixed("SUBSCRIBE"), live: true };
-        Ok(match copy {
-            None => Outcome::Rows(rows),
-            Some(options) => Outcome::CopyOut(rows, options),
-        })
+        Ok((schema, stream))
     }
 
     /// The relation as of the subscription's moment, every row with weight 1.
@@ -69,13 +82,14 @@ impl Session {
         schema: &SchemaRef,
         epoch: i64,
     ) -> Result<Option<futures::stream::BoxStream<'static, datafusion::error::Result<RecordBatch>>>> {
-        // The statement's own transaction reads the subscription's moment.
-        let transaction = self.transaction_mut()?;
-        transaction.moment = subscription.moment.clone();
-        transaction.catalog = subscription.moment.catalog.clone();
         let query = definitions::stored_query(&format!("SELECT * FROM {name}"))?;
-        let names = self.names(None)?;
-        let (_, rows) = super::select::execute(&names, names.plan(&query)?).await?;
+        // Planned as if in a transaction of the subscription's moment, which has changed nothing.
+        let then = Transaction::new(subscription.moment.clone(), false, self.db.now(), 0);
+        let now = self.transaction.replace(then);
+        let planned = self.names(None).and_then(|names| names.plan(&query).map(|plan| (names, plan)));
+        self.transaction = now;
+        let (names, plan) = planned?;
+        let (_, rows) = super::select::execute(&names, plan).await?;
         let schema = schema.clone();
         let stream = rows.map(move |batch| {
             let batch = batch?;

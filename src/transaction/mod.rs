@@ -14,7 +14,7 @@ mod buffer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use buffer::TableBuffer;
+pub use buffer::{OwnChanges, TableBuffer};
 use tidemark_catalog::{Catalog, Change, ObjectKind};
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::{Definition, Moment, Step, TableDef, Transaction as Commit};
@@ -53,8 +53,17 @@ pub struct Transaction {
     max_bytes: usize,
 }
 
+/// What a savepoint remembers of the session around its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    pub settings: usize,
+    pub cursors: u64,
+}
+
 struct Savepoint {
     name: String,
+    marks: Marks,
+    read_only: bool,
     catalog: Arc<Catalog>,
     changes: usize,
     steps: usize,
@@ -98,10 +107,15 @@ impl Transaction {
         Ok(self.tables.entry(def.oid).or_insert_with(|| TableBuffer::new(def.clone())))
     }
 
+    /// Bytes that may still be written.
+    pub fn room(&self) -> usize {
+        let bytes: usize = self.tables.values().map(TableBuffer::bytes).sum();
+        self.max_bytes.saturating_sub(bytes)
+    }
+
     /// What is not committed yet has a bound.
     pub fn check_size(&self) -> Result<()> {
-        let bytes: usize = self.tables.values().map(TableBuffer::bytes).sum();
-        if bytes > self.max_bytes {
+        if self.room() == 0 {
             return Err(Error::new(
                 SqlState::ConfigurationLimitExceeded,
                 "the transaction has grown beyond max_transaction_bytes",
@@ -139,9 +153,11 @@ impl Transaction {
             && self.tables.values().all(TableBuffer::is_empty)
     }
 
-    pub fn savepoint(&mut self, name: &str) {
+    pub fn savepoint(&mut self, name: &str, marks: Marks) {
         self.savepoints.push(Savepoint {
             name: name.into(),
+            marks,
+            read_only: self.read_only,
             catalog: self.catalog.clone(),
             changes: self.changes.len(),
             steps: self.steps.len(),
@@ -156,7 +172,7 @@ impl Transaction {
     }
 
     /// Takes back what came after the savepoint, which stays.
-    pub fn rollback_to(&mut self, name: &str) -> Result<()> {
+    pub fn rollback_to(&mut self, name: &str) -> Result<Marks> {
         let at = self.find_savepoint(name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
@@ -169,8 +185,9 @@ impl Transaction {
                 buffer.rollback_to(*mark)?;
             }
         }
+        self.read_only = savepoint.read_only;
         self.failed = false;
-        Ok(())
+        Ok(savepoint.marks)
     }
 
     fn find_savepoint(&self, name: &str) -> Result<usize> {

@@ -18,6 +18,7 @@ mod balance;
 mod build;
 pub mod casts;
 mod cursor;
+mod declare;
 mod dialect;
 mod error;
 pub mod forms;
@@ -150,6 +151,12 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::Subscribe(sink::subscribe(&mut ahead)?)
     } else if ahead.is(&["COPY"]) && *ahead.peek(1) == Token::LParen && ahead.word(2).as_deref() == Some("SUBSCRIBE") {
         copy_subscribe(&mut ahead)?
+    } else if ahead.accept(&["DECLARE"]) {
+        Statement::Declare(declare::declare(&mut ahead)?)
+    } else if let Some(verb) = ahead.accept_one_of(&["FETCH", "MOVE"]) {
+        Statement::Fetch(declare::fetch(&mut ahead, verb == "MOVE")?)
+    } else if ahead.accept(&["CLOSE"]) {
+        Statement::Close(declare::close(&mut ahead)?)
     } else if ahead.accept(&["EXPLAIN"]) {
         Statement::Explain(show::explain(&mut ahead)?)
     } else if ahead.accept(&["COMMENT", "ON"]) {

@@ -143,6 +143,7 @@ impl Speller {
                     word.keyword,
                     Keyword::AS | Keyword::UNION | Keyword::ALL | Keyword::EXCEPT | Keyword::INTERSECT
                 ) || self.first_word == "INSERT"
+                    || (self.first_word == "DECLARE" && word.keyword == Keyword::FOR)
                     || matches!(word.keyword, Keyword::EXPLAIN | Keyword::VERBOSE)
                     || (self.first_word == "EXPLAIN" && word.keyword == Keyword::ANALYZE)
                     || (self.first_word == "EXPLAIN" && self.out.iter().any(|t| is_word(&t.token, "INSERT")))

@@ -8,7 +8,7 @@ use crate::grammar::cursor::is_word;
 /// Respells what depends on the statement's first words.
 pub(super) fn respell(mut list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     /// The beginning of a statement, and what to put for it.
-    const BEGINNINGS: [(&[&str], &[&str]); 9] = [
+    const BEGINNINGS: [(&[&str], &[&str]); 8] = [
         (&["ABORT"], &["ROLLBACK"]),
         (&["CREATE", "UNLOGGED", "TABLE"], &["CREATE", "TABLE"]),
         (&["ALTER", "USER"], &["ALTER", "ROLE"]),
@@ -17,7 +17,6 @@ pub(super) fn respell(mut list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         (&["SET", "LOCAL", "SESSION", "AUTHORIZATION"], &["SET", "LOCAL", "session_authorization", "TO"]),
         (&["SET", "SCHEMA"], &["SET", "search_path", "TO"]),
         (&["DROP", "INDEX", "CONCURRENTLY"], &["DROP", "INDEX"]),
-        (&["FETCH", "FORWARD", "FROM"], &["FETCH", "NEXT", "FROM"]),
     ];
     let Some(first) = list.first().map(|token| token.span) else { return list };
     for (typed, known) in BEGINNINGS {
@@ -28,7 +27,6 @@ pub(super) fn respell(mut list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     }
     match word_at(&list, 0).as_str() {
         "BEGIN" | "START" | "SET" => without_deferrable(&mut list),
-        "FETCH" => fetch(&mut list),
         "COPY" => copy(&mut list),
         "CREATE" if is_at(&list, 1, "USER") => {
             list[1].token = Token::make_word("ROLE", None);
@@ -60,30 +58,6 @@ fn without_deferrable(list: &mut Vec<TokenWithSpan>) {
             from -= 1;
         }
         list.drain(from..=at);
-    }
-}
-
-/// Fills in what may be left out: `FETCH c`, `FETCH 10 c`, `FETCH FORWARD c`.
-fn fetch(list: &mut Vec<TokenWithSpan>) {
-    let Some(last) = list.len().checked_sub(1).filter(|last| *last > 0) else { return };
-    let span = list[last].span;
-    // The sign of a count is part of the number.
-    if let Some(minus) = list.iter().position(|t| t.token == Token::Minus)
-        && let Some(TokenWithSpan { token: Token::Number(number, _), .. }) = list.get_mut(minus + 1)
-    {
-        number.insert(0, '-');
-        list.remove(minus);
-    }
-    let last = list.len() - 1;
-    if !is_at(list, last - 1, "FROM") && !is_at(list, last - 1, "IN") {
-        list.insert(last, word_token("FROM", span));
-    }
-    let before_name = list.len() - 2;
-    match before_name {
-        1 => list.insert(1, word_token("NEXT", span)),
-        2 if is_at(list, 1, "FORWARD") => list[1].token = Token::make_word("NEXT", None),
-        2 if is_at(list, 1, "BACKWARD") => list[1].token = Token::make_word("PRIOR", None),
-        _ => {}
     }
 }
 
