@@ -9,7 +9,7 @@
 //! Rows have the table's stored columns. In a table without a primary key the last of these is the hidden row number; a row
 //! that is new gets a negative one here, and its real one at commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -158,8 +158,17 @@ impl TableBuffer {
     }
 
     /// Keys of the rows in the snapshot that no longer stand as they are there, and of those that are new.
-    pub fn touched(&self) -> std::collections::HashSet<Vec<u8>> {
+    pub fn touched(&self) -> HashSet<Vec<u8>> {
         self.rows.keys().cloned().collect()
+    }
+
+    /// Keys of the rows that were taken out or put in after the mark.
+    pub fn touched_since(&self, mark: usize) -> Result<HashSet<Vec<u8>>> {
+        let mut keys = HashSet::new();
+        for Logged::Removed(batch) | Logged::Added(batch) in &self.log[mark..] {
+            keys.extend(self.def.collection.key_of(batch)?.iter().map(<[u8]>::to_vec));
+        }
+        Ok(keys)
     }
 
     /// The rows that the transaction put in and that are still there, in order of key.
