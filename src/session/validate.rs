@@ -6,6 +6,7 @@
 //!   its contents at the same epoch ─────────each row +1─┘
 //! ```
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -67,6 +68,7 @@ impl Session {
             widths: object.widths.clone(),
             system: None,
             scans: Arc::new(StoredRows::new(transaction, environment)?),
+            returned: HashMap::new(),
         })
     }
 }
