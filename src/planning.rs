@@ -41,6 +41,7 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(SystemSubqueries))
         .with_expr_planners(functions::expr_planners())
+        .with_optimizer_rules(functions::optimizer_rules())
         .build();
     functions::register(&mut state)?;
     Ok(Arc::new(state))

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit};
 use serde::{Deserialize, Serialize};
 
-use crate::Oid;
+use crate::{Error, Oid, SqlState};
 
 /// Field metadata key: the SQL type's name where the Arrow type does not tell it, e.g. `uuid` or `character varying(10)`.
 pub const TYPE_KEY: &str = "tidemark.type";
@@ -23,6 +23,30 @@ pub const TYPE_KEY: &str = "tidemark.type";
 /// Precision and scale that hold a `numeric` without (precision, scale): 28 digits before the point, 10 after it.
 pub const NUMERIC_PRECISION: u8 = 38;
 pub const NUMERIC_SCALE: i8 = 10;
+
+/// Digits after the point of a [`RATIO`].
+pub const RATIO_SCALE: i8 = 24;
+
+/// The type of quotients and averages of numerics: wide enough for PostgreSQL's digits, and shown with as many as their size
+/// calls for ([`shown_scale`]).
+pub const RATIO: SqlType = SqlType::Numeric(Some((76, RATIO_SCALE)));
+
+pub fn is_ratio(data_type: &DataType) -> bool {
+    *data_type == DataType::Decimal256(76, RATIO_SCALE)
+}
+
+/// How many digits after the point are shown of a ratio: 16 significant ones in PostgreSQL's steps of four, and all that are
+/// not zeros at the end. `digits`: the number times 10^24, without a sign.
+pub fn shown_scale(digits: &str) -> usize {
+    const SCALE: i32 = RATIO_SCALE as i32;
+    let significant = digits.trim_start_matches('0');
+    let used = SCALE - (digits.len() - digits.trim_end_matches('0').len()) as i32;
+    let weight = (significant.len() as i32 - 1 - SCALE).div_euclid(4);
+    // One in each step is shown with four digits more: PostgreSQL estimates 1 / 1 to be less than 1.
+    let is_one = significant.trim_end_matches('0') == "1" && (significant.len() as i32 - 1 - SCALE) % 4 == 0;
+    let steps = if significant.is_empty() { -1 } else { weight - i32::from(is_one) };
+    (16 - 4 * steps).max(if significant.is_empty() { 0 } else { used }).clamp(0, SCALE) as usize
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SqlType {
@@ -254,6 +278,18 @@ impl SqlType {
             SqlType::Uuid => 2951,
             SqlType::Jsonb => 3807,
             SqlType::Array(item) => item.pg_array_oid(),
+        }
+    }
+
+    /// A result that this type has no room for.
+    pub fn out_of_range(&self) -> Error {
+        match self {
+            SqlType::Numeric(Some((precision, scale))) => {
+                let whole = i16::from(*precision) - i16::from(*scale);
+                Error::new(SqlState::NumericValueOutOfRange, "value overflows numeric format")
+                    .with_detail(format!("There is room for {whole} digits before the point and {scale} after it."))
+            }
+            other => Error::new(SqlState::NumericValueOutOfRange, format!("{other} out of range")),
         }
     }
 

@@ -278,3 +278,22 @@ pub enum CommentObject {
     /// `name` ends in the column.
     Column,
 }
+
+/// `INSERT .. OVERRIDING {SYSTEM | USER} VALUE`: what becomes of values that are given for identity columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overriding {
+    /// They are taken, also where they are always generated.
+    System,
+    /// They are not: the column's own are.
+    User,
+}
+
+/// `sqlparser` has no place for it. The grammar spells it as other words before the table, which together mean nothing else:
+/// `INSERT OVERWRITE INTO` and `INSERT OVERWRITE INTO TABLE`.
+pub fn overriding(insert: &ast::Insert) -> Option<Overriding> {
+    match (insert.overwrite && insert.into, insert.has_table_keyword) {
+        (false, _) => None,
+        (true, false) => Some(Overriding::System),
+        (true, true) => Some(Overriding::User),
+    }
+}

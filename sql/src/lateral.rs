@@ -9,13 +9,17 @@
 //! ```
 //!
 //! DataFusion plans such a join and then cannot run it.
+//!
+//! A LEFT JOIN keeps a row whose list has nothing in it: the list becomes one with a NULL.
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType, TableReference};
 use datafusion::error::Result as DfResult;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, Unnest};
+use datafusion::functions_nested::expr_fn::cardinality;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, Unnest, lit, when};
 use datafusion::scalar::ScalarValue;
 
 /// Rewrites every such join in the plan, subqueries included.
@@ -33,14 +37,14 @@ fn join(plan: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
         Some(Expr::Literal(ScalarValue::Boolean(Some(true)), _)) => true,
         Some(_) => false,
     };
-    let one_row = !contains_unnest(&join.right)?;
-    match join.join_type {
-        JoinType::Inner => {}
+    let empty = match join.join_type {
+        JoinType::Inner => Empty::Drop,
         // One row for each, so none is without.
-        JoinType::Left if always && one_row => {}
+        JoinType::Left if always && !contains_unnest(&join.right)? => Empty::Drop,
+        JoinType::Left if always && only_names(&join.right) => Empty::Keep,
         _ => return Ok(Transformed::no(plan)),
-    }
-    let Some(beside) = graft(&join.right, &join.left)? else { return Ok(Transformed::no(plan)) };
+    };
+    let Some(beside) = graft(&join.right, &join.left, empty)? else { return Ok(Transformed::no(plan)) };
     let beside = match &join.filter {
         Some(filter) if !always => LogicalPlanBuilder::from(beside).filter(filter.clone())?.build()?,
         _ => beside,
@@ -61,27 +65,74 @@ fn contains_unnest(plan: &LogicalPlan) -> DfResult<bool> {
     }
 }
 
+/// What becomes of a row whose list has nothing in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    Drop,
+    Keep,
+}
+
+/// Above the unnest() columns only get other names, so that they are NULL where it gives none.
+fn only_names(plan: &LogicalPlan) -> bool {
+    fn is_name(expr: &Expr) -> bool {
+        match expr {
+            Expr::Column(_) => true,
+            Expr::Alias(alias) => is_name(&alias.expr),
+            _ => false,
+        }
+    }
+    match plan {
+        LogicalPlan::Subquery(subquery) => only_names(&subquery.subquery),
+        LogicalPlan::SubqueryAlias(alias) => only_names(&alias.input),
+        LogicalPlan::Projection(projection) => projection.expr.iter().all(is_name) && only_names(&projection.input),
+        LogicalPlan::Unnest(_) => true,
+        _ => false,
+    }
+}
+
+/// The plan with `[NULL]` in the place of lists in `columns` that are empty or NULL.
+fn never_empty(plan: LogicalPlan, columns: &[Column]) -> DfResult<LogicalPlan> {
+    let mut exprs = Vec::with_capacity(plan.schema().fields().len());
+    for (column, field) in plan.schema().columns().into_iter().zip(plan.schema().fields()) {
+        let list = Expr::Column(column.clone());
+        exprs.push(match field.data_type() {
+            DataType::List(item) if columns.contains(&column) => {
+                let null = ScalarValue::try_from(item.data_type())?;
+                let one = ScalarValue::List(ScalarValue::new_list(&[null], item.data_type(), true));
+                let filled = cardinality(list.clone()).gt(lit(0_u64));
+                let kept = when(filled, list).otherwise(Expr::Literal(one, None))?;
+                kept.alias_qualified(column.relation.clone(), column.name.clone())
+            }
+            _ => list,
+        });
+    }
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
 /// `right` with the columns of `left` before its own; `None`: it has tables of its own.
-fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>) -> DfResult<Option<LogicalPlan>> {
+fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>, empty: Empty) -> DfResult<Option<LogicalPlan>> {
     let kept = || left.schema().columns().into_iter().map(Expr::Column);
     Ok(match right {
         LogicalPlan::EmptyRelation(empty) if empty.produce_one_row && empty.schema.fields().is_empty() => {
             Some(left.as_ref().clone())
         }
-        LogicalPlan::Subquery(subquery) => graft(&subquery.subquery, left)?,
+        LogicalPlan::Subquery(subquery) => graft(&subquery.subquery, left, empty)?,
         LogicalPlan::Projection(projection) => {
-            let Some(input) = graft(&projection.input, left)? else { return Ok(None) };
+            let Some(input) = graft(&projection.input, left, empty)? else { return Ok(None) };
             let own = projection.expr.iter().map(|expr| inside(expr, left)).collect::<DfResult<Vec<_>>>()?;
             let exprs = kept().chain(own).collect();
             Some(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?))
         }
         LogicalPlan::Unnest(unnest) => {
-            let Some(input) = graft(&unnest.input, left)? else { return Ok(None) };
+            let Some(mut input) = graft(&unnest.input, left, empty)? else { return Ok(None) };
+            if empty == Empty::Keep {
+                input = never_empty(input, &unnest.exec_columns)?;
+            }
             let unnest = Unnest::try_new(Arc::new(input), unnest.exec_columns.clone(), unnest.options.clone())?;
             Some(LogicalPlan::Unnest(unnest))
         }
         LogicalPlan::SubqueryAlias(alias) => {
-            let Some(input) = graft(&alias.input, left)? else { return Ok(None) };
+            let Some(input) = graft(&alias.input, left, empty)? else { return Ok(None) };
             let width = left.schema().fields().len();
             let own = input.schema().columns().into_iter().skip(width).collect::<Vec<Column>>();
             let renamed = own

@@ -192,6 +192,7 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
         widths: vec![],
         system: None,
         scans: Arc::new(NoRelations),
+        returned: HashMap::new(),
     };
     let columns = DFSchema::try_from(schema.as_ref().clone())?;
     let expr = names.expr(&watermark.expr, &columns)?;
@@ -261,6 +262,7 @@ pub fn dataflow(
         widths: widths.to_vec(),
         system: None,
         scans: Arc::new(StreamInputs),
+        returned: HashMap::new(),
     };
     let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;

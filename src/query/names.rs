@@ -19,6 +19,7 @@ use tidemark_sql::planner::{Planner, Resolver};
 
 use crate::pg_catalog::{self, SystemContext};
 use crate::planning::aside;
+use crate::session::Returned;
 
 /// Makes the relation behind a catalog object: with rows to scan, or as the input of a dataflow.
 pub trait Scans: Send + Sync {
@@ -38,6 +39,8 @@ pub struct Names {
     /// `None`: system tables are not to be had (in a dataflow).
     pub system: Option<Arc<SystemContext>>,
     pub scans: Arc<dyn Scans>,
+    /// Rows that data-modifying parts of the statement have returned.
+    pub returned: HashMap<String, Returned>,
 }
 
 impl Names {
@@ -69,7 +72,10 @@ impl Names {
         };
         let mut statement = *statement;
         rewrite(&mut statement)?;
-        let inside = Names { search_path: view.search_path.clone(), widths: object.widths.clone(), ..self.clone() };
+        let mut inside = self.clone();
+        inside.search_path.clone_from(&view.search_path);
+        inside.widths.clone_from(&object.widths);
+        inside.returned.clear();
         let plan = inside.planner().statement(&statement)?;
         let plan = named(plan, view)?;
         Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
@@ -97,6 +103,12 @@ fn narrowed(name: &str, relation: Arc<dyn TableProvider>, width: usize) -> Resul
 
 impl Resolver for Names {
     fn resolve(&self, name: &TableReference) -> Result<Arc<dyn TableProvider>> {
+        if name.schema().is_none()
+            && let Some(returned) = self.returned.get(name.table())
+        {
+            let message = format!("WITH query \"{}\" does not have a RETURNING clause", name.table());
+            return returned.clone().ok_or_else(|| Error::unsupported(message));
+        }
         if let Some(system) = &self.system
             && let Some(table) = pg_catalog::system_table(name.schema().unwrap_or("pg_catalog"), name.table(), system)
         {

@@ -37,6 +37,7 @@ use crate::transaction::{OwnChanges, Transaction};
 const BATCH_ROWS: usize = 8192;
 
 /// Scans for a statement: the moment's rows, the transaction's own changes over them.
+#[derive(Clone)]
 pub struct StoredRows {
     moment: Moment,
     environment: Arc<Environment>,

@@ -52,13 +52,14 @@ impl Session {
         Ok(Description { parameters, columns })
     }
 
-    fn describe_sql(
+    pub(super) fn describe_sql(
         &mut self,
         statement: &sql::Statement,
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
         note_casts(statement, parameters);
         match statement {
+            sql::Statement::Query(query) if super::parts::has_parts(query) => self.describe_parts(query, parameters),
             sql::Statement::Query(query) if super::dml::modifying(query).is_some() => {
                 self.describe_modifying(query, parameters)
             }

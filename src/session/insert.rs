@@ -20,6 +20,7 @@ use futures::StreamExt;
 use tidemark_catalog::{Identity, Object};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_sql::ast::{Overriding, overriding};
 
 use self::conflict::Conflict;
 pub(super) use self::defaults::Defaults;
@@ -35,6 +36,7 @@ struct Insertion {
     positions: Vec<usize>,
     defaults: Defaults,
     conflict: Option<Conflict>,
+    overriding: Option<Overriding>,
     /// Rows for RETURNING.
     returned: Option<RowSet>,
     rows: u64,
@@ -74,7 +76,9 @@ impl Session {
             (Some(items), Some(rows)) => Some(Returning::plan(&names, rows, items)?),
             _ => None,
         };
-        let mut insertion = Insertion { writer, positions, defaults: Defaults::none(), conflict, returned, rows: 0 };
+        let overriding = overriding(insert);
+        let mut insertion =
+            Insertion { writer, positions, defaults: Defaults::none(), conflict, overriding, returned, rows: 0 };
         match &insert.source {
             None => {
                 insertion.positions.clear();
@@ -101,7 +105,8 @@ impl Session {
         let sql::TableObject::TableName(name) = &insert.table else {
             return Err(Error::unsupported("INSERT INTO needs the name of a table"));
         };
-        if insert.overwrite || insert.replace_into || insert.or.is_some() {
+        let overwrites = insert.overwrite && overriding(insert).is_none();
+        if overwrites || insert.replace_into || insert.or.is_some() {
             return Err(Error::syntax("INSERT OVERWRITE, REPLACE and INSERT OR .. are not supported")
                 .with_hint("Use INSERT .. ON CONFLICT, or TRUNCATE first."));
         }
@@ -122,9 +127,12 @@ impl Session {
             return Err(Error::syntax("VALUES lists must all be the same length"));
         }
         insertion.narrow(width, insertion.positions.len() == insertion.writer.columns().len())?;
+        let given = insertion.positions.clone();
+        let arrays = row_values::arrays(names, insertion, rows, parameters).await?;
+        let arrays = insertion.kept_of(&given, arrays);
+        insertion.forget_ignored();
         insertion.defaults =
             Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
-        let arrays = row_values::arrays(names, &insertion.writer, &insertion.positions, rows, parameters).await?;
         self.insert_arrays(names, insertion, arrays, rows.len(), parameters).await
     }
 
@@ -140,15 +148,18 @@ impl Session {
     ) -> Result<()> {
         insertion.narrow(sources.len(), all_columns)?;
         for position in &insertion.positions {
-            refuse_generated(&insertion.writer.columns()[*position])?;
+            insertion.refuse_generated(*position)?;
         }
         insertion.writer.check_assignable(&sources, &insertion.positions)?;
+        let given = insertion.positions.clone();
+        insertion.forget_ignored();
         insertion.defaults =
             Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
         let (_, mut stream) = select::execute(names, plan).await?;
         while let Some(batch) = stream.next().await {
             let batch = batch?;
-            let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
+            let arrays = insertion.writer.assign(batch.columns(), &sources, &given)?;
+            let arrays = insertion.kept_of(&given, arrays);
             self.insert_arrays(names, insertion, arrays, batch.num_rows(), parameters).await?;
         }
         Ok(())
@@ -192,6 +203,7 @@ impl Session {
             writer,
             defaults: Defaults::none(),
             conflict: None,
+            overriding: None,
             returned: None,
             rows: 0,
         };
@@ -303,6 +315,35 @@ impl Insertion {
         self.positions.truncate(given);
         Ok(())
     }
+
+    /// A value that is given for the column counts for nothing: OVERRIDING USER VALUE.
+    fn ignores(&self, position: usize) -> bool {
+        self.overriding == Some(Overriding::User) && self.writer.columns()[position].identity.is_some()
+    }
+
+    fn forget_ignored(&mut self) {
+        let positions = std::mem::take(&mut self.positions);
+        self.positions = positions.into_iter().filter(|position| !self.ignores(*position)).collect();
+    }
+
+    /// Of arrays for the columns at `given`, those that are not ignored.
+    fn kept_of(&self, given: &[usize], arrays: Vec<ArrayRef>) -> Vec<ArrayRef> {
+        given.iter().zip(arrays).filter(|(position, _)| !self.ignores(**position)).map(|(_, array)| array).collect()
+    }
+
+    /// A value for a column whose values are always generated.
+    fn refuse_generated(&self, position: usize) -> Result<()> {
+        let column = &self.writer.columns()[position];
+        if column.identity != Some(Identity::Always) || self.overriding.is_some() {
+            return Ok(());
+        }
+        Err(Error::new(
+            SqlState::GeneratedAlways,
+            format!("cannot insert a non-DEFAULT value into column \"{}\"", column.name),
+        )
+        .with_detail(format!("Column \"{}\" is an identity column defined as GENERATED ALWAYS.", column.name))
+        .with_hint("Use OVERRIDING SYSTEM VALUE to override."))
+    }
 }
 
 fn visible(writer: &Writer) -> impl Iterator<Item = &datafusion::arrow::datatypes::FieldRef> {
@@ -312,17 +353,4 @@ fn visible(writer: &Writer) -> impl Iterator<Item = &datafusion::arrow::datatype
 fn given_columns(object: &Object, insert: &sql::Insert) -> Result<Vec<usize>> {
     let idents = insert.columns.iter().map(dml::column_ident).collect::<Result<Vec<_>>>()?;
     dml::column_positions(object, &idents)
-}
-
-/// A value for a column whose values are always generated.
-fn refuse_generated(column: &tidemark_catalog::Column) -> Result<()> {
-    if column.identity != Some(Identity::Always) {
-        return Ok(());
-    }
-    Err(Error::new(
-        SqlState::GeneratedAlways,
-        format!("cannot insert a non-DEFAULT value into column \"{}\"", column.name),
-    )
-    .with_detail(format!("Column \"{}\" is an identity column defined as GENERATED ALWAYS.", column.name))
-    .with_hint("Leave the column out or write DEFAULT, or make it GENERATED BY DEFAULT."))
 }

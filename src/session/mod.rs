@@ -21,6 +21,7 @@ mod explain;
 mod facts;
 mod info;
 mod insert;
+mod parts;
 mod plans;
 mod run;
 mod select;
@@ -52,6 +53,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::copy::CopyState;
 use self::cursor::Cursors;
+use self::parts::Parts;
+pub(crate) use self::parts::Returned;
 use self::plans::Plans;
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
@@ -79,6 +82,8 @@ pub struct Session {
     copy: Option<CopyState>,
     /// Schema of this session's temporary tables, once it has any.
     temp_schema: Option<Oid>,
+    /// While a statement runs that has data-modifying parts.
+    parts: Option<Parts>,
 }
 
 /// A statement of PREPARE.
@@ -113,6 +118,7 @@ impl Session {
             notices: Vec::new(),
             copy: None,
             temp_schema: None,
+            parts: None,
         })
     }
 
@@ -152,6 +158,8 @@ impl Session {
         loop {
             let own = self.transaction.is_none();
             self.begin_if_none();
+            // A statement that was cancelled may have left them.
+            self.parts = None;
             let outcome = match Box::pin(self.run(statement, parameters)).await {
                 Ok(outcome) => outcome,
                 Err(error) => return Err(error),
@@ -431,7 +439,10 @@ impl Session {
     /// What names in this statement stand for. `with_row_numbers`: this table's hidden column is wanted.
     fn names(&self, with_row_numbers: Option<Oid>) -> Result<Names> {
         let transaction = self.transaction()?;
-        let mut rows = StoredRows::new(transaction, self.db.environment.clone());
+        let (mut rows, returned) = match &self.parts {
+            Some(parts) => (parts.rows.clone(), parts.returned.clone()),
+            None => (StoredRows::new(transaction, self.db.environment.clone()), HashMap::new()),
+        };
         rows.with_row_numbers = with_row_numbers;
         let search_path = self.search_path();
         let facts = Arc::new(facts::Facts::new(self.db.clone(), self.info.clone(), transaction.moment.clone()));
@@ -444,6 +455,7 @@ impl Session {
             widths: Vec::new(),
             system: Some(system),
             scans: Arc::new(rows),
+            returned,
         })
     }
 

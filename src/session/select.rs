@@ -39,6 +39,9 @@ impl Session {
         if let Some(into) = crate::coordinator::tables::select_into(query) {
             return self.create_table_as(&into, parameters).await;
         }
+        if super::parts::has_parts(query) {
+            return self.run_parts(query, parameters).await;
+        }
         if super::dml::modifying(query).is_some() {
             return self.modify(query, parameters).await;
         }

@@ -190,7 +190,8 @@ impl Session {
         let old = RecordBatch::try_new_with_options(stored.clone(), batch.columns()[..width].to_vec(), &options)?;
         let keys = writer.def.collection.key_of(&old)?;
         let mut seen = std::collections::HashSet::with_capacity(old.num_rows());
-        let first: BooleanArray = keys.iter().map(|key| Some(seen.insert(key))).collect();
+        let changed = self.changed_by_parts(&writer.def)?;
+        let first: BooleanArray = keys.iter().map(|key| Some(!changed.contains(key) && seen.insert(key))).collect();
         let (old, batch) = match seen.len() == old.num_rows() {
             true => (old, batch),
             false => (filter_record_batch(&old, &first)?, filter_record_batch(&batch, &first)?),

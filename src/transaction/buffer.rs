@@ -12,7 +12,7 @@
 //! Rows have the table's stored columns. In a table without a primary key the last of these is the hidden row number; a row
 //! that is new gets a negative one here, and its real one at commit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -287,6 +287,15 @@ impl TableBuffer {
     /// Rows found by [`TableBuffer::lookup`].
     pub fn gather(&self, rows: &[RowAt]) -> Result<RecordBatch> {
         read(&self.changes).gather(rows, self.def.collection.schema())
+    }
+
+    /// Keys of the rows that were taken out or put in after the mark.
+    pub fn touched_since(&self, mark: usize) -> Result<HashSet<Vec<u8>>> {
+        let mut keys = HashSet::new();
+        for Logged::Removed(batch) | Logged::Added(batch) in &read(&self.changes).log[mark..] {
+            keys.extend(self.def.collection.key_of(batch)?.iter().map(<[u8]>::to_vec));
+        }
+        Ok(keys)
     }
 
     /// The rows that the transaction put in and that are still there, in order of key.

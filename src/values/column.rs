@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{
     Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use datafusion::arrow::util::display::array_value_to_string;
-use tidemark_common::types::SqlType;
+use tidemark_common::types::{RATIO, SqlType};
 use tidemark_common::{Error, Oid, Result};
 
 /// An array in the Arrow type of its SQL type, taken apart for fast access.
@@ -28,8 +28,18 @@ pub struct Column {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DecimalForm {
     pub scale: i8,
-    /// Unconstrained numeric: zeros at the end are not shown.
-    pub strip: bool,
+    pub zeros: Zeros,
+}
+
+/// Which zeros at the end of a decimal are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Zeros {
+    /// All that the scale has.
+    All,
+    /// Unconstrained numeric: none.
+    None,
+    /// A quotient's: as many as PostgreSQL shows.
+    OfRatio,
 }
 
 #[derive(Debug)]
@@ -87,7 +97,9 @@ impl Data {
             SqlType::Oid => Data::Oid(array.as_primitive::<Int32Type>().clone()),
             SqlType::Real => Data::Float32(array.as_primitive::<Float32Type>().clone()),
             SqlType::Double => Data::Float64(array.as_primitive::<Float64Type>().clone()),
-            SqlType::Numeric(of) => Data::decimal(array, of.is_none())?,
+            SqlType::Numeric(None) => Data::decimal(array, Zeros::None)?,
+            ratio if *ratio == RATIO => Data::decimal(array, Zeros::OfRatio)?,
+            SqlType::Numeric(Some(_)) => Data::decimal(array, Zeros::All)?,
             SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name | SqlType::Other(_) => {
                 Data::Text(array.as_string::<i32>().clone())
             }
@@ -121,15 +133,15 @@ impl Data {
         })
     }
 
-    fn decimal(array: &dyn Array, strip: bool) -> Result<Data> {
+    fn decimal(array: &dyn Array, zeros: Zeros) -> Result<Data> {
         match array.data_type() {
             DataType::Decimal128(_, scale) => Ok(Data::Decimal128(
                 array.as_primitive::<Decimal128Type>().clone(),
-                DecimalForm { scale: *scale, strip },
+                DecimalForm { scale: *scale, zeros },
             )),
             DataType::Decimal256(_, scale) => Ok(Data::Decimal256(
                 array.as_primitive::<Decimal256Type>().clone(),
-                DecimalForm { scale: *scale, strip },
+                DecimalForm { scale: *scale, zeros },
             )),
             other => Err(Error::internal(format!("a numeric column is held as {other}"))),
         }

@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::datatypes::i256;
-use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE};
+use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, shown_scale};
 use tidemark_common::{Error, Result, SqlState};
 
-use super::column::DecimalForm;
+use super::column::{DecimalForm, Zeros};
 
 /// A decimal number as digits: value = digits * 10^exponent.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,11 +149,19 @@ fn shown(unscaled: &str, form: DecimalForm) -> Shown<'_> {
     let scale = form.scale as usize;
     let (whole, mut fraction) = digits.split_at(digits.len().saturating_sub(scale));
     let mut fraction_zeros = scale - fraction.len();
-    if form.strip {
-        let end = fraction.iter().rposition(|d| *d != b'0').map_or(0, |at| at + 1);
-        fraction = &fraction[..end];
-        if fraction.is_empty() {
-            fraction_zeros = 0;
+    match form.zeros {
+        Zeros::All => {}
+        Zeros::None => {
+            let end = fraction.iter().rposition(|d| *d != b'0').map_or(0, |at| at + 1);
+            fraction = &fraction[..end];
+            if fraction.is_empty() {
+                fraction_zeros = 0;
+            }
+        }
+        Zeros::OfRatio => {
+            let shown = shown_scale(unscaled.trim_start_matches('-'));
+            fraction_zeros = fraction_zeros.min(shown);
+            fraction = &fraction[..shown - fraction_zeros];
         }
     }
     Shown { negative, whole, whole_zeros: 0, fraction_zeros, fraction }
@@ -240,7 +248,7 @@ mod tests {
     fn text(value: &str, precision: u8, scale: i8) -> String {
         let unscaled = to_i128(Decimal::parse(value).unwrap(), precision, scale, false).unwrap();
         let mut out = BytesMut::new();
-        write_text(&unscaled.to_string(), DecimalForm { scale, strip: false }, &mut out);
+        write_text(&unscaled.to_string(), DecimalForm { scale, zeros: Zeros::All }, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
@@ -284,7 +292,7 @@ mod tests {
         {
             let unscaled = to_i128(Decimal::parse(value).unwrap(), 38, scale, false).unwrap();
             let mut out = BytesMut::new();
-            write_binary(&unscaled.to_string(), DecimalForm { scale, strip: false }, &mut out);
+            write_binary(&unscaled.to_string(), DecimalForm { scale, zeros: Zeros::All }, &mut out);
             let back = parse_binary(&out).unwrap().unwrap();
             assert_eq!(to_i128(back, 38, scale, false).unwrap(), unscaled, "{value}");
         }
@@ -294,7 +302,7 @@ mod tests {
     #[test]
     fn binary_is_as_postgres_sends_it() {
         let mut out = BytesMut::new();
-        write_binary("12345678", DecimalForm { scale: 3, strip: false }, &mut out);
+        write_binary("12345678", DecimalForm { scale: 3, zeros: Zeros::All }, &mut out);
         assert_eq!(&out[..], [0, 3, 0, 1, 0, 0, 0, 3, 0, 1, 0x09, 0x29, 0x1a, 0x7c]);
     }
 }

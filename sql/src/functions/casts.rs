@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, StringArray};
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as DfResult;
@@ -265,6 +266,10 @@ fn out_of_range(text: &str) -> Error {
 /// Text must fit exactly; a number that was computed is rounded to the scale.
 fn to_numeric(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     let sql_type = SqlType::from_field(field);
+    if matches!(array.data_type(), DataType::Decimal256(..)) {
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        return Ok(cast_with_options(array, &SqlType::Numeric(None).data_type(), &options)?);
+    }
     let decimal = array.as_primitive_opt::<Decimal128Type>();
     let digits = (0..array.len()).map(|row| {
         if array.is_null(row) {

@@ -24,6 +24,9 @@ pub(super) use super::row::Row;
 use super::row::{Cache, Column};
 use super::value::{Value, build};
 
+/// Digits after the point that a function sees of a numeric wider than 38.
+const WIDE_SCALE: i8 = 18;
+
 /// What an argument must be, or a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -93,6 +96,7 @@ impl Kind {
             // The scale stays: digits after the tenth are not lost.
             Kind::Numeric => match from {
                 DataType::Decimal128(..) => from.clone(),
+                DataType::Decimal256(_, s) => DataType::Decimal128(38, (*s).min(WIDE_SCALE)),
                 DataType::Decimal32(_, s) | DataType::Decimal64(_, s) => DataType::Decimal128(38, *s),
                 from if from.is_integer() => DataType::Decimal128(38, 0),
                 _ => self.sql_type().data_type(),

@@ -1,4 +1,4 @@
-//! Scalar functions: Postgres' own that DataFusion lacks or does otherwise, and Tidemark's windows.
+//! Functions: Postgres' own that DataFusion lacks or does otherwise, and Tidemark's windows.
 //!
 //! ```text
 //!   SQL ──planner (operators, EXTRACT)──▶ function by name ──▶ declare.rs: one row at a time, or an own vectorised kernel
@@ -7,6 +7,7 @@
 //! [`register`] is called once for all sessions, [`session_functions`] once a session. What is not here is DataFusion's, and
 //! `parity.txt` says of both how they compare with PostgreSQL.
 
+mod aggregates;
 mod arithmetic;
 mod arrays;
 mod binary;
@@ -28,6 +29,7 @@ mod output;
 #[cfg(test)]
 mod parity;
 mod planner;
+mod ratio;
 mod read_time;
 mod regexp;
 mod rewrite;
@@ -46,6 +48,7 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::Result;
 
+pub use aggregates::optimizer_rules;
 pub use arrays::parse_text_array;
 pub use binary::parse_bytea;
 pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};
@@ -66,6 +69,7 @@ pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_STAR
 pub fn functions() -> Vec<ScalarUDF> {
     [
         arithmetic::functions(),
+        ratio::functions(),
         windows::functions(),
         casts::functions(),
         json_access::functions(),
@@ -97,6 +101,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     // The standard's name of bool_and.
     let every = datafusion::functions_aggregate::bool_and_or::bool_and_udaf().as_ref().clone().with_aliases(["every"]);
     registry.register_udaf(Arc::new(every))?;
+    for function in aggregates::functions() {
+        registry.register_udaf(Arc::new(function))?;
+    }
     registry.register_function_rewrite(Arc::new(rewrite::PostgresCasts::new()))?;
     Ok(())
 }

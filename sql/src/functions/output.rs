@@ -6,9 +6,10 @@ use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{self as t, DataType, IntervalMonthDayNano, IntervalUnit, TimeUnit};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidemark_common::Result;
-use tidemark_common::types::SqlType;
+use tidemark_common::types::{SqlType, is_ratio};
 
 use super::calendar::{Civil, DAY, HOUR, MINUTE, SECOND};
+use super::ratio;
 
 /// The text of one value; `None` is NULL.
 pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType) -> Result<Option<String>> {
@@ -30,6 +31,7 @@ pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType) -> Result<Opti
             let text = numeric(array.as_primitive::<t::Decimal128Type>().value(row), *scale);
             if *sql_type == SqlType::Numeric(None) { trim_zeros(text) } else { text }
         }
+        held if is_ratio(held) => ratio::text(array.as_primitive::<t::Decimal256Type>().value(row)),
         DataType::Date32 => date(array.as_primitive::<t::Date32Type>().value(row).into()),
         DataType::Time64(TimeUnit::Microsecond) => time(array.as_primitive::<t::Time64MicrosecondType>().value(row)),
         DataType::Time64(TimeUnit::Nanosecond) => {

@@ -10,11 +10,11 @@ use datafusion::functions::math::expr_fn;
 use datafusion::functions_nested::expr_fn::array_has_any;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, cast, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, Operator, ScalarUDF, cast, lit};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use tidemark_common::types::SqlType;
 
-use super::{datetime, extract, json_access, json_edit};
+use super::{datetime, extract, json_access, json_edit, ratio};
 
 /// Ours before DataFusion's: the first that plans an operator decides.
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
@@ -127,6 +127,17 @@ fn typed_arrays(mut expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<RawBinar
     Ok(expr)
 }
 
+/// What divides numerics, or multiplies by a quotient. It is planned here already, because types follow from it.
+fn quotient(expr: &RawBinaryExpr, schema: &DFSchema) -> DfResult<Option<Expr>> {
+    let op = match expr.op {
+        BinaryOperator::Divide => Operator::Divide,
+        BinaryOperator::Multiply => Operator::Multiply,
+        _ => return Ok(None),
+    };
+    let (left, right) = (expr.left.get_type(schema)?, expr.right.get_type(schema)?);
+    Ok(ratio::planned(op, (&expr.left, &left), (&expr.right, &right)))
+}
+
 /// A float beside a number that is none is a double, and so is that number.
 fn widen_floats(mut expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<RawBinaryExpr> {
     use BinaryOperator::{Divide, Eq, Gt, GtEq, Lt, LtEq, Minus, Multiply, NotEq, Plus};
@@ -151,6 +162,9 @@ impl ExprPlanner for PostgresOperators {
             _ => {}
         }
         let expr = typed_arrays(widen_floats(expr, schema)?, schema)?;
+        if let Some(quotient) = quotient(&expr, schema)? {
+            return Ok(PlannerResult::Planned(quotient));
+        }
         let (left, right) = (family(&expr.left, schema)?, family(&expr.right, schema)?);
         let Some((name, swapped)) = function_of(&expr.op, left, right) else {
             return Ok(PlannerResult::Original(expr));

@@ -16,7 +16,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
-use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction};
+use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, lit};
 use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
@@ -25,12 +25,13 @@ use tidemark_common::{Error, SqlState};
 use super::declare::{Kind, function};
 use super::extract::EXTRACT;
 use super::value::Value;
-use super::{arithmetic, binary, casts, input, json, strings, text};
+use super::{arithmetic, binary, casts, input, json, ratio, strings, text};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
 const INTERVAL_ORDER: &str = "tidemark_interval_order";
 pub const TO_BYTEA: &str = "tidemark_to_bytea";
 pub const ROUND_HALF_EVEN: &str = "tidemark_round_half_even";
+const TIME_TO_INTERVAL: &str = "tidemark_time_to_interval";
 const TEXT_TO_ARRAY: &str = "tidemark_text_to_array";
 const TEXT_TO_INTEGER: &str = "tidemark_text_to_integer";
 const TEXT_TO_FLOAT: &str = "tidemark_text_to_float";
@@ -74,6 +75,11 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .udf(),
         function(TEXT_TO_BOOLEAN).on(&[Kind::Text], Kind::Bool, |r| text::boolean(r.text(0)).map(Value::Bool)).udf(),
+        function(TIME_TO_INTERVAL)
+            .on(&[Kind::Time], Kind::Interval, |r| {
+                Ok(Value::Interval(IntervalMonthDayNano::new(0, 0, r.micros(0) * 1_000)))
+            })
+            .udf(),
         function(ROUND_HALF_EVEN)
             .on(&[Kind::Float8], Kind::Float8, |r| Ok(Value::Float(r.float(0).round_ties_even())))
             .udf(),
@@ -121,6 +127,15 @@ impl PostgresCasts {
             let (left, right) = (self.unpadded(*binary.left, schema)?, self.unpadded(*binary.right, schema)?);
             return Ok(wrapped(left.data, right.data));
         }
+        let other = |text: &Field, other: &DataType| {
+            text.data_type().is_string() && !other.is_string() && !other.is_null() && !other.is_nested()
+        };
+        if binary.op == Operator::StringConcat && other(&left, right.data_type()) {
+            return Ok(wrapped(*binary.left, self.call(TO_TEXT, *binary.right)?));
+        }
+        if binary.op == Operator::StringConcat && other(&right, left.data_type()) {
+            return Ok(wrapped(self.call(TO_TEXT, *binary.left)?, *binary.right));
+        }
         if !compares(binary.op) {
             return Ok(Transformed::no(Expr::BinaryExpr(binary)));
         }
@@ -137,7 +152,7 @@ impl PostgresCasts {
             ["coalesce", "nullif", "greatest", "least", "pg_typeof", "octet_length", "make_array"];
         let types: Vec<DataType> = function.args.iter().filter_map(|a| a.get_type(schema).ok()).collect();
         let decimals = types.first().and_then(|t| match t {
-            DataType::Decimal128(precision, _) => Some(*precision),
+            DataType::Decimal128(precision, _) | DataType::Decimal256(precision, _) => Some(*precision),
             _ => None,
         });
         let is_moment = |t: Option<&DataType>| matches!(t, Some(DataType::Timestamp(_, Some(_))));
@@ -151,7 +166,9 @@ impl PostgresCasts {
             }
             ("trunc", _) if function.args.len() == 2 && decimals.is_some() => {
                 let scale = constant(&function.args[1]);
-                let (Some(scale @ 0..), Some(DataType::Decimal128(_, from))) = (scale, types.first()) else {
+                let (Some(scale @ 0..), Some(DataType::Decimal128(_, from) | DataType::Decimal256(_, from))) =
+                    (scale, types.first())
+                else {
                     return Ok(Transformed::no(Expr::ScalarFunction(function)));
                 };
                 let scale = i8::try_from(scale).unwrap_or(*from).min(*from);
@@ -224,6 +241,7 @@ impl PostgresCasts {
             (from, DataType::Decimal128(_, scale)) if from.is_string() && *scale < NUMERIC_SCALE => TEXT_TO_NUMERIC,
             (from, DataType::Boolean) if from.is_string() => TEXT_TO_BOOLEAN,
             (DataType::Float16 | DataType::Float32 | DataType::Float64, to) if to.is_integer() => ROUND_HALF_EVEN,
+            (DataType::Time64(_), DataType::Interval(_)) => TIME_TO_INTERVAL,
             (from, to) if from.is_decimal() && to.is_integer() => {
                 return Ok(Some(datafusion::functions::math::expr_fn::round(vec![operand.clone()])));
             }
@@ -266,6 +284,25 @@ impl PostgresCasts {
             _ => Transformed::no(Expr::Cast(cast)),
         })
     }
+}
+
+/// DataFusion takes a number for true unless it is 0.
+fn refuse_numbers_as_conditions(case: &Case, schema: &DFSchema) -> DfResult<()> {
+    if case.expr.is_some() {
+        return Ok(());
+    }
+    for (condition, _) in &case.when_then_expr {
+        match condition.get_type(schema) {
+            Ok(data_type) if data_type.is_numeric() => {
+                let sql_type = SqlType::from_data_type(&data_type);
+                let message = format!("argument of CASE/WHEN must be type boolean, not type {sql_type}");
+                return Err(Error::new(SqlState::DatatypeMismatch, message).into());
+            }
+            // A parameter has no type yet.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The interval that a literal text is.
@@ -331,8 +368,12 @@ fn literal(expr: &Expr, beside: &Field, zone: Option<&str>) -> DfResult<Option<E
 
 /// A decimal whose further digits are zero, without them.
 fn at_scale(expr: Expr, precision: Option<u8>, scale: i8) -> Transformed<Expr> {
-    let Some(precision) = precision else { return Transformed::no(expr) };
-    Transformed::yes(Expr::Cast(Cast::new(Box::new(expr), DataType::Decimal128(precision, scale))))
+    let held = match precision {
+        Some(precision @ ..=38) => DataType::Decimal128(precision, scale),
+        Some(precision) => DataType::Decimal256(precision, scale),
+        None => return Transformed::no(expr),
+    };
+    Transformed::yes(Expr::Cast(Cast::new(Box::new(expr), held)))
 }
 
 fn constant(expr: &Expr) -> Option<i64> {
@@ -382,7 +423,7 @@ fn compare(mut binary: BinaryExpr, schema: &DFSchema, zone: Option<&str>) -> DfR
     Ok(if changed { Transformed::yes(Expr::BinaryExpr(binary)) } else { Transformed::no(Expr::BinaryExpr(binary)) })
 }
 
-/// `+`, `-`, `*` of integers and `/` of floats, as calls that tell when the result does not fit.
+/// `+`, `-`, `*` of integers, `/` of floats and numerics, as calls that tell when the result does not fit.
 fn check_arithmetic(binary: &BinaryExpr, schema: &DFSchema) -> Option<Expr> {
     use Operator::{Divide, Minus, Multiply, Plus};
     if !matches!(binary.op, Plus | Minus | Multiply | Divide) {
@@ -390,7 +431,8 @@ fn check_arithmetic(binary: &BinaryExpr, schema: &DFSchema) -> Option<Expr> {
     }
     // A parameter has no type yet, and then no check either: it has one when the statement is run.
     let (left, right) = (binary.left.get_type(schema).ok()?, binary.right.get_type(schema).ok()?);
-    arithmetic::checked(binary.op, (binary.left.as_ref(), &left), (binary.right.as_ref(), &right))
+    let (left, right) = ((binary.left.as_ref(), &left), (binary.right.as_ref(), &right));
+    arithmetic::checked(binary.op, left, right).or_else(|| ratio::planned(binary.op, left, right))
 }
 
 fn is_text_literal(expr: &Expr) -> bool {
@@ -450,6 +492,10 @@ impl FunctionRewrite for PostgresCasts {
                 Ok(if changed { Transformed::yes(in_list) } else { Transformed::no(in_list) })
             }
             Expr::ScalarFunction(f) => self.function(f, schema, zone),
+            Expr::Case(case) => {
+                refuse_numbers_as_conditions(&case, schema)?;
+                Ok(Transformed::no(Expr::Case(case)))
+            }
             other => Ok(Transformed::no(other)),
         }
     }

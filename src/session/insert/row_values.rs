@@ -16,6 +16,7 @@ use tidemark_catalog::Column;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::Insertion;
 use crate::query::Names;
 use crate::session::assign::{self, Source};
 use crate::session::dml::{Writer, default_of, is_default, parameter_position, select_query};
@@ -46,14 +47,14 @@ pub(super) fn of(query: &sql::Query) -> Option<&[sql::Parens<Vec<sql::Expr>>]> {
     }
 }
 
-/// One array of the column's own type for each of `positions`.
+/// One array of the column's own type for each of the insertion's positions.
 pub(super) async fn arrays(
     names: &Names,
-    writer: &Writer,
-    positions: &[usize],
+    insertion: &Insertion,
     rows: &[sql::Parens<Vec<sql::Expr>>],
     parameters: &[ScalarValue],
 ) -> Result<Vec<ArrayRef>> {
+    let (writer, positions) = (&insertion.writer, &insertion.positions);
     let mut columns: Vec<Vec<Given>> = positions.iter().map(|_| Vec::with_capacity(rows.len())).collect();
     let mut exprs = Vec::new();
     for row in rows {
@@ -61,9 +62,13 @@ pub(super) async fn arrays(
             let of = &writer.columns()[*position];
             let default = is_default(expr);
             if !default {
-                super::refuse_generated(of)?;
+                insertion.refuse_generated(*position)?;
             }
-            let default = default.then(|| default_of(of)).transpose()?;
+            let default = if insertion.ignores(*position) {
+                Some(sql::Expr::Value(sql::Value::Null.into()))
+            } else {
+                default.then(|| default_of(of)).transpose()?
+            };
             let expr = default.as_ref().unwrap_or(expr);
             column.push(match literal(expr, of, parameters)? {
                 Some(cell) => Given::Cell(cell),

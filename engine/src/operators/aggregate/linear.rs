@@ -6,8 +6,8 @@
 //!                                               16 bytes, 32 for a Decimal256
 //! ```
 //!
-//! A group without rows is no group (except the one without GROUP BY). Sums wrap as DataFusion's do: what is kept is exact
-//! modulo 2^128 (2^256), and the result is its low bits.
+//! A group without rows is no group (except the one without GROUP BY). What does not fit, a sum or a result, is an error
+//! (22003): nothing wraps around.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, PrimitiveBuilder, RecordBatch,
 };
 use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+    ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
     DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Int8Type, Int16Type,
     Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
 };
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, Snapshot};
 
@@ -272,15 +273,17 @@ impl CallTotals {
             Sums::Narrow(sums) => {
                 let values = integers(&arguments[0])?;
                 for (row, &group) in groups.iter().enumerate().filter(|(row, _)| counts(*row)) {
-                    let product = values[row].wrapping_mul(i128::from(weight(row)));
-                    sums[group] = sums[group].wrapping_add(product);
+                    let product = values[row].checked_mul(i128::from(weight(row)));
+                    let sum = product.and_then(|product| sums[group].checked_add(product));
+                    sums[group] = sum.ok_or_else(|| out_of_range(call.call.result.data_type()))?;
                 }
             }
             Sums::Wide(sums) => {
                 let values = arguments[0].as_primitive::<Decimal256Type>();
                 for (row, &group) in groups.iter().enumerate().filter(|(row, _)| counts(*row)) {
-                    let product = values.value(row).wrapping_mul(i256::from_i128(i128::from(weight(row))));
-                    sums[group] = sums[group].wrapping_add(product);
+                    let product = values.value(row).checked_mul(i256::from_i128(i128::from(weight(row))));
+                    let sum = product.and_then(|product| sums[group].checked_add(product));
+                    sums[group] = sum.ok_or_else(|| out_of_range(call.call.result.data_type()))?;
                 }
             }
         }
@@ -299,7 +302,7 @@ impl CallTotals {
             Sums::Wide(sums) => {
                 let mut builder = PrimitiveBuilder::<Decimal256Type>::new();
                 groups.iter().for_each(|&g| builder.append_option((counts[g] != 0).then_some(sums[g])));
-                decimals(builder.finish(), data_type)
+                decimals(builder.finish(), data_type)?
             }
         };
         conform(result, data_type)
@@ -343,32 +346,43 @@ fn integers(array: &ArrayRef) -> Result<Vec<i128>> {
     })
 }
 
-/// The low bits, in the type of the result.
-#[allow(clippy::cast_possible_truncation)] // wrapping is what is wanted
+/// The sums in the type of the result.
 fn narrow_results(sums: impl Iterator<Item = Option<i128>>, data_type: &DataType) -> Result<ArrayRef> {
     fn collect<T: ArrowPrimitiveType>(
         sums: impl Iterator<Item = Option<i128>>,
-        to: impl Fn(i128) -> T::Native,
-    ) -> PrimitiveArray<T> {
+        data_type: &DataType,
+    ) -> Result<PrimitiveArray<T>>
+    where
+        T::Native: TryFrom<i128>,
+    {
         let mut builder = PrimitiveBuilder::<T>::new();
-        sums.for_each(|sum| builder.append_option(sum.map(&to)));
-        builder.finish()
+        for sum in sums {
+            let sum = sum.map(|sum| T::Native::try_from(sum).map_err(|_| out_of_range(data_type))).transpose()?;
+            builder.append_option(sum);
+        }
+        Ok(builder.finish())
     }
     Ok(match data_type {
-        DataType::Int64 => Arc::new(collect::<Int64Type>(sums, |v| v as i64)),
-        DataType::UInt64 => Arc::new(collect::<UInt64Type>(sums, |v| v as u64)),
-        DataType::Decimal32(..) => decimals(collect::<Decimal32Type>(sums, |v| v as i32), data_type),
-        DataType::Decimal64(..) => decimals(collect::<Decimal64Type>(sums, |v| v as i64), data_type),
-        DataType::Decimal128(..) => decimals(collect::<Decimal128Type>(sums, |v| v), data_type),
-        DataType::Duration(TimeUnit::Second) => Arc::new(collect::<DurationSecondType>(sums, |v| v as i64)),
-        DataType::Duration(TimeUnit::Millisecond) => Arc::new(collect::<DurationMillisecondType>(sums, |v| v as i64)),
-        DataType::Duration(TimeUnit::Microsecond) => Arc::new(collect::<DurationMicrosecondType>(sums, |v| v as i64)),
-        DataType::Duration(TimeUnit::Nanosecond) => Arc::new(collect::<DurationNanosecondType>(sums, |v| v as i64)),
+        DataType::Int64 => Arc::new(collect::<Int64Type>(sums, data_type)?),
+        DataType::UInt64 => Arc::new(collect::<UInt64Type>(sums, data_type)?),
+        DataType::Decimal32(..) => decimals(collect::<Decimal32Type>(sums, data_type)?, data_type)?,
+        DataType::Decimal64(..) => decimals(collect::<Decimal64Type>(sums, data_type)?, data_type)?,
+        DataType::Decimal128(..) => decimals(collect::<Decimal128Type>(sums, data_type)?, data_type)?,
+        DataType::Duration(TimeUnit::Second) => Arc::new(collect::<DurationSecondType>(sums, data_type)?),
+        DataType::Duration(TimeUnit::Millisecond) => Arc::new(collect::<DurationMillisecondType>(sums, data_type)?),
+        DataType::Duration(TimeUnit::Microsecond) => Arc::new(collect::<DurationMicrosecondType>(sums, data_type)?),
+        DataType::Duration(TimeUnit::Nanosecond) => Arc::new(collect::<DurationNanosecondType>(sums, data_type)?),
         other => return Err(Error::internal(format!("an exact sum cannot have the type {other}"))),
     })
 }
 
+fn out_of_range(data_type: &DataType) -> Error {
+    SqlType::from_data_type(data_type).out_of_range()
+}
+
 /// The same numbers with the precision and scale of `data_type`.
-fn decimals<T: ArrowPrimitiveType>(array: PrimitiveArray<T>, data_type: &DataType) -> ArrayRef {
-    Arc::new(array.with_data_type(data_type.clone()))
+fn decimals<T: DecimalType>(array: PrimitiveArray<T>, data_type: &DataType) -> Result<ArrayRef> {
+    let array = array.with_data_type(data_type.clone());
+    array.validate_decimal_precision(array.precision()).map_err(|_| out_of_range(data_type))?;
+    Ok(Arc::new(array))
 }

@@ -12,7 +12,7 @@
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
-use self::words::{is_at, word_at};
+use self::words::{ends_with, is_at, word_at};
 use super::cursor::is_word;
 
 mod statement;
@@ -138,6 +138,8 @@ impl Speller {
             Token::LParen => !["TUMBLE", "HOP", "SESSION", "CUMULATE"]
                 .iter()
                 .any(|word| self.out.len() > 1 && is_at(&self.out, self.out.len() - 2, word)),
+            // `crate::ast::overriding` is spelled like that.
+            Token::Word(word) if word.keyword == Keyword::INTO && ends_with(&self.out, &["OVERWRITE", "INTO"]) => false,
             Token::Word(word) => {
                 matches!(
                     word.keyword,

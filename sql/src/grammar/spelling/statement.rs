@@ -38,7 +38,24 @@ pub(super) fn respell(mut list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         "CREATE" => create(&mut list),
         _ => {}
     }
+    overriding(&mut list);
     list
+}
+
+/// `INSERT INTO t OVERRIDING SYSTEM VALUE ..` as [`crate::ast::overriding`] finds it. What is written like that is another
+/// statement, Hive's, and loses the INTO by which ours is known.
+fn overriding(list: &mut Vec<TokenWithSpan>) {
+    while let Some(at) = phrase(list, &["INSERT", "OVERWRITE", "INTO"]) {
+        list.remove(at + 2);
+    }
+    for (kind, head) in [("SYSTEM", &["OVERWRITE", "INTO"][..]), ("USER", &["OVERWRITE", "INTO", "TABLE"])] {
+        while let Some(at) = phrase(list, &["OVERRIDING", kind, "VALUE"]) {
+            let Some(insert) = (0..at).rev().find(|i| starts_with(&list[*i..at], &["INSERT", "INTO"])) else { return };
+            let span = list[insert].span;
+            list.drain(at..at + 3);
+            list.splice(insert + 1..insert + 2, head.iter().map(|word| word_token(word, span)));
+        }
+    }
 }
 
 /// DEFERRABLE asks for a snapshot that cannot fail: all of ours are.
