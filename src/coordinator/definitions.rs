@@ -244,6 +244,14 @@ impl Scans for StreamInputs {
     }
 }
 
+/// DataFusion as it plans dataflows: every subquery becomes a join, and the names that it makes up are the same each time.
+fn for_dataflows(state: &SessionState) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    state.execution_props_mut().alias_generator = Arc::default();
+    state
+}
+
 /// Plans a view's or sink's query as a dataflow.
 pub fn dataflow(
     query: &ast::Query,
@@ -254,7 +262,7 @@ pub fn dataflow(
     env: &Environment,
 ) -> Result<Dataflow> {
     let names = Names {
-        state: env.state.clone(),
+        state: Arc::new(for_dataflows(&env.state)),
         functions: Arc::default(),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),

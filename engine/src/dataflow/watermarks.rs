@@ -182,6 +182,8 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> R
             Ok(least_of_all(counted.map(|i| &all[*i as usize])))
         }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
+        // A row that comes now may meet one from long ago.
+        Op::Join(_) => Ok(Watermarks::new()),
         Op::Aggregate(aggregate) => {
             let close = aggregate.close.and_then(|column| input.get_key_value(&column));
             Ok(close.map(|(&column, value)| (column, value.clone())).into_iter().collect())
