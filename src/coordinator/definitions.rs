@@ -19,6 +19,7 @@ use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
+use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Layout, StateId};
 
@@ -272,6 +273,8 @@ pub fn dataflow(
     };
     let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
+    subqueries::check_single_rows(&plan)?;
+    let plan = subqueries::rewrite(plan, NotIn::All)?;
     let optimized = names.planner().optimize(&plan)?;
     lower::lower(&optimized, emit_on_close)
 }

@@ -16,6 +16,7 @@ use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties};
 use tidemark_common::{Error, Result};
 
@@ -82,7 +83,7 @@ impl Lowering {
         for expr in exprs {
             positions.push(watermark::as_column(expr).unwrap_or(columns.len()));
             if positions.last() == Some(&columns.len()) {
-                let name = expr.to_string();
+                let name = fmt_sql(expr.as_ref()).to_string();
                 fields.push(Field::new(name, expr.data_type(&schema)?, expr.nullable(&schema)?));
                 columns.push(Arc::clone(expr));
             }
@@ -146,7 +147,9 @@ impl Lowering {
             // Rows without partner on either side may be all NULL in both keys.
             JoinKind::Full => None,
         };
-        Properties { append_only: grows && left.append_only && right.append_only, key, ..Properties::default() }
+        let marked = join.on.iter().filter(|(l, r)| left.watermarks.contains(l) && right.watermarks.contains(r));
+        let watermarks = marked.flat_map(|&(l, r)| [position(l), position(r + width)]).flatten().collect();
+        Properties { append_only: grows && left.append_only && right.append_only, key, watermarks }
     }
 }
 

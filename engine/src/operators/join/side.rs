@@ -174,19 +174,26 @@ impl Side {
             }
         }
         let changed = rows.len();
+        let wanted: Vec<usize> = (0..wanted.len()).filter(|&group| wanted[group]).collect();
+        let prefixes: Vec<&[u8]> = wanted.iter().map(|&group| groups.key(group)).collect();
         let mut key_lens = Vec::new();
-        for group in (0..wanted.len()).filter(|&g| wanted[g]) {
-            let key = groups.key(group);
-            for (entry, value) in self.kept.scan_prefix(snapshot, key)? {
-                if changes.encoded.find(&entry).is_some_and(|n| changes.weights[n] != 0) {
-                    continue;
-                }
-                let (weight, matches) = read_value(&value)?;
-                others_of[group].push(rows.len() as u32);
-                rows.push(Row { before: weight, after: weight, matches_before: matches, matches_after: matches });
-                key_lens.push(key.len());
-                encoded.push(entry);
+        let mut found: Vec<(usize, (i64, i64))> = Vec::new();
+        let mut broken = Ok(());
+        self.kept.scan_prefixes(snapshot, &prefixes, |at, entry, value| {
+            if changes.encoded.find(entry).is_some_and(|n| changes.weights[n] != 0) {
+                return;
             }
+            match read_value(value) {
+                Ok(value) => found.push((wanted[at], value)),
+                Err(e) => broken = Err(e),
+            }
+            key_lens.push(prefixes[at].len());
+            encoded.push(entry.to_vec());
+        })?;
+        broken?;
+        for (group, (weight, matches)) in found {
+            others_of[group].push(rows.len() as u32);
+            rows.push(Row { before: weight, after: weight, matches_before: matches, matches_after: matches });
         }
         let others = self.decode(&encoded[changed..], &key_lens)?;
         let batch = match others.num_rows() {
