@@ -20,10 +20,11 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema};
 use datafusion::error::Result as DfResult;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery};
+use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, lit, not, when,
+    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Subquery, lit, not,
+    when,
 };
 use datafusion::scalar::ScalarValue;
 use tidemark_common::{Error, Result};
@@ -71,13 +72,13 @@ fn node_of(node: LogicalPlan, not_in: NotIn) -> DfResult<Transformed<LogicalPlan
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let is_one = |e: &Expr| Ok(matches!(e, Expr::InSubquery(_) | Expr::ScalarSubquery(_)));
+    let is_one = |e: &Expr| Ok(matches!(e, Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)));
     expr.exists(is_one).expect("the closure does not fail")
 }
 
 /// A condition of WHERE, or a part of one that AND and OR make of it: NULL is as good as false.
 fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<Expr> {
-    match condition {
+    match as_membership(condition) {
         Expr::Not(inner) if matches!(*inner, Expr::InSubquery(_)) => {
             let Expr::InSubquery(mut inside) = *inner else { unreachable!("it was looked at") };
             inside.negated = !inside.negated;
@@ -85,8 +86,9 @@ fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<E
         }
         Expr::InSubquery(inside) if !inside.negated => Ok(Expr::InSubquery(inside)),
         Expr::InSubquery(inside) => {
-            let correlated = !inside.subquery.outer_ref_columns.is_empty();
-            if not_in == NotIn::Some && !correlated {
+            // Of `1 NOT IN (..)` DataFusion loses the NULLs as it pushes `1 = y` down.
+            let simple = inside.subquery.outer_ref_columns.is_empty() && !inside.expr.column_refs().is_empty();
+            if not_in == NotIn::Some && simple {
                 return Ok(Expr::InSubquery(inside));
             }
             let Some(parts) = Membership::of(&inside, schema)? else { return Ok(Expr::InSubquery(inside)) };
@@ -105,6 +107,7 @@ fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<E
 /// An expression whose value is asked for: true, false and NULL are three things.
 fn value_of(expr: Expr, schema: &DFSchema) -> DfResult<Expr> {
     let changed = expr.transform_down(|e| {
+        let e = as_membership(e);
         let Expr::InSubquery(inside) = &e else { return Ok(Transformed::no(e)) };
         let Some(parts) = Membership::of(inside, schema)? else { return Ok(Transformed::no(e)) };
         let unknown = [parts.null_within, parts.null_wanted].into_iter().flatten().reduce(Expr::or);
@@ -118,6 +121,19 @@ fn value_of(expr: Expr, schema: &DFSchema) -> DfResult<Expr> {
         Ok(Transformed::new(value, true, TreeNodeRecursion::Jump))
     });
     Ok(changed?.data)
+}
+
+/// `= ANY` is IN, `<> ALL` is NOT IN.
+fn as_membership(expr: Expr) -> Expr {
+    match expr {
+        Expr::SetComparison(SetComparison { expr, subquery, op: Operator::Eq, quantifier: SetQuantifier::Any }) => {
+            Expr::InSubquery(InSubquery { expr, subquery, negated: false })
+        }
+        Expr::SetComparison(SetComparison { expr, subquery, op: Operator::NotEq, quantifier: SetQuantifier::All }) => {
+            Expr::InSubquery(InSubquery { expr, subquery, negated: true })
+        }
+        other => other,
+    }
 }
 
 /// What `x IN (subquery)` comes down to.
@@ -237,6 +253,8 @@ pub fn check_single_rows(plan: &LogicalPlan) -> Result<()> {
     if !several {
         return Ok(());
     }
-    Err(Error::unsupported("a subquery used as an expression may give more than one row, which a view cannot fail on later")
-        .with_hint("Aggregate it, as in (SELECT max(x) ..), or compare all columns of a PRIMARY KEY in its WHERE."))
+    Err(Error::unsupported(
+        "a subquery used as an expression may give more than one row, which a view cannot fail on later",
+    )
+    .with_hint("Aggregate it, as in (SELECT max(x) ..), or compare all columns of a PRIMARY KEY in its WHERE."))
 }

@@ -224,11 +224,14 @@ impl Generator {
             4 => format!("UPDATE {table} SET v = v + 1 WHERE {}", self.predicate()),
             5 => format!("UPDATE {table} SET g = (g + 1) % 5, k = 'c' WHERE {}", self.predicate()),
             6 => format!("DELETE FROM {table} WHERE {} AND id % 3 = {}", self.predicate(), self.random.below(3)),
-            7 => format!(
-                "INSERT INTO {table} VALUES ({}, {}) ON CONFLICT (id) DO UPDATE SET v = excluded.v, k = excluded.k",
-                1 + self.random.below(self.next_id.max(1) as u64),
-                self.value()
-            ),
+            7 => {
+                let id = 1 + self.random.below(self.next_id.max(1) as u64);
+                self.next_id = self.next_id.max(id as i64);
+                format!(
+                    "INSERT INTO {table} VALUES ({id}, {}) ON CONFLICT (id) DO UPDATE SET v = excluded.v, k = excluded.k",
+                    self.value()
+                )
+            }
             8 => format!(
                 "BEGIN; {}; {}; COMMIT",
                 self.change(),

@@ -255,8 +255,10 @@ impl Lowering {
 
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         if let Some(name) = first_subquery(expr)? {
-            return Err(Error::unsupported(format!("{name} here cannot be turned into a join, so it cannot be kept up to date"))
-                .with_hint("Write it as a join, or use it in the SELECT over the view."));
+            return Err(Error::unsupported(format!(
+                "{name} here cannot be turned into a join, so it cannot be kept up to date"
+            ))
+            .with_hint("Write it as a join, or use it in the SELECT over the view."));
         }
         Ok(create_physical_expr(expr, schema, &self.props, &PhysicalPlanningContext::default())?)
     }
@@ -312,6 +314,10 @@ fn refuse(plan: &LogicalPlan) -> Error {
         LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
             ("ORDER BY with LIMIT, or a LIMIT", "Use ORDER BY and LIMIT in the SELECT over the view.")
         }
+        LogicalPlan::Subquery(_) => (
+            "a LATERAL subquery that is tied to its row by more than equal columns",
+            "Write it as a JOIN with the whole condition, and GROUP BY the outer row.",
+        ),
         LogicalPlan::Distinct(_) => ("DISTINCT ON", "Use GROUP BY with first_value(.. ORDER BY ..)."),
         LogicalPlan::RecursiveQuery(_) => {
             ("WITH RECURSIVE", "A recursive query has no bound on the work that one change makes; use it in SELECT.")

@@ -60,7 +60,9 @@ fn fixed_by(condition: &Expr, input: &LogicalPlan) -> Option<usize> {
 
 fn key_is_fixed(scan: &TableScan, fixed: &BTreeSet<usize>) -> bool {
     let Ok(provider) = source_as_provider(&scan.source) else { return false };
-    let Some(key) = provider.downcast_ref::<Relation>().and_then(|relation| relation.key.as_ref()) else { return false };
+    let Some(key) = provider.downcast_ref::<Relation>().and_then(|relation| relation.key.as_ref()) else {
+        return false;
+    };
     let of_relation = |c: &usize| scan.projection.as_ref().map_or(*c, |projection| projection[*c]);
     let fixed: BTreeSet<usize> = fixed.iter().map(of_relation).collect();
     key.iter().all(|column| fixed.contains(column))

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use datafusion::arrow::array::new_null_array;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::plan::JoinKind;
@@ -92,7 +92,9 @@ impl Output {
 /// Whether rows of an input are sent alone when they have matches, and when they have none.
 fn sent_alone(kind: JoinKind, is_left: bool) -> &'static [bool] {
     match (kind, is_left) {
-        (JoinKind::Left | JoinKind::Full | JoinKind::Anti, true) | (JoinKind::Right | JoinKind::Full, false) => &[false],
+        (JoinKind::Left | JoinKind::Full | JoinKind::Anti, true) | (JoinKind::Right | JoinKind::Full, false) => {
+            &[false]
+        }
         (JoinKind::Semi, true) => &[true],
         (JoinKind::Mark, true) => &[false, true],
         (JoinKind::Inner | JoinKind::Right, true) => &[],

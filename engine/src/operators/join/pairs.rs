@@ -97,7 +97,13 @@ impl Pairs {
         Self { kind, left, right, residual, output }
     }
 
-    fn load(&mut self, ctx: &StepContext<'_>, left: &Changes, right: &Changes, groups: &GroupNumbers) -> Result<Inputs> {
+    fn load(
+        &mut self,
+        ctx: &StepContext<'_>,
+        left: &Changes,
+        right: &Changes,
+        groups: &GroupNumbers,
+    ) -> Result<Inputs> {
         let (mut by_left, mut by_right) = (vec![false; groups.len()], vec![false; groups.len()]);
         left.mark(&mut by_left);
         right.mark(&mut by_right);

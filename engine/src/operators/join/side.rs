@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
@@ -139,7 +139,7 @@ impl Side {
             false => Some(delta.take(&UInt32Array::from(keyless))?),
         };
         Ok(Changes {
-            batch: take_record_batch(&delta.batch, &first)?,
+            batch: delta.take(&first)?.batch,
             weights: distinct.iter().map(|d| d.2).collect(),
             groups: numbered,
             encoded,

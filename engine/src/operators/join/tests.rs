@@ -16,15 +16,8 @@ use tidemark_common::plan::{Dataflow, Join, JoinKind, Op, Properties};
 use crate::operators::testing::{INPUT, TestFlow, changes, delta, plan, rows_text, schema, show};
 
 const OTHER: Oid = INPUT + 5;
-const KINDS: [JoinKind; 7] = [
-    JoinKind::Inner,
-    JoinKind::Left,
-    JoinKind::Right,
-    JoinKind::Full,
-    JoinKind::Semi,
-    JoinKind::Anti,
-    JoinKind::Mark,
-];
+const KINDS: [JoinKind; 7] =
+    [JoinKind::Inner, JoinKind::Left, JoinKind::Right, JoinKind::Full, JoinKind::Semi, JoinKind::Anti, JoinKind::Mark];
 
 /// A join of l (k bigint, v bigint) and r (k bigint, w bigint).
 #[derive(Debug, Clone, Copy)]
@@ -267,7 +260,10 @@ fn expected(test: Test, left: &Contents, right: &Contents) -> BTreeMap<String, i
     for (l, n) in left {
         let partners: Vec<_> = right.iter().filter(|(r, _)| meets(l, r)).collect();
         let lone = partners.is_empty();
-        partners.iter().filter(|_| pairs).for_each(|(r, m)| add(format!("{} {}", text(Some(l)), text(Some(r))), n * **m));
+        partners
+            .iter()
+            .filter(|_| pairs)
+            .for_each(|(r, m)| add(format!("{} {}", text(Some(l)), text(Some(r))), n * **m));
         match test.kind {
             JoinKind::Left | JoinKind::Full if lone => add(format!("{} {}", text(Some(l)), text(None)), *n),
             JoinKind::Semi if !lone => add(text(Some(l)), *n),
@@ -309,7 +305,14 @@ fn change(rng: &mut StdRng, contents: &mut Contents) -> String {
 
 #[test]
 fn random_changes() {
-    let choices = [(true, false, false), (true, true, false), (true, false, true), (false, false, true), (false, false, false), (true, true, true)];
+    let choices = [
+        (true, false, false),
+        (true, true, false),
+        (true, false, true),
+        (false, false, true),
+        (false, false, false),
+        (true, true, true),
+    ];
     for (n, kind) in KINDS.into_iter().enumerate() {
         for (m, (keyed, null_equal, greater)) in choices.into_iter().enumerate() {
             let test = Test { kind, keyed, null_equal, greater };
@@ -375,10 +378,12 @@ fn bytes_are_pinned() {
         20 018000000000000002000000000000000000 010400
         21 018000000000000001018000000000000005 0102
         21 018000000000000001018000000000000006 0102
-    "#]].assert_eq(&stored(Test { kind: JoinKind::Left, greater: true, ..ON_K }));
+    "#]]
+    .assert_eq(&stored(Test { kind: JoinKind::Left, greater: true, ..ON_K }));
     expect![[r#"
         20 01800000000000000101800000000000000a 0102
         20 018000000000000002000000000000000000 0104
         21 018000000000000001 0104
-    "#]].assert_eq(&stored(Test { kind: JoinKind::Semi, ..ON_K }));
+    "#]]
+    .assert_eq(&stored(Test { kind: JoinKind::Semi, ..ON_K }));
 }
