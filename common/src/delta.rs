@@ -3,7 +3,9 @@
 //! A collection is a multiset of rows. Weight +n means n more of the row, -n means n fewer; an update is -old +new in one
 //! delta. `weights: None` says all are +1, which is what append-only streams send and what the fast paths look for.
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+};
 use datafusion::arrow::compute;
 use datafusion::arrow::datatypes::SchemaRef;
 
@@ -67,7 +69,9 @@ impl Delta {
 
     /// Rows at `indices`, in that order; a row may be taken several times or never.
     pub fn take(&self, indices: &UInt32Array) -> Result<Self> {
-        let batch = compute::take_record_batch(&self.batch, indices)?;
+        let columns = compute::take_arrays(self.batch.columns(), indices, None)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
+        let batch = RecordBatch::try_new_with_options(self.batch.schema(), columns, &options)?;
         let weights = match &self.weights {
             Some(w) => Some(as_weights(compute::take(w, indices, None)?)),
             None => None,

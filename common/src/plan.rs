@@ -83,6 +83,7 @@ pub enum Op {
         keys: Vec<usize>,
     },
     Aggregate(Aggregate),
+    Join(Join),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +125,35 @@ pub enum AggregateStrategy {
     Linear,
     /// All rows of each group; touched groups are computed anew. Any input, any function.
     Recompute,
+}
+
+/// Pairs of rows of two inputs, or those rows of the left one that have, or lack, a partner.
+#[derive(Debug, Clone)]
+pub struct Join {
+    pub kind: JoinKind,
+    /// Columns that must be equal: of the left input and of the right. Both inputs are exchanged by them. None: any two rows meet.
+    pub on: Vec<(usize, usize)>,
+    /// NULL equals NULL in them, as in INTERSECT.
+    pub null_equal: bool,
+    /// What else a pair must fulfil, over the columns of the left input, then those of the right.
+    pub residual: Option<Arc<dyn PhysicalExpr>>,
+    /// The columns that it gives, numbered likewise; of the left input only where rows of that one are all that is asked for.
+    pub output: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinKind {
+    Inner,
+    /// Rows of the left input without partner, too, with NULL for the right one.
+    Left,
+    Right,
+    Full,
+    /// Rows of the left input with a partner, each once.
+    Semi,
+    /// Rows of the left input without partner.
+    Anti,
+    /// Rows of the left input and, as last column, whether they have a partner.
+    Mark,
 }
 
 impl Dataflow {
@@ -234,6 +264,10 @@ impl Node {
             Op::Exchange { keys } if keys.is_empty() => "Exchange to one shard".into(),
             Op::Exchange { keys } => format!("Exchange by {}", input_names(keys)),
             Op::Aggregate(aggregate) => aggregate.describe(&input_names, words),
+            Op::Join(join) => {
+                let [left, right] = [0, 1].map(|i| &dataflow.nodes[self.inputs[i] as usize].schema);
+                join.describe(left, right, words)
+            }
         }
     }
 
@@ -300,5 +334,45 @@ impl Aggregate {
             text.push_str("; sends a group when it closes");
         }
         text
+    }
+}
+
+impl Join {
+    fn describe(&self, left: &SchemaRef, right: &SchemaRef, words: Words) -> String {
+        let kind = match self.kind {
+            JoinKind::Inner if self.on.is_empty() && self.residual.is_none() => "Cross",
+            JoinKind::Inner => "Inner",
+            JoinKind::Left => "Left",
+            JoinKind::Right => "Right",
+            JoinKind::Full => "Full",
+            JoinKind::Semi => "Semi",
+            JoinKind::Anti => "Anti",
+            JoinKind::Mark => "Mark",
+        };
+        let equals = if self.null_equal { "IS NOT DISTINCT FROM" } else { "=" };
+        let name = |schema: &SchemaRef, column: usize| schema.field(column).name().clone();
+        let mut conditions: Vec<String> =
+            self.on.iter().map(|&(l, r)| format!("{} {equals} {}", name(left, l), name(right, r))).collect();
+        conditions.extend(self.residual.as_ref().map(|residual| match words {
+            Words::Sql => fmt_sql(residual.as_ref()).to_string(),
+            Words::Exact => residual.to_string(),
+        }));
+        let mut text = format!("{kind} Join");
+        if !conditions.is_empty() {
+            let _ = write!(text, " on {}", conditions.join(" AND "));
+        }
+        text.push_str(match self.keeps_counts() {
+            true => "; keeps the rows of the left input and how many each key has on the right",
+            false => "; keeps the rows of both inputs",
+        });
+        if words == Words::Exact {
+            let _ = write!(text, "; on {:?} gives {:?}", self.on, self.output);
+        }
+        text
+    }
+
+    /// Only whether there is a partner counts, and all rows of a key are partners: of the right input a number a key is enough.
+    pub fn keeps_counts(&self) -> bool {
+        matches!(self.kind, JoinKind::Semi | JoinKind::Anti | JoinKind::Mark) && self.residual.is_none()
     }
 }

@@ -38,6 +38,7 @@ use crate::operators::aggregate::{Aggregate, Placement};
 use crate::operators::constant::Constant;
 use crate::operators::exchange::repartition;
 use crate::operators::filter::Filter;
+use crate::operators::join;
 use crate::operators::project::Project;
 use crate::operators::union::Union;
 use crate::operators::unnest::Unnest;
@@ -92,7 +93,7 @@ impl RunningDataflow {
     /// `oid` names its state on disk; `cache_budget` is in bytes, for all of its state.
     pub fn new(plan: Arc<plan::Dataflow>, oid: Oid, shards: usize, cache_budget: usize) -> Result<Self> {
         let shards = shards.max(1);
-        let stateful = plan.nodes.iter().filter(|n| matches!(n.op, Op::Aggregate(_))).count().max(1);
+        let stateful = plan.nodes.iter().filter(|n| matches!(n.op, Op::Aggregate(_) | Op::Join(_))).count().max(1);
         let budget = cache_budget / (stateful * shards);
         let nodes = plan
             .nodes
@@ -239,6 +240,17 @@ impl Task {
                     let shard_keys = shard_keys.clone();
                     let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
                     Ok(Box::new(Aggregate::new(aggregate, &input.schema, &node.schema, placement)?))
+                })
+            }
+            Op::Join(join) => {
+                let sides: [&Node; 2] = [0, 1].map(|side| &plan.nodes[node.inputs[side] as usize]);
+                let exchanged = |side: &Node, on: Vec<usize>| matches!(&side.op, Op::Exchange { keys } if *keys == on);
+                on_one_shard = !exchanged(sides[0], join.on.iter().map(|on| on.0).collect())
+                    || !exchanged(sides[1], join.on.iter().map(|on| on.1).collect());
+                Box::new(move |shard| {
+                    let shard_keys = Vec::new();
+                    let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
+                    join::operator(join, sides.map(|side| &side.schema), &node.schema, &placement)
                 })
             }
         };

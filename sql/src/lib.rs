@@ -15,3 +15,4 @@ mod literals;
 pub mod lower;
 pub mod planner;
 pub mod relation;
+pub mod subqueries;

@@ -29,6 +29,7 @@ use tidemark_common::{Error, Result, SqlState, nearest};
 
 use crate::grammar::types::sql_type;
 use crate::literals;
+use crate::subqueries::{self, NotIn};
 
 /// Finds what names stand for.
 pub trait Resolver: Send + Sync {
@@ -61,7 +62,8 @@ impl<'a> Planner<'a> {
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
-        Ok(crate::lateral::rewrite(literals::settle(plan)?)?)
+        let plan = crate::lateral::rewrite(literals::settle(plan)?)?;
+        Ok(subqueries::rewrite(plan, NotIn::Some)?)
     }
 
     /// An expression over `schema`, with its types settled.

@@ -19,6 +19,7 @@ use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
+use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Layout, StateId};
 
@@ -245,6 +246,14 @@ impl Scans for StreamInputs {
     }
 }
 
+/// DataFusion as it plans dataflows: every subquery becomes a join, and the names that it makes up are the same each time.
+fn for_dataflows(state: &SessionState) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    state.execution_props_mut().alias_generator = Arc::default();
+    state
+}
+
 /// Plans a view's or sink's query as a dataflow.
 pub fn dataflow(
     query: &ast::Query,
@@ -255,7 +264,7 @@ pub fn dataflow(
     env: &Environment,
 ) -> Result<Dataflow> {
     let names = Names {
-        state: env.state.clone(),
+        state: Arc::new(for_dataflows(&env.state)),
         functions: Arc::default(),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),
@@ -266,6 +275,8 @@ pub fn dataflow(
     };
     let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
+    subqueries::check_single_rows(&plan)?;
+    let plan = subqueries::rewrite(plan, NotIn::All)?;
     let optimized = names.planner().optimize(&plan)?;
     lower::lower(&optimized, emit_on_close)
 }

@@ -9,8 +9,8 @@
 //! the queries that clients ask of system tables, which are the only ones rewritten here: over a user's tables a second row
 //! must stay an error. EXISTS in a select list becomes a mark join, whatever it reads.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType};
@@ -29,8 +29,13 @@ use tidemark_catalog::SYSTEM_SCHEMAS;
 #[derive(Debug, Default)]
 pub struct SystemSubqueries;
 
-/// Numbers the joined subqueries of all plans, so that none has another's name.
-static JOINED: AtomicUsize = AtomicUsize::new(0);
+/// One pass over a plan.
+struct Pass {
+    /// Numbers the joined subqueries of the plan: none has another's name, and the same query the same names each time.
+    joined: Cell<usize>,
+}
+
+const PREFIX: &str = "__system_sq_";
 
 impl AnalyzerRule for SystemSubqueries {
     fn name(&self) -> &str {
@@ -38,11 +43,21 @@ impl AnalyzerRule for SystemSubqueries {
     }
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| self.rewrite(node)).data()
+        let mut joined = 0;
+        plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::SubqueryAlias(alias) = node
+                && let Some(number) = alias.alias.table().strip_prefix(PREFIX).and_then(|n| n.parse::<usize>().ok())
+            {
+                joined = joined.max(number + 1);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let pass = Pass { joined: Cell::new(joined) };
+        plan.transform_up_with_subqueries(|node| pass.rewrite(node)).data()
     }
 }
 
-impl SystemSubqueries {
+impl Pass {
     fn rewrite(&self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         match node {
             LogicalPlan::Projection(projection) => {
@@ -142,7 +157,8 @@ impl SystemSubqueries {
         if !pull_up.can_pull_up {
             return Ok(None);
         }
-        let alias = format!("__system_sq_{}", JOINED.fetch_add(1, Ordering::Relaxed));
+        let alias = format!("{PREFIX}{}", self.joined.get());
+        self.joined.set(self.joined.get() + 1);
         let mut correlated: BTreeSet<Column> =
             pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
         if let Some(late) = &late {

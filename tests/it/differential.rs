@@ -6,7 +6,7 @@ use tidemark_sqllogictest::Client;
 
 use crate::harness::{Instance, Random, start};
 
-const VIEWS: usize = 16;
+const VIEWS: usize = 24;
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -46,8 +46,76 @@ impl Generator {
         }
     }
 
-    fn source(&mut self) -> String {
+    /// What pairs of `l` and `r` must fulfil.
+    fn on(&mut self, l: &str, r: &str) -> String {
+        match self.random.below(7) {
+            0 => format!("{l}.g = {r}.g AND {l}.v > {r}.v"),
+            1 => format!("{l}.k = {r}.k AND {l}.g = {r}.g"),
+            2 => format!("{l}.k = {r}.k AND {l}.f AND {r}.v IS NOT NULL"),
+            3 => format!("{l}.v = {r}.id"),
+            4 => format!("{l}.v = {r}.v AND {l}.k IS NOT DISTINCT FROM {r}.k"),
+            5 => format!("{l}.v + 1 = {r}.v"),
+            _ => format!("{l}.id = {r}.id"),
+        }
+    }
+
+    fn join(&mut self) -> &'static str {
+        ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"][self.random.below(4) as usize]
+    }
+
+    /// Two tables, or one with itself, joined.
+    fn joined(&mut self) -> String {
+        let (join, other) = (self.join(), self.one_of(&["a", "b"]));
+        let on = self.on("l", "r");
+        format!("(SELECT l.id, r.g, l.k, r.v, l.f, r.at FROM a AS l {join} {other} AS r ON {on}) AS j")
+    }
+
+    fn subquery(&mut self) -> String {
+        let column = self.one_of(&["g", "v", "id"]);
+        let table = self.one_of(&["a", "b"]);
         match self.random.below(6) {
+            0 => format!("{column} IN (SELECT v FROM {table}{})", self.condition("WHERE")),
+            1 => format!("{column} NOT IN (SELECT v FROM {table} WHERE v IS NOT NULL)"),
+            2 => format!("{column} NOT IN (SELECT g FROM {table} WHERE {})", self.predicate()),
+            3 => format!("(v > 3 OR k IN (SELECT k FROM {table} WHERE {}))", self.predicate()),
+            4 => format!("{column} > (SELECT avg(g) FROM {table}{})", self.condition("WHERE")),
+            _ => format!("NOT EXISTS (SELECT 1 FROM {table} WHERE {} AND {})", self.predicate(), self.predicate()),
+        }
+    }
+
+    /// Queries of joins and subqueries that are tied to the outer row.
+    fn tied(&mut self) -> String {
+        match self.random.below(6) {
+            0 => {
+                let (first, second) = (self.join(), self.join());
+                let (on, then) = (self.on("x", "y"), self.on("x", "z"));
+                format!("SELECT x.id AS xi, y.id AS yi, z.v, z.k FROM a AS x {first} b AS y ON {on} {second} a AS z ON {then}")
+            }
+            1 => {
+                let (on, not) = (self.on("o", "i"), self.one_of(&["", "NOT "]));
+                format!("SELECT id, g, k FROM a AS o WHERE {not}EXISTS (SELECT 1 FROM b AS i WHERE {on})")
+            }
+            2 => format!(
+                "SELECT id, (SELECT count(*) FROM b WHERE b.g = a.g) AS n, (SELECT max(v) FROM b WHERE b.k = a.k) - v AS d FROM a{}",
+                self.condition("WHERE")
+            ),
+            3 => "SELECT id, v IN (SELECT v FROM b WHERE b.g = a.g) AS inside, g NOT IN (SELECT v FROM b) AS outside FROM a".into(),
+            4 => format!(
+                "SELECT {0} FROM a {1} SELECT {0} FROM b{2}",
+                self.one_of(&["g, k", "v", "k, f"]),
+                self.one_of(&["INTERSECT", "EXCEPT"]),
+                self.condition("WHERE")
+            ),
+            _ => format!(
+                "SELECT a.id, s.n, s.top FROM a CROSS JOIN LATERAL (SELECT count(*) AS n, max(v) AS top FROM b WHERE b.g = a.g) AS s{}",
+                self.one_of(&["", " WHERE s.n > 1"])
+            ),
+        }
+    }
+
+    fn source(&mut self) -> String {
+        match self.random.below(8) {
+            6 | 7 => self.joined(),
             0 => "(SELECT id, g, k, v, f, at FROM a UNION ALL SELECT id, g, k, v, f, at FROM b) AS u".into(),
             1 => format!("(SELECT id, g + 1 AS g, lower(k) AS k, v, f, at FROM b WHERE {}) AS s", self.predicate()),
             2 => "b".into(),
@@ -57,7 +125,11 @@ impl Generator {
     }
 
     fn condition(&mut self, word: &str) -> String {
-        if self.chance(50) { format!(" {word} {}", self.predicate()) } else { String::new() }
+        match self.random.below(10) {
+            0..4 => format!(" {word} {}", self.predicate()),
+            4 => format!(" {word} {}", self.subquery()),
+            _ => String::new(),
+        }
     }
 
     fn aggregate(&mut self) -> String {
@@ -83,7 +155,8 @@ impl Generator {
     }
 
     fn query(&mut self) -> String {
-        match self.random.below(8) {
+        match self.random.below(11) {
+            8..=10 => self.tied(),
             0 | 1 => {
                 let columns = self.one_of(&[
                     "id, g, k, v",
@@ -151,11 +224,14 @@ impl Generator {
             4 => format!("UPDATE {table} SET v = v + 1 WHERE {}", self.predicate()),
             5 => format!("UPDATE {table} SET g = (g + 1) % 5, k = 'c' WHERE {}", self.predicate()),
             6 => format!("DELETE FROM {table} WHERE {} AND id % 3 = {}", self.predicate(), self.random.below(3)),
-            7 => format!(
-                "INSERT INTO {table} VALUES ({}, {}) ON CONFLICT (id) DO UPDATE SET v = excluded.v, k = excluded.k",
-                1 + self.random.below(self.next_id.max(1) as u64),
-                self.value()
-            ),
+            7 => {
+                let id = 1 + self.random.below(self.next_id.max(1) as u64);
+                self.next_id = self.next_id.max(id as i64);
+                format!(
+                    "INSERT INTO {table} VALUES ({id}, {}) ON CONFLICT (id) DO UPDATE SET v = excluded.v, k = excluded.k",
+                    self.value()
+                )
+            }
             8 => format!(
                 "BEGIN; {}; {}; COMMIT",
                 self.change(),

@@ -11,7 +11,7 @@ use datafusion::physical_expr::expressions::{binary, lit};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::AggregateStrategy::{Linear, Merge, Recompute};
-use tidemark_common::plan::{Op, UnnestColumn};
+use tidemark_common::plan::{Join, JoinKind, Op, UnnestColumn};
 use tidemark_common::{Delta, Oid};
 
 use super::{CollectionChanges, RunningDataflow};
@@ -82,6 +82,28 @@ fn a_union_is_as_late_as_its_latest_input() {
     assert_eq!(step(&[(0, 10)], &[]), integers(&[]));
     assert_eq!(step(&[(0, 20)], &[(0, 5)]), integers(&[(0, 5)]));
     assert_eq!(step(&[(0, 20)], &[(0, 50)]), integers(&[(0, 20)]));
+}
+
+#[test]
+fn a_join_is_as_late_as_the_later_of_columns_that_must_be_equal() {
+    let table = schema("w bigint, a bigint");
+    let other: Oid = 20002;
+    let mut second = input(&table, &[0, 1]);
+    second.0 = Op::Input { collection: other, name: "u".into(), projection: vec![0, 1] };
+    let exchange = |of| (Op::Exchange { keys: vec![0] }, vec![of], Arc::clone(&table), with_watermarks(&[0, 1]));
+    let join =
+        Join { kind: JoinKind::Left, on: vec![(0, 0)], null_equal: false, residual: None, output: vec![1, 0, 2] };
+    // The other columns may come from any time, whatever the planner says.
+    let joined = (Op::Join(join), vec![2, 3], schema("a bigint, w bigint, u bigint"), with_watermarks(&[0, 1, 2]));
+    let nodes = vec![input(&table, &[0, 1]), second, exchange(0), exchange(1), joined];
+    let mut flow = TestFlow::new(plan(nodes), 2);
+    let mut step = |a: &[(usize, i64)], b: &[(usize, i64)]| {
+        let inputs = BTreeMap::from([(INPUT, no_rows(a)), (other, no_rows(b))]);
+        flow.try_epoch_of(&inputs).unwrap().watermarks
+    };
+    assert_eq!(step(&[(0, 10), (1, 7)], &[(1, 8)]), integers(&[]));
+    assert_eq!(step(&[(0, 20)], &[(0, 5)]), integers(&[(1, 5), (2, 5)]));
+    assert_eq!(step(&[(0, 20)], &[(0, 50)]), integers(&[(1, 20), (2, 20)]));
 }
 
 /// HOP: a row is in several windows, a list of starts; no later row is in a window before the first of them.

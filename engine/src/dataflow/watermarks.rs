@@ -3,6 +3,7 @@
 //! ```text
 //!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: its
 //!   closing column's          Union: the least of all inputs; Unnest: of a list, its least element
+//!                             Join: the least of two columns that must be equal
 //! ```
 //!
 //! A watermark never goes back. Those of the inputs are stored with the dataflow's state, so that after a restart what was
@@ -16,7 +17,7 @@ use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions,
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::plan::{Dataflow, Node, NodeId, Op, UnnestColumn};
+use tidemark_common::plan::{Dataflow, Join, Node, NodeId, Op, UnnestColumn};
 use tidemark_common::{Oid, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
 
@@ -182,6 +183,7 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> R
             Ok(least_of_all(counted.map(|i| &all[*i as usize])))
         }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
+        Op::Join(join) => Ok(through_join(join, plan.nodes[first as usize].schema.fields().len(), all, &node.inputs)),
         Op::Aggregate(aggregate) => {
             let close = aggregate.close.and_then(|column| input.get_key_value(&column));
             Ok(close.map(|(&column, value)| (column, value.clone())).into_iter().collect())
@@ -240,6 +242,22 @@ fn least_of_all<'a>(mut inputs: impl Iterator<Item = &'a Watermarks>) -> Waterma
         }
     }
     least
+}
+
+/// A row that comes now may meet one from long ago, but none with another value in columns that must be equal.
+fn through_join(join: &Join, left_width: usize, all: &[Watermarks], inputs: &[NodeId]) -> Watermarks {
+    let mut watermarks = Watermarks::new();
+    let [left, right] = [inputs[0], inputs[1]].map(|input| &all[input as usize]);
+    for &(l, r) in &join.on {
+        let (Some(of_left), Some(of_right)) = (left.get(&l), right.get(&r)) else { continue };
+        let least = if of_right.partial_cmp(of_left) == Some(Ordering::Less) { of_right } else { of_left };
+        for (to, from) in join.output.iter().enumerate() {
+            if *from == l || *from == r + left_width {
+                watermarks.insert(to, least.clone());
+            }
+        }
+    }
+    watermarks
 }
 
 fn through_unnest(columns: &[UnnestColumn], input: &Watermarks) -> Result<Watermarks> {

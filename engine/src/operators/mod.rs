@@ -12,6 +12,7 @@ pub mod aggregate;
 pub mod constant;
 pub mod exchange;
 pub mod filter;
+pub mod join;
 pub mod project;
 #[cfg(test)]
 pub(crate) mod testing;

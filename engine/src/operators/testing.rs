@@ -149,9 +149,13 @@ impl TestFlow {
     }
 
     pub fn try_epoch(&mut self, changes: CollectionChanges) -> Result<CollectionChanges> {
-        let inputs = BTreeMap::from([(INPUT, changes)]);
+        self.try_epoch_of(&BTreeMap::from([(INPUT, changes)]))
+    }
+
+    /// Of several collections.
+    pub fn try_epoch_of(&mut self, inputs: &BTreeMap<Oid, CollectionChanges>) -> Result<CollectionChanges> {
         let snapshot = self.store().snapshot();
-        let output = self.flow.step(&snapshot, self.first, &inputs)?;
+        let output = self.flow.step(&snapshot, self.first, inputs)?;
         self.first = false;
         let mut commit = self.store().begin();
         self.flow.flush(&mut commit)?;

@@ -13,6 +13,7 @@
 //! and what would work.
 
 mod aggregate;
+mod join;
 mod unnest;
 mod watermark;
 
@@ -126,6 +127,7 @@ impl Lowering {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
+            LogicalPlan::Join(join) => self.join(join),
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => {
                 let schema = Arc::new(empty.schema.as_arrow().clone());
@@ -253,9 +255,10 @@ impl Lowering {
 
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         if let Some(name) = first_subquery(expr)? {
-            return Err(Error::unsupported(format!("{name} in a materialized view is not supported yet")).with_hint(
-                "Joins and subqueries in views come with the next release; query over the view with SELECT.",
-            ));
+            return Err(Error::unsupported(format!(
+                "{name} here cannot be turned into a join, so it cannot be kept up to date"
+            ))
+            .with_hint("Write it as a join, or use it in the SELECT over the view."));
         }
         Ok(create_physical_expr(expr, schema, &self.props, &PhysicalPlanningContext::default())?)
     }
@@ -305,16 +308,16 @@ fn first_subquery(expr: &Expr) -> Result<Option<&'static str>> {
 /// Why `plan` cannot be kept, and what would work.
 fn refuse(plan: &LogicalPlan) -> Error {
     let (what, hint) = match plan {
-        LogicalPlan::Join(_) => (
-            "a join or subquery",
-            "Joins in views come with the next release. Make a view of each side and join them in the SELECT.",
-        ),
         LogicalPlan::Window(_) => {
             ("a window function (OVER)", "Use OVER in the SELECT over the view, or TUMBLE or HOP windows in the view.")
         }
         LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
             ("ORDER BY with LIMIT, or a LIMIT", "Use ORDER BY and LIMIT in the SELECT over the view.")
         }
+        LogicalPlan::Subquery(_) => (
+            "a LATERAL subquery that is tied to its row by more than equal columns",
+            "Write it as a JOIN with the whole condition, and GROUP BY the outer row.",
+        ),
         LogicalPlan::Distinct(_) => ("DISTINCT ON", "Use GROUP BY with first_value(.. ORDER BY ..)."),
         LogicalPlan::RecursiveQuery(_) => {
             ("WITH RECURSIVE", "A recursive query has no bound on the work that one change makes; use it in SELECT.")

@@ -24,7 +24,7 @@ use tidemark_common::{Epoch, Result};
 
 use crate::commit::EpochCommit;
 use crate::keys::{Key, Span, StateId, span, successor};
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Cursor, Direction, Snapshot};
 use crate::value;
 use slots::{DIRTY, LIVE, RECENT, STORED, Slots, USED};
 
@@ -319,6 +319,46 @@ impl KeyedState {
         self.scan_range(snapshot, prefix, successor(prefix).as_deref(), Direction::Forward, usize::MAX)
     }
 
+    /// Calls `each` with the entries whose keys start with one of `prefixes`: the position of the prefix, key and value. In the
+    /// order of keys; no prefix may start with another.
+    pub fn scan_prefixes<K: AsRef<[u8]>>(
+        &mut self,
+        snapshot: &Snapshot,
+        prefixes: &[K],
+        mut each: impl FnMut(usize, &[u8], &[u8]),
+    ) -> Result<()> {
+        self.observe(snapshot)?;
+        let mut order: Vec<usize> = (0..prefixes.len()).collect();
+        order.sort_unstable_by(|&a, &b| prefixes[a].as_ref().cmp(prefixes[b].as_ref()));
+        if self.scans_in_memory() {
+            let all = self.sorted_slots(&[], None);
+            let mut rest = all.iter().map(|&at| self.slots.slot(at)).peekable();
+            for at in order {
+                let prefix = prefixes[at].as_ref();
+                while rest.next_if(|slot| slot.key() < prefix).is_some() {}
+                while let Some(slot) = rest.next_if(|slot| slot.key().starts_with(prefix)) {
+                    slot.value().into_iter().for_each(|value| each(at, slot.key(), value));
+                }
+            }
+            return Ok(());
+        }
+        let mut cursor = snapshot.cursor(self.span.clone());
+        for at in order {
+            let prefix = prefixes[at].as_ref();
+            let to = successor(prefix);
+            let each = |key: &[u8], value: &[u8]| {
+                each(at, key, value);
+                true
+            };
+            self.merge_with(snapshot, Some(&mut cursor), prefix, to.as_deref(), Direction::Forward, each)?;
+        }
+        Ok(())
+    }
+
+    fn scans_in_memory(&self) -> bool {
+        self.complete == Some(true) && self.slots.present() <= SCAN_IN_MEMORY
+    }
+
     /// The next entries of a walk over all of them, at most `limit`, the first after key `after`.
     pub fn scan_chunk(&mut self, snapshot: &Snapshot, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>> {
         let from = after.map_or(Vec::new(), |after| [after, &[0]].concat());
@@ -352,9 +392,22 @@ impl KeyedState {
         from: &[u8],
         to: Option<&[u8]>,
         direction: Direction,
+        each: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        self.merge_with(snapshot, None, from, to, direction, each)
+    }
+
+    /// As [`KeyedState::merge`], reading with `cursor`, which only goes forward, if one is given.
+    fn merge_with(
+        &mut self,
+        snapshot: &Snapshot,
+        cursor: Option<&mut Cursor<'_>>,
+        from: &[u8],
+        to: Option<&[u8]>,
+        direction: Direction,
         mut each: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
-        let in_memory = self.complete == Some(true) && self.slots.present() <= SCAN_IN_MEMORY;
+        let in_memory = self.scans_in_memory();
         let mut overlay = if in_memory { self.sorted_slots(from, to) } else { self.recent_slots(from, to) };
         if direction == Direction::Reverse {
             overlay.reverse();
@@ -365,7 +418,7 @@ impl KeyedState {
         if !in_memory && !cleared {
             let start = self.encoded(from);
             let end = to.map_or_else(|| self.span.end.clone(), |to| self.encoded(to));
-            snapshot.visit(&start, &end, direction, |encoded, stored| {
+            let visit = |encoded: &[u8], stored: &[u8]| {
                 let key = &encoded[self.span.start.len()..];
                 let mut overlaid = false;
                 while let Some(slot) = overlay.next_if(|slot| order(slot.key(), key, direction).is_le()) {
@@ -379,7 +432,11 @@ impl KeyedState {
                     more = each(key, value::unframe(stored)?);
                 }
                 Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-            })?;
+            };
+            match cursor {
+                Some(cursor) => cursor.visit(&start, &end, visit)?,
+                None => snapshot.visit(&start, &end, direction, visit)?,
+            }
         }
         while more && let Some(slot) = overlay.next() {
             more = slot.value().is_none_or(|value| each(slot.key(), value));

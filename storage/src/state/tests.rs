@@ -61,6 +61,16 @@ fn step(rng: &mut StdRng, state: &mut KeyedState, model: &mut BTreeMap<Vec<u8>, 
         68..76 => {
             let expected: Vec<Entry> = entries(model).into_iter().filter(|(k, _)| k.starts_with(&key)).collect();
             assert_eq!(state.scan_prefix(snapshot, &key).unwrap(), expected);
+            let mut prefixes: Vec<[u8; 1]> = (0..rng.random_range(0..5)).map(|_| [rng.random_range(0..6)]).collect();
+            prefixes.sort_unstable_by(|a, b| b.cmp(a));
+            prefixes.dedup();
+            let mut found: Vec<(usize, Entry)> = Vec::new();
+            let each = |at, key: &[u8], value: &[u8]| found.push((at, (key.to_vec(), value.to_vec())));
+            state.scan_prefixes(snapshot, &prefixes, each).unwrap();
+            let position = |e: &Entry| prefixes.iter().position(|p| e.0.starts_with(p));
+            let expected: Vec<(usize, Entry)> =
+                entries(model).into_iter().filter_map(|e| Some((position(&e)?, e))).collect();
+            assert_eq!(found, expected);
         }
         76..86 => {
             let to = random_bytes(rng, 6, 4);

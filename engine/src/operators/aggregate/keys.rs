@@ -135,6 +135,12 @@ impl GroupNumbers {
         (0..self.len()).map(|group| self.key(group)).collect()
     }
 
+    /// The number of a key that was given one without a marker.
+    pub fn find(&self, key: &[u8]) -> Option<usize> {
+        let hash = self.hasher.hash_one(key);
+        self.table.find(hash, |&group| self.key(group as usize) == key).map(|&group| group as usize)
+    }
+
     /// The number of the key made of `marker` and `row`. The row alone tells keys apart, as NULL has its own bytes there.
     pub fn number(&mut self, marker: Option<u8>, row: &[u8]) -> usize {
         let Self { table, hasher, bytes, ends } = self;

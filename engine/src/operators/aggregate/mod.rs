@@ -14,7 +14,7 @@
 //! the keys that its rows can have; where a range of keys is taken, [`Owned`] leaves the others' alone.
 
 mod calls;
-mod keys;
+pub(super) mod keys;
 mod linear;
 mod merge;
 mod recompute;
@@ -380,7 +380,7 @@ impl Operator for Aggregate {
     }
 }
 
-fn size_of(states: &[&KeyedState]) -> StateSize {
+pub(super) fn size_of(states: &[&KeyedState]) -> StateSize {
     StateSize {
         entries: states.iter().map(|s| s.len().unwrap_or(0) as u64).sum(),
         cached_bytes: states.iter().map(|s| s.bytes() as u64).sum(),

@@ -1,0 +1,61 @@
+//! Joins: changes of two inputs in, changes of their pairs out, or of the rows of one that have (no) partner in the other.
+//!
+//! ```text
+//!   left chunks  ─▶ net changes by key ─┐   Pairs   kept rows of both inputs ─▶ pairs, and rows without any
+//!                                       ├─▶   or
+//!   right chunks ─▶ net changes by key ─┘   Exists  kept left rows, right counts ─▶ left rows
+//! ```
+//!
+//! Both inputs are exchanged by the key, so a shard sees all rows of the keys that it sees. What they keep is all of the
+//! inputs' rows: only rows that go away again make it smaller.
+
+mod emit;
+mod exists;
+mod pairs;
+mod side;
+#[cfg(test)]
+mod tests;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use std::sync::Arc;
+use tidemark_common::plan;
+use tidemark_common::{Error, Result};
+use tidemark_storage::KeyedState;
+
+use self::emit::{Output, asks_for_matches};
+use self::exists::Exists;
+use self::pairs::{Pairs, Residual};
+use self::side::{Keys, Side};
+use super::aggregate::Placement;
+use super::{Chunks, Operator};
+
+const LEFT: u32 = 0;
+const RIGHT: u32 = 1;
+
+/// The operator of one shard.
+pub fn operator(
+    join: &plan::Join,
+    inputs: [&SchemaRef; 2],
+    output: &SchemaRef,
+    placement: &Placement,
+) -> Result<Box<dyn Operator>> {
+    let name = format!("node {} of object {}", placement.node, placement.oid);
+    let state = |which| KeyedState::new(placement.state(which), placement.cache_budget / 2);
+    let [left, right] = inputs;
+    let left_keys = Keys::new(left, join.on.iter().map(|on| on.0).collect(), join.null_equal)?;
+    let right_keys = Keys::new(right, join.on.iter().map(|on| on.1).collect(), join.null_equal)?;
+    let sends = Output::new(join.output.clone(), left.fields().len(), Arc::clone(output));
+    if join.keeps_counts() {
+        let left = Side::new(name.clone(), left, left_keys, state(LEFT), false)?;
+        return Ok(Box::new(Exists::new(name, join.kind, left, right_keys, state(RIGHT), sends)));
+    }
+    let all: Vec<_> = left.fields().iter().chain(right.fields()).cloned().collect();
+    let residual = join.residual.as_ref().map(|expr| Residual::new(expr, &Schema::new(all))).transpose()?;
+    let left = Side::new(name.clone(), left, left_keys, state(LEFT), asks_for_matches(join.kind, true))?;
+    let right = Side::new(name, right, right_keys, state(RIGHT), asks_for_matches(join.kind, false))?;
+    Ok(Box::new(Pairs::new(join.kind, left, right, residual, sends)))
+}
+
+fn two_inputs(inputs: Vec<Chunks>) -> Result<[Chunks; 2]> {
+    inputs.try_into().map_err(|_| Error::internal("a join got another number of inputs than two"))
+}

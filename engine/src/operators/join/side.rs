@@ -1,0 +1,327 @@
+//! One input of a join: its rows by key, as they are kept and as an epoch changes them.
+//!
+//! ```text
+//!   kept:   key ++ the other columns ─▶ weight, and how many rows of the other input it matches (if that is asked for)
+//!
+//!   chunks ──same rows together──▶ Changes ──load──▶ Rows: the changed ones, then those kept of the keys asked for
+//!              │                                       │ weights and matches before and after the epoch
+//!              └▶ keyless: a NULL in the key            └──store──▶ kept
+//! ```
+//!
+//! A row whose key has a NULL never matches, so it is not kept (unless NULL equals NULL).
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use datafusion::arrow::buffer::NullBuffer;
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use tidemark_common::{Delta, Error, Result};
+use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
+
+use crate::operators::Chunks;
+use crate::operators::aggregate::keys::GroupNumbers;
+
+pub struct Side {
+    /// For errors.
+    name: String,
+    schema: SchemaRef,
+    keys: Keys,
+    /// The columns that the key does not give back.
+    rest: Vec<usize>,
+    rest_codec: RowCodec,
+    kept: KeyedState,
+    /// How many rows of the other input each row matches is kept with it.
+    counts_matches: bool,
+}
+
+/// The key columns of an input.
+pub struct Keys {
+    on: Vec<usize>,
+    codec: RowCodec,
+    null_equal: bool,
+}
+
+/// The net of an epoch's rows.
+pub struct Changes {
+    /// Each row once; what has no net weight is not counted in `weights`.
+    batch: RecordBatch,
+    weights: Vec<i64>,
+    /// The group of each row: the number of its key.
+    groups: Vec<usize>,
+    /// Keys and other columns of the rows.
+    encoded: GroupNumbers,
+    /// Rows with a NULL in their key.
+    pub keyless: Option<Delta>,
+}
+
+/// A row in this epoch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Row {
+    pub before: i64,
+    pub after: i64,
+    /// Rows of the other input that match.
+    pub matches_before: i64,
+    pub matches_after: i64,
+}
+
+/// The rows that an epoch has to do with.
+pub struct Rows {
+    pub batch: RecordBatch,
+    pub rows: Vec<Row>,
+    /// The changed rows come first.
+    changed: usize,
+    changed_of: Vec<Vec<u32>>,
+    others_of: Vec<Vec<u32>>,
+    encoded: Vec<Vec<u8>>,
+}
+
+impl Keys {
+    pub fn new(schema: &SchemaRef, on: Vec<usize>, null_equal: bool) -> Result<Self> {
+        let fields: Vec<FieldRef> = on.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
+        Ok(Self { on, codec: RowCodec::for_keys(&fields)?, null_equal })
+    }
+
+    /// Each row's key, if it has one, by number of the row.
+    pub fn each(&self, batch: &RecordBatch, mut each: impl FnMut(usize, Option<&[u8]>)) -> Result<()> {
+        let columns: Vec<ArrayRef> = self.on.iter().map(|&c| Arc::clone(batch.column(c))).collect();
+        let encoded = self.codec.encode_rows(&columns, batch.num_rows())?;
+        let nulls = match self.null_equal {
+            true => None,
+            false => columns.iter().fold(None, |all, c| NullBuffer::union(all.as_ref(), c.logical_nulls().as_ref())),
+        };
+        for row in 0..batch.num_rows() {
+            let keyless = nulls.as_ref().is_some_and(|n| n.is_null(row));
+            each(row, (!keyless).then(|| encoded.row(row)));
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    pub fn new(name: String, schema: &SchemaRef, keys: Keys, kept: KeyedState, counts_matches: bool) -> Result<Self> {
+        let given_back = |c: &usize| keys.on.contains(c) && is_exact(schema.field(*c).data_type());
+        let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
+        let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
+        let rest_codec = RowCodec::new(&fields)?;
+        Ok(Self { name, schema: Arc::clone(schema), keys, rest, rest_codec, kept, counts_matches })
+    }
+
+    /// The net of an epoch's rows, whose keys are numbered in `groups`.
+    pub fn changes(&self, chunks: &Chunks, groups: &mut GroupNumbers) -> Result<Changes> {
+        let delta = Delta::concat(&self.schema, chunks)?;
+        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect();
+        let rest = self.rest_codec.encode_rows(&columns, delta.num_rows())?;
+        let mut encoded = GroupNumbers::default();
+        // Of each distinct row: where it is first, how long its key is, its net weight.
+        let mut distinct: Vec<(u32, usize, i64)> = Vec::new();
+        let mut keyless: Vec<u32> = Vec::new();
+        let mut bytes = Vec::new();
+        self.keys.each(&delta.batch, |row, key| {
+            let Some(key) = key else { return keyless.push(row as u32) };
+            bytes.clear();
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(rest.row(row));
+            let number = encoded.number(None, &bytes);
+            if number == distinct.len() {
+                distinct.push((row as u32, key.len(), 0));
+            }
+            distinct[number].2 += delta.weight(row);
+        })?;
+        let net = |(number, &(_, key_len, weight)): (usize, &(u32, usize, i64))| match weight {
+            0 => usize::MAX,
+            _ => groups.number(None, &encoded.key(number)[..key_len]),
+        };
+        let numbered: Vec<usize> = distinct.iter().enumerate().map(net).collect();
+        let first = UInt32Array::from_iter_values(distinct.iter().map(|d| d.0));
+        let keyless = match keyless.is_empty() {
+            true => None,
+            false => Some(delta.take(&UInt32Array::from(keyless))?),
+        };
+        Ok(Changes {
+            batch: delta.take(&first)?.batch,
+            weights: distinct.iter().map(|d| d.2).collect(),
+            groups: numbered,
+            encoded,
+            keyless,
+        })
+    }
+
+    /// The changed rows and, of the groups in `wanted`, all others that are kept.
+    pub fn load(
+        &mut self,
+        snapshot: &Snapshot,
+        changes: &Changes,
+        wanted: &[bool],
+        groups: &GroupNumbers,
+    ) -> Result<Rows> {
+        let mut encoded: Vec<Vec<u8>> = changes.encoded.keys().into_iter().map(<[u8]>::to_vec).collect();
+        self.kept.load(snapshot, &encoded)?;
+        let (mut changed_of, mut others_of) = (vec![Vec::new(); wanted.len()], vec![Vec::new(); wanted.len()]);
+        let mut rows = Vec::with_capacity(encoded.len());
+        for (number, (key, &weight)) in encoded.iter().zip(&changes.weights).enumerate() {
+            let (before, matches) = self.kept.get(key).map_or(Ok((0, 0)), read_value)?;
+            let after = before + weight;
+            if after < 0 {
+                return Err(Error::internal(format!(
+                    "{}: a row is there {after} times: it went away more often than it had come",
+                    self.name
+                )));
+            }
+            rows.push(Row { before, after, matches_before: matches, matches_after: matches });
+            if weight != 0 {
+                changed_of[changes.groups[number]].push(number as u32);
+            }
+        }
+        let changed = rows.len();
+        let wanted: Vec<usize> = (0..wanted.len()).filter(|&group| wanted[group]).collect();
+        let prefixes: Vec<&[u8]> = wanted.iter().map(|&group| groups.key(group)).collect();
+        let mut key_lens = Vec::new();
+        let mut found: Vec<(usize, (i64, i64))> = Vec::new();
+        let mut broken = Ok(());
+        self.kept.scan_prefixes(snapshot, &prefixes, |at, entry, value| {
+            if changes.encoded.find(entry).is_some_and(|n| changes.weights[n] != 0) {
+                return;
+            }
+            match read_value(value) {
+                Ok(value) => found.push((wanted[at], value)),
+                Err(e) => broken = Err(e),
+            }
+            key_lens.push(prefixes[at].len());
+            encoded.push(entry.to_vec());
+        })?;
+        broken?;
+        for (group, (weight, matches)) in found {
+            others_of[group].push(rows.len() as u32);
+            rows.push(Row { before: weight, after: weight, matches_before: matches, matches_after: matches });
+        }
+        let others = self.decode(&encoded[changed..], &key_lens)?;
+        let batch = match others.num_rows() {
+            0 => changes.batch.clone(),
+            _ => concat_batches(&self.schema, [&changes.batch, &others])?,
+        };
+        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded })
+    }
+
+    /// Keeps the rows as they are after the epoch.
+    pub fn store(&mut self, rows: &Rows) -> Result<()> {
+        for (row, key) in rows.rows.iter().zip(&rows.encoded) {
+            let same_matches = !self.counts_matches || row.matches_before == row.matches_after;
+            if row.before == row.after && same_matches {
+                continue;
+            }
+            match row.after {
+                0 => self.kept.delete(key),
+                _ => self.put(key, row)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub fn flush(&mut self, commit: &mut EpochCommit) {
+        self.kept.flush(commit);
+    }
+
+    pub fn kept(&self) -> &KeyedState {
+        &self.kept
+    }
+
+    fn put(&mut self, key: &[u8], row: &Row) -> Result<()> {
+        let mut buffer = [0; 20];
+        let encoded = match self.counts_matches {
+            true => postcard::to_slice(&(row.after, row.matches_after), &mut buffer),
+            false => postcard::to_slice(&row.after, &mut buffer),
+        };
+        let value = encoded.map_err(|e| Error::internal(format!("cannot encode weight {}: {e}", row.after)))?;
+        self.kept.put(key, value);
+        Ok(())
+    }
+
+    fn decode(&self, entries: &[Vec<u8>], key_lens: &[usize]) -> Result<RecordBatch> {
+        if entries.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
+        }
+        let split = || entries.iter().zip(key_lens).map(|(entry, &len)| entry.split_at(len));
+        let key_columns = self.keys.codec.decode(split().map(|(key, _)| key))?;
+        let rest_columns = self.rest_codec.decode(split().map(|(_, rest)| rest))?;
+        let column = |c: usize| match self.rest.iter().position(|r| *r == c) {
+            Some(at) => Some(Arc::clone(&rest_columns[at])),
+            None => self.keys.on.iter().position(|k| *k == c).map(|at| Arc::clone(&key_columns[at])),
+        };
+        let columns = (0..self.schema.fields().len()).map(column).collect::<Option<Vec<_>>>();
+        let columns = columns.ok_or_else(|| Error::internal("a column is neither in the key nor beside it"))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(entries.len()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+}
+
+impl Changes {
+    /// Marks the groups in which a row has changed.
+    pub fn mark(&self, touched: &mut [bool]) {
+        self.groups.iter().filter(|g| **g != usize::MAX).for_each(|&g| touched[g] = true);
+    }
+}
+
+impl Rows {
+    /// The rows of a group that have changed.
+    pub fn changed(&self, group: usize) -> &[u32] {
+        &self.changed_of[group]
+    }
+
+    /// The rows of a group that have not, if they were asked for.
+    pub fn others(&self, group: usize) -> &[u32] {
+        &self.others_of[group]
+    }
+
+    /// A row matches one of the other input. A changed row is told of all its matches, another of those that have changed.
+    pub fn add_match(&mut self, row: u32, partner: Row) {
+        let is_changed = (row as usize) < self.changed;
+        let row = &mut self.rows[row as usize];
+        if is_changed {
+            row.matches_before += partner.before;
+            row.matches_after += partner.after;
+        } else {
+            row.matches_after += partner.after - partner.before;
+        }
+    }
+
+    /// Every row matches this many of the other input.
+    pub fn set_matches(&mut self, group: usize, before: i64, after: i64) {
+        for &row in self.changed_of[group].iter().chain(&self.others_of[group]) {
+            let row = &mut self.rows[row as usize];
+            (row.matches_before, row.matches_after) = (before, after);
+        }
+    }
+
+    /// How the number of rows changes that have matches (or have none), by row.
+    pub fn changes_of(&self, matched: bool) -> (UInt32Array, Vec<i64>) {
+        let counted = |matches: i64, weight: i64| if (matches > 0) == matched { weight } else { 0 };
+        let change = |row: &Row| counted(row.matches_after, row.after) - counted(row.matches_before, row.before);
+        let changes = self.rows.iter().map(change).enumerate().filter(|(_, change)| *change != 0);
+        let (rows, weights): (Vec<u32>, Vec<i64>) = changes.map(|(row, change)| (row as u32, change)).unzip();
+        (UInt32Array::from(rows), weights)
+    }
+
+    /// To be told anew by [`Rows::add_match`].
+    pub fn forget_matches_of_changed(&mut self) {
+        for row in &mut self.rows[..self.changed] {
+            (row.matches_before, row.matches_after) = (0, 0);
+        }
+    }
+}
+
+/// The value of a kept row: its weight, its matches.
+fn read_value(value: &[u8]) -> Result<(i64, i64)> {
+    let broken = |e| Error::internal(format!("a kept row's weight cannot be read: {e}"));
+    let (weight, rest) = postcard::take_from_bytes(value).map_err(broken)?;
+    let matches = if rest.is_empty() { 0 } else { postcard::from_bytes(rest).map_err(broken)? };
+    Ok((weight, matches))
+}
+
+/// Types whose values a key gives back as they were: in a key -0.0 is 0.0.
+fn is_exact(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::Binary | DataType::Boolean | DataType::Decimal128(..) => true,
+        other => other.is_integer() || other.is_temporal(),
+    }
+}

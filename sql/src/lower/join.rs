@@ -1,0 +1,191 @@
+//! Joins: equal expressions become columns by which both inputs are exchanged, what else is asked of a pair is a residual.
+//!
+//! ```text
+//!   Join  a.x = lower(b.y), a.v > b.v            Join on x = lower(y), v > v     keeps both inputs' rows
+//!     a                                            Exchange by x
+//!     b                                  ──▶         a
+//!                                                  Exchange by lower(y)
+//!                                                    Project  b's columns, lower(y)
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{JoinType, NullEquality};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
+use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties};
+use tidemark_common::{Error, Result};
+
+use super::{Lowering, watermark};
+
+/// An input, with its keys as columns.
+struct Side {
+    node: NodeId,
+    /// Columns of the logical plan; keys that were none come behind them.
+    width: usize,
+    keys: Vec<usize>,
+}
+
+impl Lowering {
+    pub(super) fn join(&mut self, join: &Join) -> Result<NodeId> {
+        if join.null_aware {
+            return Err(Error::internal("a NOT IN was left to a join"));
+        }
+        let (kind, turned) = kind_of(join.join_type);
+        let (mut lefts, mut rights): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(l, r)| (l, r)).unzip();
+        let (mut left, mut right) = (&join.left, &join.right);
+        if turned {
+            std::mem::swap(&mut left, &mut right);
+            std::mem::swap(&mut lefts, &mut rights);
+        }
+        let residual = join.filter.as_ref().filter(|f| !is_true(f)).map(|filter| {
+            let schema = left.schema().join(right.schema())?;
+            self.physical(filter, &schema)
+        });
+        let residual = residual.transpose()?;
+        let left = self.side(left, &lefts)?;
+        let right = self.side(right, &rights)?;
+        let (left, right) = self.exchanged(left, right)?;
+
+        let shift = self.schema(left.node).fields().len() - left.width;
+        let residual = residual.map(|expr| shifted(expr, left.width, shift)).transpose()?;
+        let output = match kind {
+            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => (0..left.width).collect(),
+            _ => (0..left.width).chain((0..right.width).map(|c| c + left.width + shift)).collect(),
+        };
+        let on = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
+        let null_equal = join.null_equality == NullEquality::NullEqualsNull;
+        let op = plan::Join { kind, on, null_equal, residual, output };
+        let properties = self.join_properties(&op, left.node, right.node);
+        let schema = Arc::new(join.schema.as_arrow().clone());
+        Ok(self.add(Op::Join(op), vec![left.node, right.node], schema, properties))
+    }
+
+    /// Plans an input and makes columns of its keys.
+    fn side(&mut self, input: &LogicalPlan, keys: &[&Expr]) -> Result<Side> {
+        let node = self.plan(input)?;
+        let keys = keys.iter().map(|k| self.physical(k, input.schema())).collect::<Result<Vec<_>>>()?;
+        let width = self.schema(node).fields().len();
+        let (node, keys) = self.with_columns(node, &keys)?;
+        Ok(Side { node, width, keys })
+    }
+
+    /// Adds those expressions as columns that are none; gives the columns of all.
+    fn with_columns(&mut self, node: NodeId, exprs: &[Arc<dyn PhysicalExpr>]) -> Result<(NodeId, Vec<usize>)> {
+        let schema = Arc::clone(self.schema(node));
+        let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut columns: Vec<Arc<dyn PhysicalExpr>> = column_exprs(&schema);
+        let mut positions = Vec::with_capacity(exprs.len());
+        for expr in exprs {
+            positions.push(watermark::as_column(expr).unwrap_or(columns.len()));
+            if positions.last() == Some(&columns.len()) {
+                let name = fmt_sql(expr.as_ref()).to_string();
+                fields.push(Field::new(name, expr.data_type(&schema)?, expr.nullable(&schema)?));
+                columns.push(Arc::clone(expr));
+            }
+        }
+        if columns.len() == schema.fields().len() {
+            return Ok((node, positions));
+        }
+        Ok((self.project(node, columns, Arc::new(Schema::new(fields))), positions))
+    }
+
+    /// Both inputs, exchanged by their keys, which have the same types.
+    fn exchanged(&mut self, left: Side, right: Side) -> Result<(Side, Side)> {
+        let types = |this: &Self, side: &Side| -> Vec<DataType> {
+            side.keys.iter().map(|&k| this.schema(side.node).field(k).data_type().clone()).collect()
+        };
+        let wanted = types(self, &left);
+        let right = match types(self, &right) == wanted {
+            true => right,
+            false => self.cast_keys(right, &wanted)?,
+        };
+        let mut exchange = |side: Side| {
+            let (schema, properties) = (Arc::clone(self.schema(side.node)), self.properties(side.node).clone());
+            let node = self.add(Op::Exchange { keys: side.keys.clone() }, vec![side.node], schema, properties);
+            Side { node, ..side }
+        };
+        let left = exchange(left);
+        Ok((left, exchange(right)))
+    }
+
+    fn cast_keys(&mut self, side: Side, wanted: &[DataType]) -> Result<Side> {
+        let schema = Arc::clone(self.schema(side.node));
+        let keys = side.keys.iter().zip(wanted).map(|(&key, wanted)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(schema.field(key).name(), key));
+            match schema.field(key).data_type() == wanted {
+                true => column,
+                false => Arc::new(CastExpr::new(column, wanted.clone(), None)),
+            }
+        });
+        let keys: Vec<_> = keys.collect();
+        let (node, keys) = self.with_columns(side.node, &keys)?;
+        Ok(Side { node, keys, ..side })
+    }
+
+    fn join_properties(&self, join: &plan::Join, left: NodeId, right: NodeId) -> Properties {
+        let width = self.schema(left).fields().len();
+        let (left, right) = (self.properties(left), self.properties(right));
+        let grows = matches!(join.kind, JoinKind::Inner | JoinKind::Semi);
+        let position = |column: usize| join.output.iter().position(|c| *c == column);
+        let of_left = left.key.as_ref().and_then(|key| key.iter().map(|&k| position(k)).collect::<Option<Vec<_>>>());
+        let of_right =
+            right.key.as_ref().and_then(|key| key.iter().map(|&k| position(k + width)).collect::<Option<Vec<_>>>());
+        // Whether a row of the other input meets one row of this at most.
+        let one_left = left.key.as_ref().is_some_and(|key| key.iter().all(|k| join.on.iter().any(|on| on.0 == *k)));
+        let one_right = right.key.as_ref().is_some_and(|key| key.iter().all(|k| join.on.iter().any(|on| on.1 == *k)));
+        let both = || Some([of_left.clone()?, of_right.clone()?].concat());
+        let key = match join.kind {
+            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => of_left,
+            JoinKind::Inner | JoinKind::Left if one_right && of_left.is_some() => of_left,
+            JoinKind::Inner | JoinKind::Right if one_left && of_right.is_some() => of_right,
+            JoinKind::Inner | JoinKind::Left | JoinKind::Right => both(),
+            // Rows without partner on either side may be all NULL in both keys.
+            JoinKind::Full => None,
+        };
+        let marked = join.on.iter().filter(|(l, r)| left.watermarks.contains(l) && right.watermarks.contains(r));
+        let watermarks = marked.flat_map(|&(l, r)| [position(l), position(r + width)]).flatten().collect();
+        Properties { append_only: grows && left.append_only && right.append_only, key, watermarks }
+    }
+}
+
+/// Our kind of a join, and whether its inputs change places.
+fn kind_of(join_type: JoinType) -> (JoinKind, bool) {
+    match join_type {
+        JoinType::Inner => (JoinKind::Inner, false),
+        JoinType::Left => (JoinKind::Left, false),
+        JoinType::Right => (JoinKind::Right, false),
+        JoinType::Full => (JoinKind::Full, false),
+        JoinType::LeftSemi => (JoinKind::Semi, false),
+        JoinType::LeftAnti => (JoinKind::Anti, false),
+        JoinType::LeftMark => (JoinKind::Mark, false),
+        JoinType::RightSemi => (JoinKind::Semi, true),
+        JoinType::RightAnti => (JoinKind::Anti, true),
+        JoinType::RightMark => (JoinKind::Mark, true),
+    }
+}
+
+fn is_true(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(datafusion::scalar::ScalarValue::Boolean(Some(true)), _))
+}
+
+fn column_exprs(schema: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
+    let columns = schema.fields().iter().enumerate();
+    columns.map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Arc<dyn PhysicalExpr>).collect()
+}
+
+/// The columns from `from` on lie `shift` further to the right.
+fn shifted(expr: Arc<dyn PhysicalExpr>, from: usize, shift: usize) -> Result<Arc<dyn PhysicalExpr>> {
+    let moved = expr.transform_up(|e| match e.downcast_ref::<Column>() {
+        Some(column) if column.index() >= from && shift > 0 => {
+            let column = Column::new(column.name(), column.index() + shift);
+            Ok(Transformed::yes(Arc::new(column) as Arc<dyn PhysicalExpr>))
+        }
+        _ => Ok(Transformed::no(e)),
+    });
+    Ok(moved?.data)
+}
