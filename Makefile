@@ -14,9 +14,10 @@ help: ## Show this list
 setup: ## Install what the system lacks (Debian/Ubuntu), or say what that is
 	@scripts/setup.sh
 
+# Always the whole workspace: another selection asks other features of DataFusion, and builds it once more.
 .PHONY: build
 build: setup ## Build the server, dev profile
-	cargo build
+	cargo build --workspace
 
 .PHONY: demo
 demo: build ## Build, start a server with the flights demo, ready for psql
@@ -33,11 +34,11 @@ check: setup ## Formatting and clippy, warnings denied
 
 .PHONY: bench
 bench: setup ## Nexmark from the built-in generator into views and into nothing (release build)
-	cargo bench --bench nexmark
+	cargo bench --workspace --bench nexmark
 
 .PHONY: bench-pg
 bench-pg: setup ## Point SELECTs by key over the wire, beside PostgreSQL on this machine (release build)
-	cargo build --release
+	cargo build --workspace --release
 	scripts/bench-pg.sh "$(TARGET_DIR)/release/tidemark"
 
 .PHONY: slt-postgres

@@ -5,7 +5,7 @@
 //!                                               ──▶ rows/s, rows per CPU-second, bytes of state, epoch p50 and p99
 //! ```
 //!
-//! `cargo bench --bench nexmark -- [--queries q0,q1] [--events N] [--into view|blackhole]`
+//! `cargo bench --workspace --bench nexmark -- [--queries q0,q1] [--events N] [--into view|blackhole]`
 
 #![allow(clippy::disallowed_methods)] // measuring is what this is for
 

@@ -34,7 +34,9 @@ impl Server {
         }
         let test = std::env::current_exe()?;
         let path = test.ancestors().skip(1).map(|dir| dir.join("tidemark")).find(|path| path.is_file());
-        path.ok_or_else(|| Failure("no tidemark binary beside the tests: cargo build, or set TIDEMARK_BIN".into()))
+        path.ok_or_else(|| {
+            Failure("no tidemark binary beside the tests: cargo build --workspace, or set TIDEMARK_BIN".into())
+        })
     }
 
     /// Starts on `dir` and waits until it answers.

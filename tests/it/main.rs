@@ -1,8 +1,9 @@
 //! Whole-process tests: each starts servers of its own, talks to them as a client does, and kills them.
 //!
-//! One binary for all, so that one link serves them. `cargo test --test it crash` runs one module.
+//! One binary for all, so that one link serves them. `cargo test --workspace --test it crash` runs one module.
 
 #![allow(clippy::disallowed_methods)] // waiting and measuring; no result depends on the time
+#![allow(clippy::unwrap_used)] // clippy takes only the test functions themselves for tests
 
 mod arrows;
 mod bad_input;

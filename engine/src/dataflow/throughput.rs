@@ -1,7 +1,7 @@
 //! Rows a second through the hot path: count and max by window and key over an append-only stream. Run by hand:
 //!
 //! ```text
-//!   cargo test -p tidemark-engine --lib throughput -- --ignored --nocapture
+//!   cargo test --workspace --lib throughput -- --ignored --nocapture
 //! ```
 
 use std::sync::Arc;
