@@ -47,7 +47,7 @@ impl Session {
         let (_, stream) = super::select::execute(&names, plan).await?;
         let schema = difference_schema(view);
         let stream = super::select::under(schema.clone(), stream);
-        Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Fixed("VALIDATE MATERIALIZED VIEW"), live: false }))
+        Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Fixed("VALIDATE MATERIALIZED VIEW"), live: false, binary: false }))
     }
 
     pub(super) fn describe_validate(&self, name: &sql::ObjectName) -> Result<SchemaRef> {
@@ -66,7 +66,7 @@ impl Session {
             search_path: view.search_path.clone(),
             widths: object.widths.clone(),
             system: None,
-            scans: Arc::new(StoredRows::new(transaction, environment)?),
+            scans: Arc::new(StoredRows::new(transaction, environment)),
         })
     }
 }
