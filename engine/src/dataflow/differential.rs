@@ -45,7 +45,7 @@ fn calls_of(name: &str) -> Vec<(String, Same)> {
             calls
         }
         "sum" => {
-            let mut calls = each(&["i", "n", "DISTINCT i", "i * 2 - 1", "9223372036854775807 - i"], Exactly);
+            let mut calls = each(&["i", "n", "DISTINCT i", "i * 2 - 1", "4000000000000000 - i"], Exactly);
             calls.extend(each(&["f"], ROUNDING));
             calls.push(call("sum(i) FILTER (WHERE b)", Exactly));
             calls
