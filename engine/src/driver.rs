@@ -59,6 +59,8 @@ pub(crate) struct Driver {
     pub snapshot: Arc<Snapshot>,
     pub catalog: Arc<Catalog>,
     pub pending: VecDeque<Pending>,
+    /// Who waits for the epoch being made. Here, so that who waited for one that fails is told why.
+    pub admitted: Vec<oneshot::Sender<Result<Epoch>>>,
     pub delivered: BTreeMap<Oid, Epoch>,
     /// Who waits for which views to be built.
     pub waiting: Vec<(Vec<Oid>, oneshot::Sender<Result<()>>)>,
@@ -101,6 +103,7 @@ impl Driver {
             order: Vec::new(),
             subscribers: HashMap::new(),
             pending: VecDeque::new(),
+            admitted: Vec::new(),
             delivered: BTreeMap::new(),
             waiting: Vec::new(),
             epochs: Arc::default(),
@@ -388,7 +391,8 @@ impl Driver {
             status.clock_error = Some(error.clone());
             status.running = false;
         }
-        for (_, answer) in self.pending.drain(..) {
+        let waiting = self.pending.drain(..).map(|(_, answer)| answer).chain(self.admitted.drain(..));
+        for answer in waiting {
             let _nobody_waits = answer.send(Err(error.clone()));
         }
         for (_, ready) in self.waiting.drain(..) {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use tidemark_common::{Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{EpochCommit, Key, value};
-use tokio::sync::oneshot;
 
 use crate::backfill::{Progress, scan_step};
 use crate::dataflow::CollectionChanges;
@@ -26,7 +25,6 @@ use crate::subscription::Change;
 use crate::table::{Table, conflict};
 
 type Changes = BTreeMap<Oid, CollectionChanges>;
-type Answers = Vec<oneshot::Sender<Result<Epoch>>>;
 
 impl Driver {
     /// An error here is a failed commit: nothing of the epoch is on disk, and memory is ahead of it.
@@ -37,7 +35,7 @@ impl Driver {
         let mut commit = self.store.begin();
         let mut rewritten = Vec::new();
 
-        let answers = self.transactions(&mut commit, &mut rewritten)?;
+        self.transactions(&mut commit, &mut rewritten)?;
         self.note_delivered(&mut commit)?;
         let mut changes = self.table_changes(&mut commit, &rewritten)?;
         self.replays_before_sources(&mut changes)?;
@@ -46,7 +44,7 @@ impl Driver {
         self.run_jobs(epoch, &mut changes, &mut commit)?;
         let rows_out = count_rows(&changes) - rows;
 
-        if commit.is_empty() && answers.is_empty() {
+        if commit.is_empty() && self.admitted.is_empty() {
             self.publish(); // a source has ended, or a backfill waits for its reader
             return Ok(());
         }
@@ -63,11 +61,11 @@ impl Driver {
             rows,
             rows_out,
             bytes,
-            transactions: answers.len() as u32,
+            transactions: self.admitted.len() as u32,
         });
-        self.transactions += answers.len() as u64;
+        self.transactions += self.admitted.len() as u64;
         self.publish();
-        self.tell(epoch, answers, &changes);
+        self.tell(epoch, &changes);
         self.answer_builders();
         Ok(())
     }
@@ -80,8 +78,8 @@ impl Driver {
         epochs.push_back(status);
     }
 
-    fn tell(&mut self, epoch: Epoch, answers: Answers, changes: &Changes) {
-        for answer in answers {
+    fn tell(&mut self, epoch: Epoch, changes: &Changes) {
+        for answer in self.admitted.drain(..) {
             let _nobody_waits = answer.send(Ok(epoch));
         }
         for job in self.jobs.values() {
@@ -102,8 +100,7 @@ impl Driver {
     }
 
     /// Admits what waits, in order of arrival. A transaction that is refused is answered at once and leaves nothing behind.
-    fn transactions(&mut self, commit: &mut EpochCommit, rewritten: &mut Vec<Oid>) -> Result<Answers> {
-        let mut answers = Answers::new();
+    fn transactions(&mut self, commit: &mut EpochCommit, rewritten: &mut Vec<Oid>) -> Result<()> {
         let mut waiting = VecDeque::new();
         while let Some((transaction, answer)) = self.pending.pop_front() {
             if !self.may_take(&transaction) {
@@ -111,12 +108,12 @@ impl Driver {
                 continue;
             }
             let ddl = !transaction.steps.is_empty();
-            if ddl && !answers.is_empty() {
+            if ddl && !self.admitted.is_empty() {
                 self.pending.push_front((transaction, answer));
                 break;
             }
             match self.admit(transaction, commit, rewritten) {
-                Ok(()) => answers.push(answer),
+                Ok(()) => self.admitted.push(answer),
                 Err(error) => {
                     self.conflicts += u64::from(error.state() == SqlState::SerializationFailure);
                     let _nobody_waits = answer.send(Err(error));
@@ -129,7 +126,7 @@ impl Driver {
         while let Some(held) = waiting.pop_back() {
             self.pending.push_front(held);
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// All of a transaction, or an error and nothing of it.
