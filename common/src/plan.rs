@@ -10,6 +10,9 @@
 //!
 //! Expressions are DataFusion's, over whole batches; columns are named by position.
 
+mod over;
+mod top_n;
+
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
+pub use self::over::Over;
+pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
 pub use crate::plan_text::readable;
 
@@ -84,6 +89,8 @@ pub enum Op {
     },
     Aggregate(Aggregate),
     Join(Join),
+    TopN(TopN),
+    Over(Over),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,6 +275,8 @@ impl Node {
                 let [left, right] = [0, 1].map(|i| &dataflow.nodes[self.inputs[i] as usize].schema);
                 join.describe(left, right, words)
             }
+            Op::TopN(top_n) => top_n.describe(&input_names, words),
+            Op::Over(over) => over.describe(&input_names, words),
         }
     }
 

@@ -39,7 +39,9 @@ use crate::operators::constant::Constant;
 use crate::operators::exchange::repartition;
 use crate::operators::filter::Filter;
 use crate::operators::join;
+use crate::operators::over::Over;
 use crate::operators::project::Project;
+use crate::operators::top_n::TopN;
 use crate::operators::union::Union;
 use crate::operators::unnest::Unnest;
 use crate::operators::{Chunks, Operator, StateSize, StepContext, Watermarks};
@@ -93,7 +95,7 @@ impl RunningDataflow {
     /// `oid` names its state on disk; `cache_budget` is in bytes, for all of its state.
     pub fn new(plan: Arc<plan::Dataflow>, oid: Oid, shards: usize, cache_budget: usize) -> Result<Self> {
         let shards = shards.max(1);
-        let stateful = plan.nodes.iter().filter(|n| matches!(n.op, Op::Aggregate(_) | Op::Join(_))).count().max(1);
+        let stateful = plan.nodes.iter().filter(|n| keeps_state(&n.op)).count().max(1);
         let budget = cache_budget / (stateful * shards);
         let nodes = plan
             .nodes
@@ -211,6 +213,10 @@ impl Task {
             Ok(&plan.nodes[*input as usize])
         };
         let schema = || Arc::clone(&node.schema);
+        let placement = move |shard| {
+            let shard_keys = Vec::new();
+            Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget }
+        };
         let mut on_one_shard = false;
         let instance: Box<dyn Fn(usize) -> Result<Box<dyn Operator>>> = match &node.op {
             Op::Input { collection, projection, .. } => {
@@ -227,6 +233,16 @@ impl Task {
             Op::Unnest { columns, preserve_nulls } => {
                 Box::new(move |_| Ok(Box::new(Unnest::new(columns.clone(), *preserve_nulls, schema()))))
             }
+            Op::TopN(top_n) => {
+                let input = input()?;
+                on_one_shard = !matches!(input.op, Op::Exchange { .. });
+                Box::new(move |shard| Ok(Box::new(TopN::new(top_n, &input.schema, &node.schema, &placement(shard))?)))
+            }
+            Op::Over(over) => {
+                let input = input()?;
+                on_one_shard = !matches!(input.op, Op::Exchange { .. });
+                Box::new(move |shard| Ok(Box::new(Over::new(over, &input.schema, &node.schema, &placement(shard))?)))
+            }
             Op::Aggregate(aggregate) => {
                 let input = input()?;
                 let shard_keys = match &input.op {
@@ -237,8 +253,7 @@ impl Task {
                     }
                 };
                 Box::new(move |shard| {
-                    let shard_keys = shard_keys.clone();
-                    let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
+                    let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
                     Ok(Box::new(Aggregate::new(aggregate, &input.schema, &node.schema, placement)?))
                 })
             }
@@ -270,6 +285,10 @@ impl Task {
         let Task::Operator { instances, .. } = self else { return 0 };
         instances.iter_mut().map(|i| i.take_late_rows()).sum()
     }
+}
+
+fn keeps_state(op: &Op) -> bool {
+    matches!(op, Op::Aggregate(_) | Op::Join(_) | Op::TopN(_) | Op::Over(_))
 }
 
 fn project(delta: &Delta, projection: &[usize], schema: &SchemaRef) -> Result<Delta> {

@@ -27,7 +27,7 @@ pub mod value;
 pub use collection::{Collection, CollectionScan, CollectionWriter, FoundRows, KeyRange, Layout};
 pub use commit::EpochCommit;
 pub use keys::{Key, Span, StateId, successor};
-pub use rows::{EncodedRows, RowCodec};
+pub use rows::{EncodedRows, RowCodec, keys_keep_values};
 pub use snapshot::{Chunk, Direction, Scan, Snapshot};
 pub use state::{Entry, KeyedState};
 pub use stats::StoreStats;

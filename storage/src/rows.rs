@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{SortOptions, cast};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType, FieldRef};
 use datafusion::arrow::row::{RowConverter, RowParser, Rows, SortField};
 use tidemark_common::{Error, Result};
@@ -32,6 +32,7 @@ pub struct RowCodec {
 #[derive(Debug)]
 struct ColumnCodec {
     data_type: DataType,
+    sort_field: SortField,
     converter: RowConverter,
     parser: RowParser,
     width: Width,
@@ -71,20 +72,27 @@ impl EncodedRows {
 impl RowCodec {
     /// Keeps every value as it is, -0.0 apart from 0.0.
     pub fn new(fields: &[FieldRef]) -> Result<Self> {
-        Self::build(fields, false)
+        Self::build(fields, &[], false)
+    }
+
+    /// Orders rows as an ORDER BY of all columns does, with one of `options` for each. Keeps every value as it is.
+    pub fn sorted(fields: &[FieldRef], options: &[SortOptions]) -> Result<Self> {
+        Self::build(fields, options, false)
     }
 
     /// For keys: -0.0 becomes 0.0 and every NaN the same NaN, as SQL compares them.
     pub fn for_keys(fields: &[FieldRef]) -> Result<Self> {
-        Self::build(fields, fields.iter().any(|f| holds_floats(f.data_type())))
+        Self::build(fields, &[], fields.iter().any(|f| holds_floats(f.data_type())))
     }
 
-    fn build(fields: &[FieldRef], for_keys: bool) -> Result<Self> {
-        let columns = fields.iter().map(ColumnCodec::new).collect::<Result<Vec<_>>>()?;
+    /// `options` may be missing: ascending, NULL first.
+    fn build(fields: &[FieldRef], options: &[SortOptions], for_keys: bool) -> Result<Self> {
+        let options = options.iter().copied().chain(std::iter::repeat(SortOptions::default()));
+        let columns = fields.iter().zip(options).map(|(f, o)| ColumnCodec::new(f, o)).collect::<Result<Vec<_>>>()?;
         let whole = if fields.is_empty() {
             None
         } else {
-            let converter = RowConverter::new(fields.iter().map(|f| SortField::new(f.data_type().clone())).collect())?;
+            let converter = RowConverter::new(columns.iter().map(|c| c.sort_field.clone()).collect())?;
             let parser = converter.parser();
             Some((converter, parser))
         };
@@ -175,19 +183,21 @@ impl RowCodec {
 }
 
 impl ColumnCodec {
-    fn new(field: &FieldRef) -> Result<Self> {
+    fn new(field: &FieldRef, options: SortOptions) -> Result<Self> {
         let data_type = field.data_type().clone();
-        if !RowConverter::supports_fields(&[SortField::new(data_type.clone())]) {
+        let sort_field = SortField::new_with_options(data_type.clone(), options);
+        if !RowConverter::supports_fields(std::slice::from_ref(&sort_field)) {
             return Err(Error::unsupported(format!(
                 "column \"{}\": values of type {data_type} cannot be stored",
                 field.name()
             ))
             .with_hint("Cast it to a type that SQL can name."));
         }
-        let converter = RowConverter::new(vec![SortField::new(data_type.clone())])?;
+        let converter = RowConverter::new(vec![sort_field.clone()])?;
         let parser = converter.parser();
-        let width = Width::of(&data_type);
-        Ok(Self { data_type, converter, parser, width })
+        // The markers that widths are read from are other ones in another order.
+        let width = if options == SortOptions::default() { Width::of(&data_type) } else { Width::Opaque };
+        Ok(Self { data_type, sort_field, converter, parser, width })
     }
 
     /// Decodes this column from the front of each row and takes it off.
@@ -315,6 +325,11 @@ fn blocks_len(row: &[u8]) -> usize {
             return at;
         }
     }
+}
+
+/// Whether [`RowCodec::for_keys`] gives every value of this type back as it was.
+pub fn keys_keep_values(data_type: &DataType) -> bool {
+    !holds_floats(data_type)
 }
 
 fn holds_floats(data_type: &DataType) -> bool {

@@ -4,6 +4,7 @@
 //!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: its
 //!   closing column's          Union: the least of all inputs; Unnest: of a list, its least element
 //!                             Join: the least of two columns that must be equal
+//!                             TopN, Over: those of the partition's columns
 //! ```
 //!
 //! A watermark never goes back. Those of the inputs are stored with the dataflow's state, so that after a restart what was
@@ -175,7 +176,8 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> R
     let input = &all[first as usize];
     match &node.op {
         Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
-        Op::Filter { .. } | Op::Exchange { .. } => Ok(input.clone()),
+        // Their columns stay where they are; a node's properties say which of them keep their watermark.
+        Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) | Op::Over(_) => Ok(input.clone()),
         Op::Project { exprs } => through_project(plan, node, exprs, input),
         Op::Union => {
             let active = node.inputs.iter().any(|i| !idle[*i as usize]);

@@ -13,11 +13,14 @@ pub mod constant;
 pub mod exchange;
 pub mod filter;
 pub mod join;
+pub mod over;
+mod partitions;
 pub mod project;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod top_n;
 pub mod union;
 pub mod unnest;
 

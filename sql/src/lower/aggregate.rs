@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Schema};
-use datafusion::common::Column;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
@@ -21,32 +21,53 @@ impl Lowering {
     }
 
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<NodeId> {
-        if matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]) {
-            return Err(Error::unsupported(
-                "GROUPING SETS, ROLLUP and CUBE in a materialized view are not supported yet",
-            )
-            .with_hint("Make one view for each grouping, or UNION ALL of several GROUP BYs."));
+        if let [Expr::GroupingSet(sets)] = aggregate.group_expr.as_slice() {
+            return self.grouping_sets(aggregate, sets);
         }
         let source = self.plan(&aggregate.input)?;
         let mut arguments = Arguments::new(&aggregate.group_expr);
         let rewritten = aggregate.aggr_expr.iter().map(|e| arguments.rewrite(e)).collect::<Result<Vec<_>>>()?;
+        let (projection, projected) = self.arguments(source, arguments, &aggregate.input)?;
+        let calls = self.calls(aggregate, &rewritten, &projection.schema, 0)?;
+        self.group(projected, aggregate.group_expr.len(), calls, aggregate)
+    }
 
-        let projection = Projection::try_new(arguments.columns, aggregate.input.clone())?;
-        let exprs =
-            projection.expr.iter().map(|e| self.physical(e, aggregate.input.schema())).collect::<Result<Vec<_>>>()?;
-        let projected = self.project(source, exprs, Arc::new(projection.schema.as_arrow().clone()));
+    /// Keys and arguments as columns.
+    pub(super) fn arguments(
+        &mut self,
+        source: NodeId,
+        arguments: Arguments,
+        input: &Arc<LogicalPlan>,
+    ) -> Result<(Projection, NodeId)> {
+        let projection = Projection::try_new(arguments.columns, input.clone())?;
+        let exprs = projection.expr.iter().map(|e| self.physical(e, input.schema())).collect::<Result<Vec<_>>>()?;
+        let node = self.project(source, exprs, Arc::new(projection.schema.as_arrow().clone()));
+        Ok((projection, node))
+    }
 
-        let group = aggregate.group_expr.len();
-        let (schema, properties) = (self.schema(projected).clone(), self.properties(projected).clone());
-        let exchanged =
-            self.add(Op::Exchange { keys: (0..group).collect() }, vec![projected], schema, properties.clone());
+    /// The calls over columns that `schema` names, of which the first `shift` are none of the arguments'.
+    pub(super) fn calls(
+        &self,
+        aggregate: &Aggregate,
+        rewritten: &[Rewritten],
+        schema: &DFSchema,
+        shift: usize,
+    ) -> Result<Vec<AggregateCall>> {
+        let results = aggregate.schema.fields().iter().skip(aggregate.schema.fields().len() - rewritten.len());
+        let lower = |(call, field): (&Rewritten, &Arc<Field>)| call.lower(field.name(), schema, shift, &self.props);
+        rewritten.iter().zip(results).map(lower).collect()
+    }
 
-        let names = aggregate.schema.fields().iter().skip(group).map(|f| f.name().as_str());
-        let calls = rewritten
-            .iter()
-            .zip(names)
-            .map(|(call, name)| call.lower(name, &projection, &self.props))
-            .collect::<Result<Vec<_>>>()?;
+    /// Groups rows by their first `group` columns.
+    pub(super) fn group(
+        &mut self,
+        input: NodeId,
+        group: usize,
+        calls: Vec<AggregateCall>,
+        aggregate: &Aggregate,
+    ) -> Result<NodeId> {
+        let properties = self.properties(input).clone();
+        let exchanged = self.exchange(input, (0..group).collect());
         let close = properties.watermarks.iter().copied().find(|c| *c < group);
         let emit_on_close = self.emit_on_close && close.is_some();
         self.closes |= close.is_some();
@@ -71,7 +92,7 @@ impl Lowering {
         aggregate: &Aggregate,
     ) -> Arc<Schema> {
         let key = self.schema(input).fields().iter().take(group).cloned();
-        let logical = aggregate.schema.fields().iter().skip(group);
+        let logical = aggregate.schema.fields().iter().skip(aggregate.schema.fields().len() - calls.len());
         let outputs = calls.iter().zip(logical).map(|(c, l)| {
             let field = c.function.field();
             Arc::new(field.as_ref().clone().with_name(l.name()).with_nullable(l.is_nullable()))
@@ -82,23 +103,23 @@ impl Lowering {
 
 /// Turns key, arguments, orderings and filters into columns of a projection. Constants stay where they are: some functions
 /// (percentiles, string_agg's separator) must see them.
-struct Arguments {
+pub(super) struct Arguments {
     /// Group keys first.
     columns: Vec<Expr>,
 }
 
 /// An aggregate over columns of the projection.
-struct Rewritten {
+pub(super) struct Rewritten {
     expr: Expr,
     filter: Option<usize>,
 }
 
 impl Arguments {
-    fn new(group: &[Expr]) -> Self {
+    pub(super) fn new(group: &[Expr]) -> Self {
         Self { columns: group.to_vec() }
     }
 
-    fn rewrite(&mut self, expr: &Expr) -> Result<Rewritten> {
+    pub(super) fn rewrite(&mut self, expr: &Expr) -> Result<Rewritten> {
         let call = match expr {
             Expr::AggregateFunction(call) => call,
             Expr::Alias(alias) => return self.rewrite(&alias.expr),
@@ -162,15 +183,15 @@ impl Rewritten {
     fn lower(
         &self,
         name: &str,
-        projection: &Projection,
+        schema: &DFSchema,
+        shift: usize,
         props: &datafusion::execution::context::ExecutionProps,
     ) -> Result<AggregateCall> {
         let planning = PhysicalPlanningContext::default();
-        let schema = projection.schema.as_arrow();
-        let lowered = LoweredAggregateBuilder::new(&self.expr, &projection.schema, schema, props, &planning)
+        let lowered = LoweredAggregateBuilder::new(&self.expr, schema, schema.as_arrow(), props, &planning)
             .with_name(name)
             .build()?;
-        Ok(AggregateCall { function: lowered.aggregate, filter: self.filter })
+        Ok(AggregateCall { function: lowered.aggregate, filter: self.filter.map(|column| column + shift) })
     }
 }
 

@@ -13,7 +13,12 @@
 //! and what would work.
 
 mod aggregate;
+mod distinct_on;
+mod grouping_sets;
 mod join;
+mod key_columns;
+mod over;
+mod top_n;
 mod unnest;
 mod watermark;
 
@@ -48,6 +53,11 @@ pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
         lowering.check_closes(output)?;
     }
     Ok(Dataflow { nodes: lowering.nodes })
+}
+
+/// Brings a query into the form that [`lower`] knows best, before it is optimized.
+pub fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
+    distinct_on::rewrite(plan)
 }
 
 /// Refuses what would make a view differ from its query from one moment to the next. `plan` must not be optimized yet, or
@@ -117,15 +127,19 @@ impl Lowering {
             LogicalPlan::TableScan(scan) => self.table_scan(scan),
             LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
             LogicalPlan::Projection(projection) => self.projection(projection),
-            LogicalPlan::Filter(filter) => {
-                let input = self.plan(&filter.input)?;
-                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
-                let (schema, properties) = (self.schema(input).clone(), self.properties(input).clone());
-                Ok(self.add(Op::Filter { predicate }, vec![input], schema, properties))
-            }
+            LogicalPlan::Filter(filter) => match top_n::Numbered::find(filter) {
+                Some(numbered) => self.numbered(&numbered),
+                None => {
+                    let input = self.plan(&filter.input)?;
+                    self.filter(input, &filter.predicate, filter.input.schema())
+                }
+            },
             LogicalPlan::Union(union) => self.union(&union.inputs, plan.schema()),
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
+            LogicalPlan::Limit(limit) => self.limit(limit),
+            LogicalPlan::Sort(sort) => self.sort(sort),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Join(join) => self.join(join),
             LogicalPlan::Values(values) => self.values(values),
@@ -143,8 +157,9 @@ impl Lowering {
             return Err(Error::unsupported(format!("\"{}\" cannot be read by a materialized view", scan.table_name))
                 .with_hint("System tables and table functions have no changes to follow; query them with SELECT."));
         };
-        if !scan.filters.is_empty() || scan.fetch.is_some() {
-            return Err(Error::internal("a filter or limit was pushed into the input of a dataflow"));
+        // A limit in the scan only says what the Limit above it says.
+        if !scan.filters.is_empty() {
+            return Err(Error::internal("a filter was pushed into the input of a dataflow"));
         }
         let projection = scan.projection.clone().unwrap_or_else(|| (0..relation.schema.fields().len()).collect());
         let position = |column: usize| projection.iter().position(|p| *p == column);
@@ -159,10 +174,23 @@ impl Lowering {
     }
 
     fn projection(&mut self, projection: &Projection) -> Result<NodeId> {
+        if let Some(node) = self.unnumbered(projection)? {
+            return Ok(node);
+        }
         let input = self.plan(&projection.input)?;
-        let exprs =
-            projection.expr.iter().map(|e| self.physical(e, projection.input.schema())).collect::<Result<Vec<_>>>()?;
+        self.projection_of(projection, input, projection.input.schema())
+    }
+
+    /// The projection over `input`, whose columns are those of `schema`.
+    fn projection_of(&mut self, projection: &Projection, input: NodeId, schema: &DFSchema) -> Result<NodeId> {
+        let exprs = projection.expr.iter().map(|e| self.physical(e, schema)).collect::<Result<Vec<_>>>()?;
         Ok(self.project(input, exprs, Arc::new(projection.schema.as_arrow().clone())))
+    }
+
+    fn filter(&mut self, input: NodeId, predicate: &Expr, schema: &DFSchema) -> Result<NodeId> {
+        let predicate = self.physical(predicate, schema)?;
+        let (schema, properties) = (self.schema(input).clone(), self.properties(input).clone());
+        Ok(self.add(Op::Filter { predicate }, vec![input], schema, properties))
     }
 
     /// Adds a Project, unless it would change nothing but names.
@@ -203,6 +231,10 @@ impl Lowering {
 
     fn union(&mut self, inputs: &[Arc<LogicalPlan>], schema: &DFSchema) -> Result<NodeId> {
         let inputs = inputs.iter().map(|i| self.plan(i)).collect::<Result<Vec<_>>>()?;
+        Ok(self.union_of(inputs, Arc::new(schema.as_arrow().clone())))
+    }
+
+    fn union_of(&mut self, inputs: Vec<NodeId>, schema: SchemaRef) -> NodeId {
         let watermarks: Option<BTreeSet<usize>> =
             inputs.iter().map(|i| self.properties(*i).watermarks.clone()).reduce(|a, b| &a & &b);
         let properties = Properties {
@@ -210,7 +242,7 @@ impl Lowering {
             key: None,
             watermarks: watermarks.unwrap_or_default(),
         };
-        Ok(self.add(Op::Union, inputs, Arc::new(schema.as_arrow().clone()), properties))
+        self.add(Op::Union, inputs, schema, properties)
     }
 
     fn values(&mut self, values: &Values) -> Result<NodeId> {
@@ -308,17 +340,10 @@ fn first_subquery(expr: &Expr) -> Result<Option<&'static str>> {
 /// Why `plan` cannot be kept, and what would work.
 fn refuse(plan: &LogicalPlan) -> Error {
     let (what, hint) = match plan {
-        LogicalPlan::Window(_) => {
-            ("a window function (OVER)", "Use OVER in the SELECT over the view, or TUMBLE or HOP windows in the view.")
-        }
-        LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
-            ("ORDER BY with LIMIT, or a LIMIT", "Use ORDER BY and LIMIT in the SELECT over the view.")
-        }
         LogicalPlan::Subquery(_) => (
             "a LATERAL subquery that is tied to its row by more than equal columns",
             "Write it as a JOIN with the whole condition, and GROUP BY the outer row.",
         ),
-        LogicalPlan::Distinct(_) => ("DISTINCT ON", "Use GROUP BY with first_value(.. ORDER BY ..)."),
         LogicalPlan::RecursiveQuery(_) => {
             ("WITH RECURSIVE", "A recursive query has no bound on the work that one change makes; use it in SELECT.")
         }

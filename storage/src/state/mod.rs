@@ -359,6 +359,17 @@ impl KeyedState {
         self.complete == Some(true) && self.slots.present() <= SCAN_IN_MEMORY
     }
 
+    /// Calls `each` with the entries whose keys start with `prefix`, in order, until it says false.
+    pub fn visit_prefix(
+        &mut self,
+        snapshot: &Snapshot,
+        prefix: &[u8],
+        each: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        self.observe(snapshot)?;
+        self.merge(snapshot, prefix, successor(prefix).as_deref(), Direction::Forward, each)
+    }
+
     /// The next entries of a walk over all of them, at most `limit`, the first after key `after`.
     pub fn scan_chunk(&mut self, snapshot: &Snapshot, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>> {
         let from = after.map_or(Vec::new(), |after| [after, &[0]].concat());

@@ -13,13 +13,16 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::FieldRef;
+use datafusion::arrow::array::{Array, ArrayRef, Scalar};
+use datafusion::arrow::compute::kernels::cmp::lt;
+use datafusion::arrow::compute::{cast, not};
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use tidemark_common::{Error, Result};
 use tidemark_storage::RowCodec;
+
+use crate::operators::{Chunks, Watermarks, true_rows};
 
 const HAS_VALUE: u8 = 0;
 const IS_NULL: u8 = 1;
@@ -96,6 +99,26 @@ impl KeyCodec {
     fn marker_len(&self) -> usize {
         usize::from(self.close.is_some())
     }
+}
+
+/// The rows whose `column` is not below the watermark, which has closed what is, and how many were.
+pub fn on_time(chunks: Chunks, column: usize, input: &SchemaRef, watermarks: &Watermarks) -> Result<(Chunks, u64)> {
+    let Some(watermark) = watermarks.get(&column).filter(|w| !w.is_null()) else { return Ok((chunks, 0)) };
+    let watermark = Scalar::new(typed_watermark(watermark, &input.fields()[column])?);
+    let mut kept = Chunks::with_capacity(chunks.len());
+    let mut late_rows = 0;
+    for delta in chunks {
+        let late = true_rows(&lt(delta.batch.column(column), &watermark)?);
+        match late.true_count() {
+            0 => kept.push(delta),
+            all if all == delta.num_rows() => late_rows += all as u64,
+            some => {
+                late_rows += some as u64;
+                kept.push(delta.filter(&not(&late)?)?);
+            }
+        }
+    }
+    Ok((kept, late_rows))
 }
 
 /// A watermark as an array of one row with the column's type.

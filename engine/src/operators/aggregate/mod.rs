@@ -23,11 +23,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, Scalar, UInt32Array, new_empty_array,
-};
-use datafusion::arrow::compute::kernels::cmp::lt;
-use datafusion::arrow::compute::{concat_batches, interleave, not};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
+use datafusion::arrow::compute::{concat_batches, interleave};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::{self, AggregateStrategy, NodeId};
@@ -35,12 +32,12 @@ use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
 
 use self::calls::{Call, conform};
-use self::keys::{GroupNumbers, KeyCodec, typed_watermark};
+use self::keys::{GroupNumbers, KeyCodec, on_time};
 use self::linear::Linear;
 use self::merge::Merge;
 use self::recompute::Recompute;
 use super::exchange::shards_of;
-use super::{Chunks, Operator, StateSize, StepContext, Watermarks, only_input, true_rows};
+use super::{Chunks, Operator, StateSize, StepContext, Watermarks, only_input};
 
 /// States that a node may have: [`Placement::state`] gives each its own id.
 pub const STATES_PER_NODE: u32 = 4;
@@ -215,21 +212,8 @@ impl Aggregate {
     /// The rows whose group is still open.
     fn on_time(&mut self, chunks: Chunks, watermarks_before: &Watermarks) -> Result<Chunks> {
         let Some(column) = self.close else { return Ok(chunks) };
-        let Some(watermark) = watermarks_before.get(&column).filter(|w| !w.is_null()) else { return Ok(chunks) };
-        let watermark = Scalar::new(typed_watermark(watermark, &self.input.fields()[column])?);
-        let mut kept = Chunks::with_capacity(chunks.len());
-        for delta in chunks {
-            let late = true_rows(&lt(delta.batch.column(column), &watermark)?);
-            let late_rows = late.true_count();
-            if late_rows == 0 {
-                kept.push(delta);
-                continue;
-            }
-            self.late_rows += late_rows as u64;
-            if late_rows < delta.num_rows() {
-                kept.push(delta.filter(&not(&late)?)?);
-            }
-        }
+        let (kept, late_rows) = on_time(chunks, column, &self.input, watermarks_before)?;
+        self.late_rows += late_rows;
         Ok(kept)
     }
 

@@ -1,0 +1,248 @@
+//! The first rows of each partition: ORDER BY .. LIMIT, DISTINCT ON, and filters over row_number() and rank().
+//!
+//! ```text
+//!   a touched partition:  its first rows, as they were ─┐
+//!   the epoch's changes ──▶ the rows kept               ├─▶ -gone +come
+//!                         its first rows, as they are ──┘
+//! ```
+//!
+//! No more is read than the rows up to the last that can be output; when all of an epoch's changes lie behind it, nothing is
+//! compared. Of input that only grows, rows behind it are not kept at all.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::SchemaRef;
+use tidemark_common::plan::{self, RowNumber};
+use tidemark_common::{Delta, Error, Result};
+use tidemark_storage::{EpochCommit, Snapshot};
+
+use super::aggregate::Placement;
+use super::partitions::{Partitions, Row, Touched};
+use super::{Chunks, Operator, StateSize, StepContext, only_input};
+
+pub struct TopN {
+    plan: plan::TopN,
+    output: SchemaRef,
+    rows: Partitions,
+    /// For errors.
+    name: String,
+}
+
+/// The first rows of a partition.
+#[derive(Default)]
+struct Head {
+    /// Those that are output, in order.
+    lines: Vec<Line>,
+    /// The last one that counts, output or not.
+    last: Option<Row>,
+    /// What comes behind `last` is not output.
+    full: bool,
+    /// What lies behind the last one that counts, with the weight that is to stay; only looked for where it is let go.
+    surplus: Vec<(Row, i64)>,
+}
+
+struct Line {
+    row: Row,
+    /// 0 where numbers are not output.
+    number: u64,
+    weight: i64,
+}
+
+impl Line {
+    fn compare(&self, other: &Line) -> Ordering {
+        self.row.bytes.cmp(&other.row.bytes).then(self.number.cmp(&other.number))
+    }
+}
+
+impl TopN {
+    pub fn new(plan: &plan::TopN, input: &SchemaRef, output: &SchemaRef, placement: &Placement) -> Result<Self> {
+        let rows = Partitions::new(input, &plan.partition, &plan.order, plan.close, placement)?;
+        let name = format!("node {} of object {}", placement.node, placement.oid);
+        Ok(Self { plan: plan.clone(), output: Arc::clone(output), rows, name })
+    }
+
+    /// Applies the changes of one partition; gives what is to be sent.
+    fn change(&mut self, snapshot: &Snapshot, partition: &[u8], changes: &[(Row, i64)]) -> Result<Vec<Line>> {
+        let before = self.head(snapshot, partition)?;
+        let prunes = self.plan.append_only && self.plan.limit.is_some();
+        if prunes && let Some((_, weight)) = changes.iter().find(|(_, weight)| *weight < 0) {
+            return Err(Error::internal(format!("{}: weight {weight} in input that only grows", self.name)));
+        }
+        let mut compare = false;
+        for (row, weight) in changes {
+            let behind = self.is_behind(row, &before);
+            if !(behind && prunes) {
+                self.rows.change(partition, row, *weight)?;
+            }
+            compare |= !behind;
+        }
+        if !compare {
+            return Ok(Vec::new());
+        }
+        let after = self.head(snapshot, partition)?;
+        for (row, weight) in &after.surplus {
+            self.rows.set(partition, row, *weight);
+        }
+        Ok(difference(before.lines, after.lines))
+    }
+
+    fn is_behind(&self, row: &Row, head: &Head) -> bool {
+        match (&head.last, self.plan.number) {
+            _ if !head.full => false,
+            (None, _) => true,
+            (Some(last), RowNumber::Each) => row.bytes > last.bytes,
+            (Some(last), RowNumber::Rank | RowNumber::DenseRank) => row.order() > last.order(),
+        }
+    }
+
+    fn head(&mut self, snapshot: &Snapshot, partition: &[u8]) -> Result<Head> {
+        let mut counter = Counter::new(&self.plan);
+        let mut head = Head { full: self.plan.last() == Some(0), ..Head::default() };
+        let prunes = self.plan.append_only;
+        self.rows.visit(snapshot, partition, |row, weight| {
+            let counted = counter.count(&row, weight, &mut head.lines);
+            head.full |= counter.is_full();
+            if counted < weight && prunes {
+                head.surplus.push((row.clone(), counted));
+            }
+            if counted > 0 {
+                head.last = Some(row);
+            }
+            // Equal rows may still follow where those share a number.
+            prunes || (counted == weight && (self.plan.number != RowNumber::Each || !head.full))
+        })?;
+        Ok(head)
+    }
+
+    fn delta(&self, touched: &Touched, lines: &[(u32, Line)]) -> Result<Delta> {
+        let keys = touched.partitions.keys();
+        let rows: Vec<&Row> = lines.iter().map(|(_, line)| &line.row).collect();
+        let batch = self.rows.decode(&keys, lines.iter().map(|(partition, _)| *partition).collect(), &rows)?;
+        let mut columns = batch.columns().to_vec();
+        if self.plan.numbered {
+            let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values(lines.iter().map(|(_, line)| line.number)));
+            columns.push(cast(&numbers, self.output.field(columns.len()).data_type())?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(lines.len()));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?;
+        let weights = lines.iter().map(|(_, line)| line.weight);
+        Ok(Delta::new(batch, Some(Int64Array::from_iter_values(weights))))
+    }
+}
+
+impl Operator for TopN {
+    fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks> {
+        let touched = self.rows.touch(ctx, only_input(inputs)?)?;
+        let mut lines = Vec::new();
+        for (partition, changes) in touched.changes.iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+            let number = u32::try_from(partition).expect("an epoch touches far fewer than 2^32 partitions");
+            let sent = self.change(ctx.snapshot, touched.partitions.key(partition), changes)?;
+            lines.extend(sent.into_iter().map(|line| (number, line)));
+        }
+        let output = if lines.is_empty() { Chunks::new() } else { vec![self.delta(&touched, &lines)?] };
+        self.rows.close(ctx)?;
+        Ok(output)
+    }
+
+    fn flush(&mut self, commit: &mut EpochCommit) -> Result<()> {
+        self.rows.flush(commit);
+        Ok(())
+    }
+
+    fn state_size(&self) -> StateSize {
+        self.rows.size()
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        self.rows.take_late_rows()
+    }
+}
+
+/// Numbers the rows of a partition, one after the other.
+struct Counter<'a> {
+    plan: &'a plan::TopN,
+    last: u64,
+    /// Rows so far.
+    seen: u64,
+    peers: Option<Vec<u8>>,
+    rank: u64,
+    dense_rank: u64,
+}
+
+impl<'a> Counter<'a> {
+    fn new(plan: &'a plan::TopN) -> Self {
+        Self { plan, last: plan.last().unwrap_or(u64::MAX), seen: 0, peers: None, rank: 0, dense_rank: 0 }
+    }
+
+    /// Takes `weight` copies of the next row, adds those that are output to `lines`, and gives how many count: that have a
+    /// number up to the last that is output.
+    fn count(&mut self, row: &Row, weight: i64, lines: &mut Vec<Line>) -> i64 {
+        let copies = weight.unsigned_abs();
+        if self.peers.as_deref() != Some(row.order()) {
+            self.peers = Some(row.order().to_vec());
+            self.rank = self.seen + 1;
+            self.dense_rank += 1;
+        }
+        let first = self.seen + 1;
+        self.seen = self.seen.saturating_add(copies);
+        let number = match self.plan.number {
+            RowNumber::Each => return self.count_each(row, first, lines),
+            RowNumber::Rank => self.rank,
+            RowNumber::DenseRank => self.dense_rank,
+        };
+        if number > self.last {
+            return 0;
+        }
+        if number > self.plan.offset {
+            let number = if self.plan.numbered { number } else { 0 };
+            lines.push(Line { row: row.clone(), number, weight });
+        }
+        weight
+    }
+
+    fn count_each(&self, row: &Row, first: u64, lines: &mut Vec<Line>) -> i64 {
+        let end = self.seen.min(self.last);
+        let from = first.max(self.plan.offset.saturating_add(1));
+        if self.plan.numbered {
+            lines.extend((from..=end).map(|number| Line { row: row.clone(), number, weight: 1 }));
+        } else if from <= end {
+            lines.push(Line { row: row.clone(), number: 0, weight: as_weight(end - from + 1) });
+        }
+        as_weight((end + 1).saturating_sub(first))
+    }
+
+    /// Rows with other order columns than the last one do not count any more.
+    fn is_full(&self) -> bool {
+        match self.plan.number {
+            RowNumber::Each | RowNumber::Rank => self.seen >= self.last,
+            RowNumber::DenseRank => self.dense_rank >= self.last,
+        }
+    }
+}
+
+fn as_weight(copies: u64) -> i64 {
+    i64::try_from(copies).expect("a part of a weight is no larger than the weight")
+}
+
+/// What turns `before` into `after`: what goes, then what comes.
+fn difference(before: Vec<Line>, after: Vec<Line>) -> Vec<Line> {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let mut after = after.into_iter().peekable();
+    for old in before {
+        while let Some(new) = after.next_if(|new| new.compare(&old) == Ordering::Less) {
+            come.push(new);
+        }
+        let now = after.next_if(|new| new.compare(&old) == Ordering::Equal).map_or(0, |new| new.weight);
+        match now - old.weight {
+            0 => {}
+            weight if weight < 0 => gone.push(Line { weight, ..old }),
+            weight => come.push(Line { weight, ..old }),
+        }
+    }
+    come.extend(after);
+    gone.append(&mut come);
+    gone
+}

@@ -1,0 +1,98 @@
+//! OVER: functions with one PARTITION BY and ORDER BY are one operator, those with another one behind it.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::Schema;
+use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, SortExpr, Window};
+use datafusion::physical_expr::window::WindowExpr;
+use datafusion::physical_planner::create_window_expr;
+use tidemark_common::plan::{self, NodeId, Op, Properties};
+use tidemark_common::{Error, Result};
+
+use super::Lowering;
+
+/// Functions over the same rows in the same order.
+struct Frame<'a> {
+    partition: &'a [Expr],
+    order: &'a [SortExpr],
+    /// Numbers in the list of the logical node.
+    functions: Vec<usize>,
+}
+
+impl Lowering {
+    pub(super) fn over(&mut self, window: &Window) -> Result<NodeId> {
+        let mut node = self.plan(&window.input)?;
+        let width = window.input.schema().fields().len();
+        let mut positions = vec![0; window.window_expr.len()];
+        for frame in frames(&window.window_expr)? {
+            node = self.frame(node, window, &frame)?;
+            let first = self.schema(node).fields().len() - frame.functions.len();
+            frame.functions.iter().enumerate().for_each(|(at, &function)| positions[function] = first + at);
+        }
+        let schema = Arc::new(window.schema.as_arrow().clone());
+        Ok(self.pick(node, &(0..width).chain(positions).collect::<Vec<_>>(), &schema))
+    }
+
+    fn frame(&mut self, input: NodeId, window: &Window, frame: &Frame<'_>) -> Result<NodeId> {
+        let keys = self.keys(input, frame.partition, frame.order, window.input.schema())?;
+        let exchanged = self.exchange(keys.node, keys.partition.clone());
+        let functions = frame
+            .functions
+            .iter()
+            .map(|&function| self.window_expr(&window.window_expr[function], window))
+            .collect::<Result<Vec<_>>>()?;
+        let from = self.properties(exchanged).clone();
+        // A row that comes changes what is said of earlier ones, in its partition.
+        let watermarks = from.watermarks.into_iter().filter(|column| keys.partition.contains(column)).collect();
+        let properties = Properties { append_only: false, key: from.key, watermarks };
+        let mut fields = self.schema(exchanged).fields().to_vec();
+        let width = window.input.schema().fields().len();
+        fields.extend(frame.functions.iter().map(|&f| Arc::clone(&window.schema.fields()[width + f])));
+        let over = plan::Over {
+            close: keys.partition.iter().copied().find(|column| properties.watermarks.contains(column)),
+            partition: keys.partition,
+            order: keys.order,
+            functions,
+        };
+        Ok(self.add(Op::Over(over), vec![exchanged], Arc::new(Schema::new(fields)), properties))
+    }
+
+    fn window_expr(&self, expr: &Expr, window: &Window) -> Result<Arc<dyn WindowExpr>> {
+        let planning = PhysicalPlanningContext::default();
+        let function = create_window_expr(expr, window.input.schema(), &self.props, &planning)?;
+        // Whether a frame that moves can be computed shows when the function is made.
+        function.create_window_fn().map_err(|error| {
+            let name = window_function(expr).map_or_else(|| expr.to_string(), |f| f.fun.to_string());
+            Error::unsupported(format!("{name} cannot be computed over this window frame"))
+                .with_detail(Error::from(error).to_string())
+                .with_hint("Let the frame begin at UNBOUNDED PRECEDING.")
+        })?;
+        Ok(function)
+    }
+}
+
+/// What an expression of a window node calls, its alias aside.
+pub(super) fn window_function(expr: &Expr) -> Option<&WindowFunction> {
+    match expr {
+        Expr::Alias(alias) => window_function(&alias.expr),
+        Expr::WindowFunction(function) => Some(function),
+        _ => None,
+    }
+}
+
+fn frames(functions: &[Expr]) -> Result<Vec<Frame<'_>>> {
+    let mut frames: Vec<Frame<'_>> = Vec::new();
+    for (number, expr) in functions.iter().enumerate() {
+        let Some(function) = window_function(expr) else {
+            return Err(Error::internal(format!("{expr} is not a window function")));
+        };
+        let (partition, order) = (function.params.partition_by.as_slice(), function.params.order_by.as_slice());
+        match frames.iter_mut().find(|f| f.partition == partition && f.order == order) {
+            Some(frame) => frame.functions.push(number),
+            None => frames.push(Frame { partition, order, functions: vec![number] }),
+        }
+    }
+    Ok(frames)
+}
