@@ -578,4 +578,26 @@ mod tests {
         let decoded = codec.decode(codec.encode(&[new_null_array(uuids.data_type(), 1)]).unwrap().iter()).unwrap();
         assert_eq!(decoded[0].data_type(), uuids.data_type());
     }
+
+    #[test]
+    fn sorted_rows_order_as_order_by_says() {
+        let options = [(true, true), (true, false), (false, false), (false, true)];
+        for (descending, nulls_first) in options {
+            let fields = [field(DataType::Utf8), field(DataType::Int64)];
+            let first = SortOptions { descending, nulls_first };
+            let codec = RowCodec::sorted(&fields, &[first, SortOptions::default()]).unwrap();
+            let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("b"), None, Some(""), Some("ab"), Some("b")]));
+            let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), Some(1), None, Some(-1), Some(-7)]));
+            let rows = codec.encode(&[Arc::clone(&texts), Arc::clone(&numbers)]).unwrap();
+            let mut order: Vec<usize> = (0..5).collect();
+            order.sort_by(|&a, &b| rows.row(a).cmp(rows.row(b)));
+            let mut expected = if descending { vec![4, 0, 3, 2] } else { vec![2, 3, 4, 0] };
+            expected.insert(if nulls_first { 0 } else { 4 }, 1);
+            assert_eq!(order, expected, "{first:?}");
+            let decoded = codec.decode(rows.iter()).unwrap();
+            assert_eq!((&decoded[0], &decoded[1]), (&texts, &numbers));
+            let picked = codec.decode_columns(&rows.iter().collect::<Vec<_>>(), &[1]).unwrap();
+            assert_eq!(&picked[0], &numbers);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use tidemark_sqllogictest::Client;
 
 use crate::harness::{Instance, Random, start};
 
-const VIEWS: usize = 24;
+const VIEWS: usize = 36;
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -154,9 +154,113 @@ impl Generator {
         if self.chance(20) { format!("{aggregate} FILTER (WHERE {})", self.predicate()) } else { aggregate.into() }
     }
 
+    /// An order that leaves only equal rows undecided.
+    fn order(&mut self) -> String {
+        let first = self.one_of(&[
+            "v",
+            "v DESC",
+            "k DESC NULLS LAST",
+            "at, v",
+            "g, k NULLS FIRST",
+            "f",
+            "v % 3 DESC",
+            "length(k)",
+        ]);
+        format!("{first}, id DESC, g, k, v, f, at")
+    }
+
+    fn partition(&mut self) -> &'static str {
+        ["", "PARTITION BY g ", "PARTITION BY k, f ", "PARTITION BY v % 4 ", "PARTITION BY date_trunc('day', at) "]
+            [self.random.below(5) as usize]
+    }
+
+    /// A function over a window that orders all rows, or over one where equal rows are told the same.
+    fn over(&mut self) -> String {
+        let partition = self.partition();
+        if self.chance(30) {
+            let call =
+                self.one_of(&["rank()", "dense_rank()", "sum(v)", "count(*)", "max(k)", "cume_dist()", "bool_or(f)"]);
+            let order = self.one_of(&["", "ORDER BY v", "ORDER BY k DESC", "ORDER BY at, g"]);
+            return format!("{call} OVER ({partition}{order})");
+        }
+        let call = self.one_of(&[
+            "row_number()",
+            "ntile(3)",
+            "lag(v)",
+            "lead(k, 2, 'none')",
+            "first_value(v)",
+            "last_value(k)",
+            "nth_value(v, 2)",
+            "sum(v)",
+            "count(v)",
+            "min(k)",
+        ]);
+        let frame = self.one_of(&[
+            "",
+            "",
+            " ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING",
+            " ROWS 2 PRECEDING",
+            " ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING",
+            " GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW",
+        ]);
+        // A least text over a moving frame is not to be had: DataFusion cannot take a text back.
+        let frame = if call == "min(k)" { "" } else { frame };
+        format!("{call} OVER ({partition}ORDER BY {}{frame})", self.order())
+    }
+
+    /// The first rows, of all or of each group.
+    fn top_n(&mut self) -> String {
+        let (limit, offset) = (1 + self.random.below(4), self.random.below(3));
+        let (source, condition) = (self.source(), self.condition("WHERE"));
+        let order = self.order();
+        match self.random.below(5) {
+            0 => format!("SELECT id, g, k, v FROM {source}{condition} ORDER BY {order} LIMIT {limit}"),
+            1 => format!(
+                "SELECT g, k, v + 1 AS w FROM {source}{condition} ORDER BY {order} LIMIT {limit} OFFSET {offset}"
+            ),
+            2 => format!("SELECT DISTINCT ON (g) g, k, v, id FROM {source}{condition} ORDER BY g, {order}"),
+            _ => {
+                let call = self.one_of(&["row_number", "row_number", "rank", "dense_rank"]);
+                let order = if call == "row_number" { order } else { self.one_of(&["v", "k DESC"]).to_string() };
+                let bound = self.one_of(&["<=", "=", "<"]);
+                let number = if self.chance(50) { ", n" } else { "" };
+                format!(
+                    "SELECT id, g, k, v{number} FROM (SELECT id, g, k, v, f, {call}() OVER ({}ORDER BY {order}) AS n FROM {source}{condition}) AS o WHERE n {bound} {limit} AND id > 2",
+                    self.partition()
+                )
+            }
+        }
+    }
+
     fn query(&mut self) -> String {
-        match self.random.below(11) {
-            8..=10 => self.tied(),
+        match self.random.below(17) {
+            14..=16 => self.tied(),
+            8 | 9 => self.top_n(),
+            10 | 11 => {
+                let (x, y) = (self.over(), self.over());
+                format!("SELECT id, g, k, {x} AS x, {y} AS y FROM {}{}", self.source(), self.condition("WHERE"))
+            }
+            12 => format!(
+                "SELECT r, count(*) AS n, sum(total) AS s FROM (SELECT g, sum(v) AS total, rank() OVER (ORDER BY sum(v) DESC) AS r FROM {} GROUP BY g) AS i GROUP BY r",
+                self.source()
+            ),
+            13 => {
+                let (sets, keys) = [
+                    ("ROLLUP (g, k)", &["g", "k"][..]),
+                    ("CUBE (g, f)", &["g", "f"]),
+                    ("GROUPING SETS ((g), (k, f), ())", &["g", "k", "f"]),
+                    ("g, ROLLUP (k)", &["g", "k"]),
+                ][self.random.below(4) as usize];
+                let named: Vec<String> = keys.iter().map(|k| format!("{k} AS key_{k}")).collect();
+                format!(
+                    "SELECT {}, grouping({}) AS id, {} AS x FROM {}{} GROUP BY {sets}",
+                    named.join(", "),
+                    keys.join(", "),
+                    self.aggregate(),
+                    self.source(),
+                    self.condition("WHERE")
+                )
+            }
             0 | 1 => {
                 let columns = self.one_of(&[
                     "id, g, k, v",

@@ -182,3 +182,79 @@ impl Operator for Over {
         self.rows.take_late_rows()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use tidemark_common::plan::{Op, SortKey};
+
+    use super::*;
+    use crate::operators::testing::{TestFlow, over_partitions, schema, window_functions};
+
+    const COLUMNS: &str = "k text, v bigint, id text";
+
+    async fn flow(partition: Vec<usize>, functions: &str) -> TestFlow {
+        let columns = schema(COLUMNS);
+        let (functions, results) = window_functions(&columns, &format!("SELECT {functions} FROM t")).await;
+        let order = vec![SortKey { column: 1, descending: false, nulls_first: false }];
+        let over = plan::Over { partition: partition.clone(), order, functions, close: None };
+        TestFlow::new(over_partitions(&columns, &partition, Op::Over(over), results), 1)
+    }
+
+    fn run(flow: &mut TestFlow, epochs: &[&str]) -> String {
+        let columns = schema(COLUMNS);
+        let sent: Vec<String> = epochs.iter().map(|text| flow.rows(&columns, text)).collect();
+        sent.join("--\n")
+    }
+
+    #[tokio::test]
+    async fn only_what_differs_is_sent() {
+        let mut flow = flow(vec![0], "sum(v) OVER (PARTITION BY k ORDER BY v)").await;
+        let epochs = ["+ a 1 x\n+ a 2 y\n+ b 3 z", "+ a 3 w", "- a 1 x", "+ b 4 NULL\n- b 4 NULL"];
+        expect![[r#"
+            + a 1 x 1
+            + a 2 y 3
+            + b 3 z 3
+            --
+            + a 3 w 6
+            --
+            - a 1 x 1
+            - a 2 y 3
+            - a 3 w 6
+            + a 2 y 2
+            + a 3 w 5
+            --
+        "#]]
+        .assert_eq(&run(&mut flow, &epochs));
+    }
+
+    #[tokio::test]
+    async fn copies_of_a_row_are_numbered_each() {
+        let mut flow = flow(vec![], "row_number() OVER (ORDER BY v)").await;
+        let epochs = ["+2 a 1 x\n+ a 1 w", "- a 1 x", "- a 1 w\n- a 1 x"];
+        expect![[r#"
+            + a 1 w 1
+            + a 1 x 2
+            + a 1 x 3
+            --
+            - a 1 x 3
+            --
+            - a 1 w 1
+            - a 1 x 2
+        "#]]
+        .assert_eq(&run(&mut flow, &epochs));
+    }
+
+    #[tokio::test]
+    async fn the_same_after_a_restart() {
+        let mut flow = flow(vec![0], "lag(id) OVER (PARTITION BY k ORDER BY v)").await;
+        run(&mut flow, &["+ a 1 x\n+ a 3 y"]);
+        flow.reopen(3);
+        expect![[r#"
+            - a 3 y x
+            + a 2 z x
+            + a 3 y z
+        "#]]
+        .assert_eq(&run(&mut flow, &["+ a 2 z"]));
+    }
+}

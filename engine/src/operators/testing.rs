@@ -14,7 +14,9 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr, LogicalPlan, expr_schema::ExprSchemable};
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_planner::create_window_expr;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use tempfile::TempDir;
@@ -305,6 +307,43 @@ fn lower_aggregate(
         (Op::Exchange { keys }, vec![1], projected, with_watermarks(&watermarks)),
         (Op::Aggregate(aggregate), vec![2], Arc::new(Schema::new(out)), with_watermarks(&watermarks)),
     ])
+}
+
+/// Input, Exchange by the partition, and a node that keeps partitions; `results`: its columns behind those of the input.
+pub fn over_partitions(schema: &SchemaRef, partition: &[usize], op: Op, results: Vec<Field>) -> Arc<Dataflow> {
+    let fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).chain(results).collect();
+    let close = match &op {
+        Op::TopN(top_n) => top_n.close,
+        Op::Over(over) => over.close,
+        _ => None,
+    };
+    let watermarks: Vec<usize> = close.into_iter().collect();
+    plan(vec![
+        input(schema, &watermarks),
+        (Op::Exchange { keys: partition.to_vec() }, vec![0], Arc::clone(schema), with_watermarks(&watermarks)),
+        (op, vec![1], Arc::new(Schema::new(fields)), with_watermarks(&watermarks)),
+    ])
+}
+
+/// The window functions of "SELECT f() OVER (..), .. FROM t", all with one partition and order, and their fields.
+pub async fn window_functions(schema: &SchemaRef, sql: &str) -> (Vec<Arc<dyn WindowExpr>>, Vec<Field>) {
+    let ctx = context(RecordBatch::new_empty(Arc::clone(schema)));
+    let plan = ctx.sql(sql).await.unwrap().into_unoptimized_plan();
+    let state = ctx.state();
+    let plan = state.analyzer().execute_and_check(plan, &state.config_options().clone(), |_, _| {}).unwrap();
+    let (props, planning) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+    let mut functions = Vec::new();
+    plan.apply(|node| {
+        if let LogicalPlan::Window(window) = node {
+            for expr in &window.window_expr {
+                functions.push(create_window_expr(expr, window.input.schema(), &props, &planning)?);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .unwrap();
+    let fields = functions.iter().map(|f| f.field().unwrap().as_ref().clone()).collect();
+    (functions, fields)
 }
 
 fn filter_of(call: &Expr) -> Option<Expr> {

@@ -246,3 +246,204 @@ fn difference(before: Vec<Line>, after: Vec<Line>) -> Vec<Line> {
     gone.append(&mut come);
     gone
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{DataType, Field};
+    use datafusion::scalar::ScalarValue;
+    use expect_test::expect;
+    use tidemark_common::plan::{Op, SortKey};
+
+    use super::*;
+    use crate::dataflow::CollectionChanges;
+    use crate::operators::testing::{TestFlow, delta, over_partitions, schema, show};
+
+    fn first(limit: u64) -> plan::TopN {
+        let key = SortKey { column: 1, descending: false, nulls_first: false };
+        plan::TopN {
+            partition: vec![0],
+            order: vec![key],
+            number: RowNumber::Each,
+            offset: 0,
+            limit: Some(limit),
+            numbered: false,
+            append_only: false,
+            close: None,
+        }
+    }
+
+    fn flow(top_n: plan::TopN) -> TestFlow {
+        let columns = schema(COLUMNS);
+        let results = if top_n.numbered { vec![Field::new("n", DataType::UInt64, false)] } else { vec![] };
+        TestFlow::new(over_partitions(&columns, &top_n.partition.clone(), Op::TopN(top_n), results), 1)
+    }
+
+    const COLUMNS: &str = "k text, v bigint, id text";
+
+    /// An epoch a piece of text; what each sends.
+    fn run(flow: &mut TestFlow, epochs: &[&str]) -> String {
+        let columns = schema(COLUMNS);
+        let sent: Vec<String> = epochs.iter().map(|text| flow.rows(&columns, text)).collect();
+        sent.join("--\n")
+    }
+
+    #[test]
+    fn what_comes_first_pushes_out_what_was_last() {
+        let epochs = ["+ a 2 x\n+ a 3 y\n+ b 1 z", "+ a 1 w", "+ a 9 v", "- a 1 w", "- a 9 v", "- b 1 z"];
+        expect![[r#"
+            + a 2 x
+            + a 3 y
+            + b 1 z
+            --
+            - a 3 y
+            + a 1 w
+            --
+            --
+            - a 1 w
+            + a 3 y
+            --
+            --
+            - b 1 z
+        "#]]
+        .assert_eq(&run(&mut flow(first(2)), &epochs));
+    }
+
+    #[test]
+    fn equal_keys_are_ordered_by_the_rest_of_the_row() {
+        let epochs = ["+ a 1 y\n+ a 1 x", "+ a 1 w", "- a 1 w\n- a 1 x"];
+        expect![[r#"
+            + a 1 x
+            --
+            - a 1 x
+            + a 1 w
+            --
+            - a 1 w
+            + a 1 y
+        "#]]
+        .assert_eq(&run(&mut flow(first(1)), &epochs));
+    }
+
+    #[test]
+    fn copies_of_a_row_count_each() {
+        let top_n = plan::TopN { offset: 1, ..first(2) };
+        let epochs = ["+5 a 1 x", "+ a 0 y", "-4 a 1 x\n+ a 7 z", "- a 0 y"];
+        expect![[r#"
+            +2 a 1 x
+            --
+            --
+            - a 1 x
+            + a 7 z
+            --
+            - a 1 x
+        "#]]
+        .assert_eq(&run(&mut flow(top_n), &epochs));
+    }
+
+    #[test]
+    fn numbers_move_when_they_are_output() {
+        let top_n = plan::TopN { numbered: true, ..first(3) };
+        let epochs = ["+ a 1 x\n+2 a 2 y", "+ a 0 w", "-2 a 2 y"];
+        expect![[r#"
+            + a 1 x 1
+            + a 2 y 2
+            + a 2 y 3
+            --
+            - a 1 x 1
+            - a 2 y 2
+            + a 0 w 1
+            + a 1 x 2
+            --
+            - a 2 y 3
+        "#]]
+        .assert_eq(&run(&mut flow(top_n), &epochs));
+    }
+
+    #[test]
+    fn rank_lets_equals_in_and_dense_rank_counts_values() {
+        let epochs = ["+ a 1 x\n+ a 1 y\n+ a 2 z", "- a 1 x", "+ a 2 w"];
+        let top_n = |number| plan::TopN { number, numbered: true, ..first(2) };
+        expect![[r#"
+            + a 1 x 1
+            + a 1 y 1
+            --
+            - a 1 x 1
+            + a 2 z 2
+            --
+            + a 2 w 2
+        "#]]
+        .assert_eq(&run(&mut flow(top_n(RowNumber::Rank)), &epochs));
+        expect![[r#"
+            + a 1 x 1
+            + a 1 y 1
+            + a 2 z 2
+            --
+            - a 1 x 1
+            --
+            + a 2 w 2
+        "#]]
+        .assert_eq(&run(&mut flow(top_n(RowNumber::DenseRank)), &epochs));
+    }
+
+    #[test]
+    fn no_limit_leaves_out_the_first_and_none_at_all_sends_nothing() {
+        let epochs = ["+ a 1 x\n+ a 2 y", "+ a 0 w", "- a 2 y"];
+        let rest = plan::TopN { offset: 1, limit: None, ..first(0) };
+        expect![[r#"
+            + a 2 y
+            --
+            + a 1 x
+            --
+            - a 2 y
+        "#]]
+        .assert_eq(&run(&mut flow(rest), &epochs));
+        assert_eq!(run(&mut flow(first(0)), &epochs), "--\n--\n");
+    }
+
+    #[test]
+    fn input_that_grows_leaves_only_what_can_be_output() {
+        let mut flow = flow(plan::TopN { append_only: true, ..first(2) });
+        run(&mut flow, &["+ a 5 x\n+ a 4 y\n+ a 3 z\n+ b 1 x", "+ a 9 v", "+3 a 1 w"]);
+        assert_eq!(flow.stored_entries(), 2, "one row twice, and that of b");
+        let columns = schema(COLUMNS);
+        expect![[r#"
+            - a 1 w
+            + a 0 u
+        "#]]
+        .assert_eq(&flow.rows(&columns, "+ a 0 u"));
+        let gone = CollectionChanges { chunks: vec![delta(&columns, "- a 0 u")], ..CollectionChanges::default() };
+        flow.try_epoch(gone).expect_err("nothing goes from input that only grows");
+    }
+
+    #[test]
+    fn a_watermark_lets_partitions_go() {
+        let top_n = plan::TopN { partition: vec![1], order: vec![], close: Some(1), ..first(1) };
+        let mut flow = flow(top_n);
+        let columns = schema(COLUMNS);
+        let mut epoch = |text: &str, watermark: i64| {
+            let watermarks = [(1, ScalarValue::Int64(Some(watermark)))].into();
+            let changes = CollectionChanges { chunks: vec![delta(&columns, text)], watermarks, idle: false };
+            let sent = show(&flow.epoch(changes).chunks);
+            (sent, flow.stored_entries(), flow.flow.late_rows())
+        };
+        assert_eq!(epoch("+ b 1 x\n+ a 1 y\n+ c 2 z", 1), ("+ a 1 y\n+ c 2 z\n".into(), 3, 0));
+        assert_eq!(epoch("+ 0 1 x", 2), ("- a 1 y\n+ 0 1 x\n".into(), 1, 0));
+        assert_eq!(epoch("+ 0 0 late\n+ b 2 w", 2), ("- c 2 z\n+ b 2 w\n".into(), 2, 1));
+    }
+
+    /// What is on disk must be readable by later versions: partition, order and the rest of the row, then weight and length.
+    #[test]
+    fn stored_bytes_are_pinned() {
+        let key = SortKey { column: 1, descending: true, nulls_first: true };
+        let mut flow = flow(plan::TopN { order: vec![key], ..first(9) });
+        run(&mut flow, &["+ a 1 x\n+2 a NULL y\n+ NULL -1 NULL"]);
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let stored: Vec<String> =
+            flow.stored().iter().map(|(state, key, value)| format!("{state} {} {}\n", hex(key), hex(value))).collect();
+        expect![[r#"
+            12 0001800000000000000000 01000000000000000100000009
+            12 0261000000000000000100000000000000000002790000000000000001 01000000000000000200000009
+            12 02610000000000000001017ffffffffffffffe02780000000000000001 01000000000000000100000009
+        "#]]
+        .assert_eq(&stored.concat());
+    }
+}

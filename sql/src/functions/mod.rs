@@ -25,6 +25,7 @@ mod json_access;
 mod json_edit;
 mod math;
 mod names;
+mod numbering;
 mod output;
 #[cfg(test)]
 mod parity;
@@ -103,6 +104,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(every))?;
     for function in aggregates::functions() {
         registry.register_udaf(Arc::new(function))?;
+    }
+    for function in numbering::functions() {
+        registry.register_udwf(Arc::new(function))?;
     }
     registry.register_function_rewrite(Arc::new(rewrite::PostgresCasts::new()))?;
     Ok(())

@@ -63,12 +63,12 @@ impl Lowering {
         let planning = PhysicalPlanningContext::default();
         let function = create_window_expr(expr, window.input.schema(), &self.props, &planning)?;
         // Whether a frame that moves can be computed shows when the function is made.
-        function.create_window_fn().map_err(|error| {
+        if function.create_window_fn().is_err() {
             let name = window_function(expr).map_or_else(|| expr.to_string(), |f| f.fun.to_string());
-            Error::unsupported(format!("{name} cannot be computed over this window frame"))
-                .with_detail(Error::from(error).to_string())
-                .with_hint("Let the frame begin at UNBOUNDED PRECEDING.")
-        })?;
+            return Err(Error::unsupported(format!("{name} cannot be computed over this window frame"))
+                .with_detail("The frame moves with the row, and the function cannot forget the rows that leave it.")
+                .with_hint("Let the frame begin at UNBOUNDED PRECEDING."));
+        }
         Ok(function)
     }
 }

@@ -35,9 +35,13 @@ struct Part {
 /// A filter over the number of rows.
 pub(super) struct Numbered<'a> {
     window: &'a Window,
+    /// What lies between filter and window: columns picked.
+    picked: Option<&'a Projection>,
     partition: &'a [Expr],
     order: &'a [SortExpr],
     part: Part,
+    /// The number as the filter names it.
+    number: Column,
     /// What else the filter asks.
     others: Vec<&'a Expr>,
 }
@@ -135,32 +139,47 @@ impl Lowering {
 
     /// The filtered rows with their number.
     pub(super) fn numbered(&mut self, numbered: &Numbered<'_>) -> Result<NodeId> {
-        let Numbered { window, partition, order, part, .. } = numbered;
+        let Numbered { window, picked, partition, order, part, .. } = numbered;
         let input = self.plan(&window.input)?;
         let width = self.schema(input).fields().len();
         let schema = Arc::new(window.schema.as_arrow().clone());
         let node = self.top_n(input, partition, order, window.input.schema(), *part, Some(&schema))?;
         let number = self.schema(node).fields().len() - 1;
         let node = self.pick(node, &(0..width).chain([number]).collect::<Vec<_>>(), &schema);
-        self.filtered(node, &numbered.others, &window.schema)
+        match picked {
+            None => self.filtered(node, &numbered.others, &window.schema),
+            Some(picked) => {
+                let node = self.projection_of(picked, node, &window.schema)?;
+                self.filtered(node, &numbered.others, &picked.schema)
+            }
+        }
     }
 
     /// A projection of filtered rows that does not read their number, if this is one.
     pub(super) fn unnumbered(&mut self, projection: &Projection) -> Result<Option<NodeId>> {
         let LogicalPlan::Filter(filter) = projection.input.as_ref() else { return Ok(None) };
         let Some(numbered) = Numbered::find(filter) else { return Ok(None) };
-        let number = numbered.number();
-        let reads = |expr: &Expr| expr.column_refs().contains(&number);
+        let reads = |expr: &Expr| expr.column_refs().contains(&numbered.number);
         if projection.expr.iter().any(reads) || numbered.others.iter().any(|expr| reads(expr)) {
             return Ok(None);
         }
-        let Numbered { window, partition, order, part, .. } = numbered;
+        let Numbered { window, picked, partition, order, part, .. } = numbered;
         let input = self.plan(&window.input)?;
         let schema = self.schema(input).clone();
         let node = self.top_n(input, partition, order, window.input.schema(), part, None)?;
-        let node = self.pick(node, &(0..schema.fields().len()).collect::<Vec<_>>(), &schema);
-        let node = self.filtered(node, &numbered.others, window.input.schema())?;
-        Ok(Some(self.projection_of(projection, node, window.input.schema())?))
+        let mut node = self.pick(node, &(0..schema.fields().len()).collect::<Vec<_>>(), &schema);
+        let mut names = Arc::clone(window.input.schema());
+        if let Some(picked) = picked {
+            let columns = picked.schema.columns().into_iter().zip(&picked.expr);
+            let (columns, exprs): (Vec<Column>, Vec<Expr>) =
+                columns.filter(|(column, _)| *column != numbered.number).map(|(c, e)| (c, e.clone())).unzip();
+            let named = exprs.into_iter().zip(columns).map(|(e, c)| e.unalias().alias_qualified(c.relation, c.name));
+            let rest = Projection::try_new(named.collect(), Arc::clone(&window.input))?;
+            node = self.projection_of(&rest, node, window.input.schema())?;
+            names = rest.schema;
+        }
+        let node = self.filtered(node, &numbered.others, &names)?;
+        Ok(Some(self.projection_of(projection, node, &names)?))
     }
 
     fn filtered(&mut self, input: NodeId, all: &[&Expr], schema: &datafusion::common::DFSchema) -> Result<NodeId> {
@@ -174,7 +193,14 @@ impl Lowering {
 
 impl<'a> Numbered<'a> {
     pub(super) fn find(filter: &'a Filter) -> Option<Self> {
-        let LogicalPlan::Window(window) = filter.input.as_ref() else { return None };
+        let (window, picked) = match filter.input.as_ref() {
+            LogicalPlan::Window(window) => (window, None),
+            LogicalPlan::Projection(picked) => match picked.input.as_ref() {
+                LogicalPlan::Window(window) => (window, Some(picked)),
+                _ => return None,
+            },
+            _ => return None,
+        };
         let [function] = window.window_expr.as_slice() else { return None };
         let function = over::window_function(function)?;
         let WindowFunctionDefinition::WindowUDF(udf) = &function.fun else { return None };
@@ -184,14 +210,16 @@ impl<'a> Numbered<'a> {
             "dense_rank" => RowNumber::DenseRank,
             _ => return None,
         };
+        let column = number_column(window, picked)?;
         let mut found = Numbered {
             window,
+            picked,
+            number: column.clone(),
             partition: &function.params.partition_by,
             order: &function.params.order_by,
             part: Part { number, offset: 0, limit: None },
             others: Vec::new(),
         };
-        let column = found.number();
         // Numbers above the first and up to the second are asked for.
         let (mut above, mut up_to) = (0, None);
         for conjunct in split_conjunction(&filter.predicate) {
@@ -208,10 +236,22 @@ impl<'a> Numbered<'a> {
         found.part.limit = Some(up_to.saturating_sub(above));
         Some(found)
     }
+}
 
-    fn number(&self) -> Column {
-        let (qualifier, field) = self.window.schema.qualified_field(self.window.schema.fields().len() - 1);
-        Column::new(qualifier.cloned(), field.name())
+/// The window's one result as a filter over it names it, unless what lies between them is more than a pick of columns.
+fn number_column(window: &Window, picked: Option<&Projection>) -> Option<Column> {
+    let (qualifier, field) = window.schema.qualified_field(window.schema.fields().len() - 1);
+    let number = Column::new(qualifier.cloned(), field.name());
+    let Some(picked) = picked else { return Some(number) };
+    let is_column = |expr: &Expr| match expr {
+        Expr::Alias(alias) => matches!(alias.expr.as_ref(), Expr::Column(_)),
+        other => matches!(other, Expr::Column(_)),
+    };
+    let is_number = |expr: &Expr| matches!(expr.clone().unalias(), Expr::Column(column) if column == number);
+    let mut found = picked.expr.iter().enumerate().filter(|(_, expr)| is_number(expr));
+    match (picked.expr.iter().all(is_column), found.next(), found.next()) {
+        (true, Some((at, _)), None) => picked.schema.columns().into_iter().nth(at),
+        _ => None,
     }
 }
 
