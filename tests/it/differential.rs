@@ -203,8 +203,6 @@ impl Generator {
             " ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING",
             " GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW",
         ]);
-        // A least text over a moving frame is not to be had: DataFusion cannot take a text back.
-        let frame = if call == "min(k)" { "" } else { frame };
         format!("{call} OVER ({partition}ORDER BY {}{frame})", self.order())
     }
 

@@ -12,7 +12,9 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result as DfResult;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr_rewriter::{normalize_cols, normalize_sorts};
-use datafusion::logical_expr::{Distinct, DistinctOn, Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{
+    Distinct, DistinctOn, Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, WindowFrame, lit,
+};
 use tidemark_common::Result;
 
 pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -29,7 +31,9 @@ fn first_rows(distinct: DistinctOn) -> DfResult<LogicalPlan> {
     let on = normalize_cols(on_expr, &input)?;
     let select = normalize_cols(select_expr, &input)?;
     let mut order = normalize_sorts(sort_expr.unwrap_or_default(), &input)?;
-    let number = row_number().partition_by(on.clone()).order_by(order.clone()).build()?;
+    // Without an order there is no frame of values; a number has none anyway.
+    let frame = WindowFrame::new(None);
+    let number = row_number().partition_by(on.clone()).order_by(order.clone()).window_frame(frame).build()?;
     let name = number.schema_name().to_string();
     let number_column = Expr::Column(datafusion::common::Column::new_unqualified(name));
     let numbered = LogicalPlanBuilder::from(input).window([number])?.filter(number_column.eq(lit(1u64)))?;
