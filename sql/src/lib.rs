@@ -8,6 +8,7 @@
 //! Architecture invariant: no I/O, and no knowledge of how anything is stored.
 
 pub mod ast;
+mod distinct_on;
 pub mod functions;
 pub mod grammar;
 pub mod lateral;

@@ -273,7 +273,7 @@ pub fn dataflow(
         scans: Arc::new(StreamInputs),
         returned: HashMap::new(),
     };
-    let plan = lower::prepare(names.plan(query)?)?;
+    let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
     subqueries::check_single_rows(&plan)?;
     let plan = subqueries::rewrite(plan, NotIn::All)?;

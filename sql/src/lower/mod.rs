@@ -13,7 +13,6 @@
 //! and what would work.
 
 mod aggregate;
-mod distinct_on;
 mod grouping_sets;
 mod join;
 mod key_columns;
@@ -53,11 +52,6 @@ pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
         lowering.check_closes(output)?;
     }
     Ok(Dataflow { nodes: lowering.nodes })
-}
-
-/// Brings a query into the form that [`lower`] knows best, before it is optimized.
-pub fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
-    distinct_on::rewrite(plan)
 }
 
 /// Refuses what would make a view differ from its query from one moment to the next. `plan` must not be optimized yet, or

@@ -1,4 +1,5 @@
-//! DISTINCT ON: the first row of each partition, before the optimizer makes an aggregate of each column of it.
+//! DISTINCT ON: the first row of each partition. DataFusion would make an aggregate of each column of it, which of rows that
+//! are equal in ORDER BY need not take the same one; and a view keeps a first row, but all rows of an aggregate.
 //!
 //! ```text
 //!   DistinctOn (a) b, c ORDER BY a, d      Projection b, c
@@ -15,9 +16,9 @@ use datafusion::logical_expr::expr_rewriter::{normalize_cols, normalize_sorts};
 use datafusion::logical_expr::{
     Distinct, DistinctOn, Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, WindowFrame, lit,
 };
-use tidemark_common::Result;
 
-pub(super) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
+/// Rewrites every DISTINCT ON in the plan, subqueries included.
+pub fn rewrite(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     Ok(plan
         .transform_up_with_subqueries(|plan| match plan {
             LogicalPlan::Distinct(Distinct::On(distinct)) => Ok(Transformed::yes(first_rows(distinct)?)),
