@@ -136,6 +136,9 @@ fn as_membership(expr: Expr) -> Expr {
     }
 }
 
+/// The subquery's name, as x may be a column of the same table.
+const WITHIN: &str = "__in";
+
 /// What `x IN (subquery)` comes down to.
 struct Membership {
     /// A row equals x.
@@ -151,18 +154,19 @@ impl Membership {
     fn of(inside: &InSubquery, schema: &DFSchema) -> DfResult<Option<Self>> {
         let wanted = inside.expr.as_ref();
         let Some(from_within) = as_outer(wanted, schema)? else { return Ok(None) };
-        let within = &inside.subquery.subquery;
+        let within = LogicalPlanBuilder::from(inside.subquery.subquery.as_ref().clone()).alias(WITHIN)?.build()?;
         let [column] = within.schema().columns().try_into().map_err(|_| one_column())?;
         let column = Expr::Column(column);
+        let exists = |condition| exists(inside, &within, condition);
         let null_within = match column.nullable(within.schema()).unwrap_or(true) {
-            true => Some(exists(inside, Some(column.clone().is_null()))?),
+            true => Some(exists(Some(column.clone().is_null()))?),
             false => None,
         };
         let null_wanted = match wanted.nullable(schema).unwrap_or(true) {
-            true => Some(wanted.clone().is_null().and(exists(inside, None)?)),
+            true => Some(wanted.clone().is_null().and(exists(None)?)),
             false => None,
         };
-        Ok(Some(Self { found: exists(inside, Some(column.eq(from_within)))?, null_within, null_wanted }))
+        Ok(Some(Self { found: exists(Some(column.eq(from_within)))?, null_within, null_wanted }))
     }
 }
 
@@ -171,8 +175,8 @@ fn one_column() -> datafusion::error::DataFusionError {
 }
 
 /// EXISTS over the rows of the subquery that fulfil `condition`.
-fn exists(inside: &InSubquery, condition: Option<Expr>) -> DfResult<Expr> {
-    let plan = LogicalPlanBuilder::from(inside.subquery.subquery.as_ref().clone());
+fn exists(inside: &InSubquery, within: &LogicalPlan, condition: Option<Expr>) -> DfResult<Expr> {
+    let plan = LogicalPlanBuilder::from(within.clone());
     let plan = match condition {
         Some(condition) => plan.filter(condition)?,
         None => plan,
