@@ -150,12 +150,18 @@ struct Membership {
 }
 
 impl Membership {
-    /// `None`: x cannot be told from within the subquery.
+    /// `None`: x cannot be told apart within the subquery.
     fn of(inside: &InSubquery, schema: &DFSchema) -> DfResult<Option<Self>> {
         let wanted = inside.expr.as_ref();
         let Some(from_within) = as_outer(wanted, schema)? else { return Ok(None) };
-        let within = LogicalPlanBuilder::from(inside.subquery.subquery.as_ref().clone()).alias(WITHIN)?.build()?;
-        let [column] = within.schema().columns().try_into().map_err(|_| one_column())?;
+        let tied = !inside.subquery.outer_ref_columns.is_empty();
+        let within = inside.subquery.subquery.as_ref().clone();
+        // DataFusion cannot look for the outer row through a name.
+        let within = if tied { within } else { LogicalPlanBuilder::from(within).alias(WITHIN)?.build()? };
+        let [column]: [Column; 1] = within.schema().columns().try_into().map_err(|_| one_column())?;
+        if wanted.column_refs().contains(&column) {
+            return Ok(None);
+        }
         let column = Expr::Column(column);
         let exists = |condition| exists(inside, &within, condition);
         let null_within = match column.nullable(within.schema()).unwrap_or(true) {

@@ -33,7 +33,10 @@ struct Side {
 impl Lowering {
     pub(super) fn join(&mut self, join: &Join) -> Result<NodeId> {
         if join.null_aware {
-            return Err(Error::internal("a NOT IN was left to a join"));
+            return Err(Error::unsupported(
+                "this NOT IN cannot be kept up to date: its subquery is tied to the outer row by equal names",
+            )
+            .with_hint("Give the tables of the subquery aliases, or write NOT EXISTS (SELECT .. WHERE y = x)."));
         }
         let (kind, turned) = kind_of(join.join_type);
         let (mut lefts, mut rights): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(l, r)| (l, r)).unzip();
