@@ -242,6 +242,11 @@ impl PostgresCasts {
             (from, DataType::Boolean) if from.is_string() => TEXT_TO_BOOLEAN,
             (DataType::Float16 | DataType::Float32 | DataType::Float64, to) if to.is_integer() => ROUND_HALF_EVEN,
             (DataType::Time64(_), DataType::Interval(_)) => TIME_TO_INTERVAL,
+            // By the digits it shows, as in Postgres; dividing by a power of ten beyond 2^53 would round twice.
+            (DataType::Decimal256(..), DataType::Float32 | DataType::Float64) => {
+                let text = self.call(TO_TEXT, operand.clone())?;
+                return self.call(TEXT_TO_FLOAT, text).map(Some);
+            }
             (from, to) if from.is_decimal() && to.is_integer() => {
                 return Ok(Some(datafusion::functions::math::expr_fn::round(vec![operand.clone()])));
             }
