@@ -15,4 +15,5 @@ mod literals;
 pub mod lower;
 pub mod planner;
 pub mod relation;
+mod set_operations;
 pub mod subqueries;
