@@ -34,8 +34,8 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
         DataFusionError::SchemaError(inner, _) => translate_schema(&inner),
         DataFusionError::SQL(inner, _) => Error::syntax(inner.to_string()),
         DataFusionError::NotImplemented(message) => Error::unsupported(message),
-        DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), message),
-        DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), message),
+        DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), unwrapped(&message)),
+        DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), unwrapped(&message)),
         DataFusionError::ResourcesExhausted(message) => {
             Error::new(SqlState::OutOfMemory, message).with_hint("Raise query_memory_limit, or ask for less at once.")
         }
@@ -47,6 +47,17 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
             }
         }
     }
+}
+
+/// A function's own words about its arguments, which DataFusion keeps only as text within its own.
+fn unwrapped(message: &str) -> &str {
+    const KINDS: [&str; 4] =
+        ["External error: ", "Error during planning: ", "Execution error: ", "This feature is not implemented: "];
+    let Some((_, mut inner)) = message.rsplit_once("coercion failed with: ") else { return message };
+    while let Some(rest) = KINDS.iter().find_map(|kind| inner.strip_prefix(kind)) {
+        inner = rest;
+    }
+    inner
 }
 
 /// A shared error cannot be taken apart, so its text decides.

@@ -16,4 +16,5 @@ mod literals;
 pub mod lower;
 pub mod planner;
 pub mod relation;
+mod set_operations;
 pub mod subqueries;

@@ -62,6 +62,7 @@ impl<'a> Planner<'a> {
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
+        let plan = crate::set_operations::rewrite(plan)?;
         let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;
         Ok(subqueries::rewrite(plan, NotIn::Some)?)
     }

@@ -467,6 +467,9 @@ impl Session {
         if let Some(zone) = self.info.setting("TimeZone") {
             state.config_mut().options_mut().execution.time_zone = Some(zone);
         }
+        // Where single expressions are compiled, their functions find the time zone there.
+        let options = state.config_options().clone();
+        state.execution_props_mut().config_options = Some(options);
         Arc::new(state)
     }
 }

@@ -154,7 +154,32 @@ impl Session {
         }
         let object = self.table_to_change(name, verb)?;
         let alias = alias.as_ref().map_or_else(|| object.name.clone(), |a| fold(&a.name));
-        Ok(Scope { object, alias, target: target.clone(), search, all_columns })
+        let target = self.by_full_name(&object, &alias, target.clone())?;
+        Ok(Scope { object, alias, target, search, all_columns })
+    }
+
+    /// The table to change by its full name, which no query of a WITH has.
+    fn by_full_name(
+        &self,
+        object: &Object,
+        alias: &str,
+        mut target: sql::TableWithJoins,
+    ) -> Result<sql::TableWithJoins> {
+        if let sql::TableFactor::Table { name, alias: given, .. } = &mut target.relation
+            && object.schema != 0
+        {
+            let schema = self.catalog()?.schema_name(object.schema).to_string();
+            let parts = [schema.as_str(), object.name.as_str()].map(|part| sql::Ident::with_quote('"', part));
+            *name = sql::ObjectName::from(parts.to_vec());
+            let alias = || sql::TableAlias {
+                explicit: true,
+                name: sql::Ident::with_quote('"', alias),
+                columns: Vec::new(),
+                at: None,
+            };
+            given.get_or_insert_with(alias);
+        }
+        Ok(target)
     }
 
     pub(super) fn describe_scope(

@@ -8,6 +8,7 @@ use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::clock::Clock;
 use super::declare::{Kind, Row, function};
 use super::output::text_of;
 use super::value::Value;
@@ -84,20 +85,20 @@ fn length_of(items: ArrayRef, dimension: i64) -> Option<i64> {
 
 fn joined(row: &Row<'_>, null: Option<&str>) -> Result<Value> {
     let mut parts = Vec::new();
-    collect_texts(&row.list(0), null, &mut parts)?;
+    collect_texts(&row.list(0), null, row.clock(), &mut parts)?;
     Ok(parts.join(row.text(1)).into())
 }
 
-fn collect_texts(items: &ArrayRef, null: Option<&str>, parts: &mut Vec<String>) -> Result<()> {
+fn collect_texts(items: &ArrayRef, null: Option<&str>, clock: &Clock, parts: &mut Vec<String>) -> Result<()> {
     if let Some(lists) = items.as_any().downcast_ref::<datafusion::arrow::array::ListArray>() {
         for inner in lists.iter().flatten() {
-            collect_texts(&inner, null, parts)?;
+            collect_texts(&inner, null, clock, parts)?;
         }
         return Ok(());
     }
     let item_type = SqlType::from_data_type(items.data_type());
     for i in 0..items.len() {
-        match text_of(items, i, &item_type)? {
+        match text_of(items, i, &item_type, clock)? {
             Some(text) => parts.push(text),
             None => parts.extend(null.map(str::to_string)),
         }

@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
 use tidemark_common::{Error, Result, SqlState};
 
+use super::clock::Clock;
 use super::declare::no_such_function;
 use super::value::rescale;
 use super::{json, output};
@@ -221,7 +222,7 @@ impl ScalarUDFImpl for CastFunction {
         let out = if self.cast == Cast::Numeric {
             to_numeric(&array, &args.arg_fields[0])?
         } else {
-            self.cast_text(&array, &args.arg_fields[0], length)?
+            self.cast_text(&array, &args.arg_fields[0], length, &Clock::of(&args.config_options)?)?
         };
         if once {
             Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?))
@@ -240,14 +241,14 @@ impl ScalarUDFImpl for CastFunction {
 }
 
 impl CastFunction {
-    fn cast_text(&self, array: &ArrayRef, field: &Field, length: usize) -> Result<ArrayRef> {
+    fn cast_text(&self, array: &ArrayRef, field: &Field, length: usize, clock: &Clock) -> Result<ArrayRef> {
         if let Some(texts) = array.as_string_opt::<i32>() {
             let cast = texts.iter().map(|text| text.map(|t| self.cast.apply(t, length)).transpose());
             return Ok(Arc::new(cast.collect::<Result<StringArray>>()?));
         }
         let sql_type = SqlType::from_field(field);
         let casts = (0..array.len()).map(|row| {
-            let text = output::text_of(array, row, &sql_type)?;
+            let text = output::text_of(array, row, &sql_type, clock)?;
             text.map(|t| Ok(self.cast.apply(&t, length)?.into_owned())).transpose()
         });
         Ok(Arc::new(casts.collect::<Result<StringArray>>()?))
@@ -278,7 +279,7 @@ fn to_numeric(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
         if let (Some(decimals), DataType::Decimal128(_, scale)) = (decimal, array.data_type()) {
             return rescale(decimals.value(row), *scale, NUMERIC_SCALE).map(Some);
         }
-        let Some(text) = output::text_of(array, row, &sql_type)? else { return Ok(None) };
+        let Some(text) = output::text_of(array, row, &sql_type, &Clock::UTC)? else { return Ok(None) };
         let exact = array.data_type().is_string();
         numeric_of_text(&text, exact).map(Some)
     });

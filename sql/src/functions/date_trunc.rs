@@ -1,4 +1,4 @@
-//! `date_trunc(unit, x)`: the start of the unit that x lies in. Views group by it, so it runs a column at a time.
+//! `date_trunc(unit, x[, zone])`: the start of the unit that x lies in. Views group by it, so it runs a column at a time.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 use tidemark_common::{Error, Result};
 
 use super::calendar::{self, Civil, DAY, HOUR, MINUTE, SECOND};
+use super::clock::Clock;
 use super::datetime::interval;
 use super::declare::no_such_function;
 
@@ -56,6 +57,20 @@ impl Unit {
         })
     }
 
+    /// Shorter than a day: no matter for the calendar.
+    fn is_of_clock(self) -> bool {
+        matches!(self, Unit::Fixed(length) if length < DAY)
+    }
+
+    /// The start of the unit that a clock shows.
+    #[inline]
+    fn moment_of_start(self, micros: i64, clock: &Clock) -> Result<i64> {
+        let offset = clock.offset(micros)?;
+        let start = self.start(micros.checked_add(offset).ok_or_else(calendar::out_of_range)?)?;
+        // Within a day the clock may be put back, and which hour it is must stay.
+        if self.is_of_clock() { Ok(start - offset) } else { clock.moment(start) }
+    }
+
     #[inline]
     fn start(self, micros: i64) -> Result<i64> {
         let first_of = |year: i64| Civil { year, month: 1, day: 1, micros: 0 }.to_micros();
@@ -90,6 +105,12 @@ impl Unit {
     }
 }
 
+/// Whose days, months and years.
+enum Zone {
+    All(Clock),
+    Each(ArrayRef),
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct DateTrunc {
     signature: Signature,
@@ -110,20 +131,29 @@ impl ScalarUDFImpl for DateTrunc {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
-        let [unit, value] = types else { return Err(no_such_function(DATE_TRUNC, types).into()) };
+        let (unit, value, zone) = match types {
+            [unit, value] => (unit, value, None),
+            [unit, value, zone] => (unit, value, Some(zone)),
+            _ => return Err(no_such_function(DATE_TRUNC, types).into()),
+        };
         let utc = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let value = match value {
+            DataType::Timestamp(..) if zone.is_some() => utc(),
             DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
             // As in Postgres, where a date or a bare literal becomes a timestamptz.
             DataType::Date32 | DataType::Date64 | DataType::Null => utc(),
             text if text.is_string() => utc(),
-            DataType::Interval(_) | DataType::Duration(_) => DataType::Interval(IntervalUnit::MonthDayNano),
+            DataType::Interval(_) | DataType::Duration(_) if zone.is_none() => {
+                DataType::Interval(IntervalUnit::MonthDayNano)
+            }
             _ => return Err(no_such_function(DATE_TRUNC, types).into()),
         };
-        if !unit.is_string() && !unit.is_null() {
+        if ![Some(unit), zone].into_iter().flatten().all(|t| t.is_string() || t.is_null()) {
             return Err(no_such_function(DATE_TRUNC, types).into());
         }
-        Ok(vec![DataType::Utf8, value])
+        let mut coerced = vec![DataType::Utf8, value];
+        coerced.extend(zone.map(|_| DataType::Utf8));
+        Ok(coerced)
     }
 
     fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
@@ -134,9 +164,16 @@ impl ScalarUDFImpl for DateTrunc {
         let once = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let rows = if once { 1 } else { args.number_rows };
         let values = args.args[1].to_array(rows)?;
-        let array = match &args.args[0] {
-            ColumnarValue::Scalar(ScalarValue::Utf8(Some(unit))) => truncate_all(unit, &values)?,
-            units => truncate_each(&units.to_array(rows)?, &values)?,
+        let zone = match args.args.get(2) {
+            None => Zone::All(Clock::of(&args.config_options)?),
+            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))) => Zone::All(Clock::named(zone)?),
+            Some(zones) => Zone::Each(zones.to_array(rows)?),
+        };
+        let array = match (&args.args[0], &zone) {
+            (ColumnarValue::Scalar(ScalarValue::Utf8(Some(unit))), Zone::All(clock)) => {
+                truncate_all(unit, &values, clock)?
+            }
+            (units, zone) => truncate_each(&units.to_array(rows)?, &values, zone)?,
         };
         if once {
             Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
@@ -158,25 +195,38 @@ fn type_name(array: &ArrayRef) -> String {
     tidemark_common::types::SqlType::from_data_type(array.data_type()).to_string()
 }
 
-fn truncate_all(unit: &str, values: &ArrayRef) -> Result<ArrayRef> {
+fn truncate_all(unit: &str, values: &ArrayRef, clock: &Clock) -> Result<ArrayRef> {
     let unit = Unit::parse(unit, &type_name(values))?;
     if let Some(intervals) = values.as_primitive_opt::<IntervalMonthDayNanoType>() {
         let out: IntervalMonthDayNanoArray = intervals.try_unary(|v| unit.of_interval(v))?;
         return Ok(Arc::new(out));
     }
     let times = values.as_primitive::<TimestampMicrosecondType>();
-    let out: TimestampMicrosecondArray = times.try_unary(|ts| unit.start(ts))?;
+    let zoned = matches!(values.data_type(), DataType::Timestamp(_, Some(_))) && !clock.is_utc();
+    let out: TimestampMicrosecondArray = if zoned {
+        times.try_unary(|ts| unit.moment_of_start(ts, clock))?
+    } else {
+        times.try_unary(|ts| unit.start(ts))?
+    };
     Ok(Arc::new(out.with_data_type(values.data_type().clone())))
 }
 
-/// The rare case of a unit that is a column: each row by itself.
-fn truncate_each(units: &ArrayRef, values: &ArrayRef) -> Result<ArrayRef> {
+/// The rare case of a unit or a zone that is a column: each row by itself.
+fn truncate_each(units: &ArrayRef, values: &ArrayRef, zone: &Zone) -> Result<ArrayRef> {
     let units = units.as_string::<i32>();
     let rows = (0..values.len()).map(|row| {
+        let null = || datafusion::arrow::array::new_null_array(values.data_type(), 1);
         if units.is_null(row) {
-            return Ok(datafusion::arrow::array::new_null_array(values.data_type(), 1));
+            return Ok(null());
         }
-        truncate_all(units.value(row), &values.slice(row, 1))
+        match zone {
+            Zone::All(clock) => truncate_all(units.value(row), &values.slice(row, 1), clock),
+            Zone::Each(zones) if zones.is_null(row) => Ok(null()),
+            Zone::Each(zones) => {
+                let clock = Clock::named(zones.as_string::<i32>().value(row))?;
+                truncate_all(units.value(row), &values.slice(row, 1), &clock)
+            }
+        }
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
     if rows.is_empty() {

@@ -27,7 +27,8 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
 /// What the operators on dates, times and intervals become.
 fn arithmetic() -> Vec<ScalarUDF> {
     let diff = |r: &Row<'_>| Ok(span_of_micros(checked_sub(r.micros(0), r.micros(1))?)?.into());
-    let age = |r: &Row<'_>| Ok(age(r.micros(0), r.micros(1))?.into());
+    let between = |r: &Row<'_>| Ok(age(r.micros(0), r.micros(1))?.into());
+    let shown = |r: &Row<'_>| Ok(age(r.clock().local(r.micros(0))?, r.clock().local(r.micros(1))?)?.into());
     vec![
         function(TIMESTAMP_DIFF)
             .on(&[Timestamp, Timestamp], Interval, diff)
@@ -56,7 +57,10 @@ fn arithmetic() -> Vec<ScalarUDF> {
         function(INTERVAL_MULTIPLY)
             .on(&[Interval, Float8], Interval, |r| Ok(multiply(r.interval(0), r.float(1))?.into()))
             .udf(),
-        function("age").on(&[Timestamp, Timestamp], Interval, age).on(&[TimestampTz, TimestampTz], Interval, age).udf(),
+        function("age")
+            .on(&[Timestamp, Timestamp], Interval, between)
+            .on(&[TimestampTz, TimestampTz], Interval, shown)
+            .udf(),
         function("justify_days")
             .on(&[Interval], Interval, |r| justify(r.interval(0), false, true).map(Value::from))
             .udf(),
@@ -171,7 +175,7 @@ fn justify(value: IntervalMonthDayNano, hours: bool, days: bool) -> Result<Inter
 fn construction() -> Vec<ScalarUDF> {
     let timestamp = |r: &Row<'_>| {
         let days = checked_days(r.int(0), r.int(1), r.int(2))?;
-        checked_add(days * DAY, time_of(r.int(3), r.int(4), r.float(5))?).map(Value::from)
+        checked_add(days * DAY, time_of(r.int(3), r.int(4), r.float(5))?)
     };
     let parts = [Int4, Int4, Int4, Int4, Int4, Float8];
     let mut make_interval = function("make_interval").on(&[], Interval, |_| Ok(IntervalMonthDayNano::ZERO.into()));
@@ -191,13 +195,11 @@ fn construction() -> Vec<ScalarUDF> {
         function("make_time")
             .on(&[Int4, Int4, Float8], Time, |r| Ok(time_of(r.int(0), r.int(1), r.float(2))?.into()))
             .udf(),
-        function("make_timestamp").on(&parts, Timestamp, timestamp).udf(),
+        function("make_timestamp").on(&parts, Timestamp, move |r| timestamp(r).map(Value::from)).udf(),
         function("make_timestamptz")
-            .on(&parts, TimestampTz, timestamp)
-            .on(&[Int4, Int4, Int4, Int4, Int4, Float8, Kind::Text], TimestampTz, |r| {
-                let days = checked_days(r.int(0), r.int(1), r.int(2))?;
-                let local = checked_add(days * DAY, time_of(r.int(3), r.int(4), r.float(5))?)?;
-                super::input::at_zone(r.text(6), local).map(Value::from)
+            .on(&parts, TimestampTz, move |r| r.clock().moment(timestamp(r)?).map(Value::from))
+            .on(&[Int4, Int4, Int4, Int4, Int4, Float8, Kind::Text], TimestampTz, move |r| {
+                super::input::at_zone(r.text(6), timestamp(r)?).map(Value::from)
             })
             .udf(),
         make_interval.udf(),

@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::clock::Clock;
 pub(super) use super::row::Row;
 use super::row::{Cache, Column};
 use super::value::{Value, build};
@@ -329,10 +330,10 @@ impl ScalarUDFImpl for RowFunction {
         // A volatile function of constants still has a value of its own in every row.
         let once = columns.iter().all(|c| c.scalar) && self.signature.volatility != Volatility::Volatile;
         let rows = if once { 1 } else { args.number_rows };
-        let cache = Cache::default();
+        let (cache, clock) = (Cache::default(), Clock::of(&args.config_options)?);
         let values = (0..rows)
             .map(|row| {
-                let row = Row::new(&columns, row, &cache);
+                let row = Row::new(&columns, row, &cache, &clock);
                 if overload.strict && (0..row.len()).any(|i| row.is_null(i)) {
                     return Ok(Value::Null);
                 }

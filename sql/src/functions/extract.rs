@@ -5,6 +5,7 @@ use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::{Error, Result};
 
 use super::calendar::{Civil, DAY, HOUR, MINUTE, SECOND};
+use super::clock::Clock;
 use super::declare::{Kind, Row, function};
 use super::value::Value;
 
@@ -36,6 +37,7 @@ fn part(row: &Row<'_>, kind: Kind) -> Result<i128> {
         Kind::Date => of_date(&name, i64::from(row.date(1))),
         Kind::Time => of_time(&name, row.micros(1)),
         Kind::Interval => of_interval(&name, row.interval(1)),
+        Kind::TimestampTz => of_moment(&name, row.micros(1), row.clock())?,
         _ => of_timestamp(&name, row.micros(1)),
     };
     found.ok_or_else(|| unknown(&name, kind))
@@ -43,7 +45,7 @@ fn part(row: &Row<'_>, kind: Kind) -> Result<i128> {
 
 fn unknown(name: &str, kind: Kind) -> Error {
     let sql_type = kind.sql_type();
-    if of_timestamp(name, 0).is_some() {
+    if of_timestamp(name, 0).is_some() || ZONE_PARTS.contains(&name) {
         return Error::unsupported(format!("unit \"{name}\" not supported for type {sql_type}"));
     }
     Error::invalid(format!("unit \"{name}\" not recognized for type {sql_type}"))
@@ -57,8 +59,21 @@ fn of_timestamp(name: &str, micros: i64) -> Option<i128> {
     let civil = Civil::from_micros(micros);
     Some(match name {
         "epoch" => i128::from(micros),
-        "timezone" | "timezone_hour" | "timezone_minute" => 0,
         _ => return of_calendar(name, &civil).or_else(|| of_time(name, civil.micros)),
+    })
+}
+
+/// What only a moment has.
+const ZONE_PARTS: [&str; 3] = ["timezone", "timezone_hour", "timezone_minute"];
+
+fn of_moment(name: &str, micros: i64, clock: &Clock) -> Result<Option<i128>> {
+    let seconds = || Ok::<_, Error>(clock.offset(micros)? / SECOND);
+    Ok(match name {
+        "epoch" => Some(i128::from(micros)),
+        "timezone" => Some(whole(seconds()?)),
+        "timezone_hour" => Some(whole(seconds()? / 3600)),
+        "timezone_minute" => Some(whole(seconds()? % 3600 / 60)),
+        _ => of_timestamp(name, clock.local(micros)?),
     })
 }
 

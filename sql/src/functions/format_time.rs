@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::IntervalMonthDayNano;
 use tidemark_common::{Error, Result};
 
 use super::calendar::{self, Civil, DAY, HOUR};
+use super::clock::{Clock, offset_text};
 use super::names::{MONTHS, ROMAN_MONTHS, WEEKDAYS};
 
 /// One piece of a pattern.
@@ -72,15 +73,26 @@ pub(super) fn compile(pattern: &str) -> Vec<Item> {
     items
 }
 
+/// What a clock's zone is called, and how far it is east of Greenwich.
+pub(super) struct Zone {
+    name: String,
+    offset: i64,
+}
+
 /// What is printed: a moment, or an interval, whose fields run on.
 pub(super) enum Source {
-    Moment { civil: Civil, zoned: bool },
+    Moment { civil: Civil, zone: Option<Zone> },
     Interval(IntervalMonthDayNano),
 }
 
 impl Source {
-    pub(super) fn moment(micros: i64, zoned: bool) -> Self {
-        Source::Moment { civil: Civil::from_micros(micros), zoned }
+    pub(super) fn timestamp(micros: i64) -> Self {
+        Source::Moment { civil: Civil::from_micros(micros), zone: None }
+    }
+
+    pub(super) fn moment(micros: i64, clock: &Clock) -> Result<Self> {
+        let zone = Zone { name: clock.abbreviation(micros)?, offset: clock.offset(micros)? };
+        Ok(Source::Moment { civil: Civil::from_micros(clock.local(micros)?), zone: Some(zone) })
     }
 
     fn parts(&self) -> (Civil, i64) {
@@ -138,8 +150,9 @@ fn field(name: &str, fill: bool, source: &Source) -> Result<String> {
     if let Some(text) = year_field(name, year, &number) {
         return Ok(text);
     }
-    let Source::Moment { zoned, .. } = source else { return interval_field(name, civil, &number) };
-    let zone = |text: &str| if *zoned { text.to_string() } else { String::new() };
+    let Source::Moment { zone, .. } = source else { return interval_field(name, civil, &number) };
+    let zone_name = || zone.as_ref().map_or(String::new(), |zone| zone.name.clone());
+    let offset = zone.as_ref().map_or(0, |zone| zone.offset);
     let iso = civil.iso_week();
     Ok(match name {
         "MM" => number(civil.month, 2),
@@ -161,10 +174,11 @@ fn field(name: &str, fill: bool, source: &Source) -> Result<String> {
             let roman = cased(name, ROMAN_MONTHS[civil.month as usize - 1]);
             if fill { format!("{roman:<4}") } else { roman }
         }
-        "TZ" => zone("UTC"),
-        "tz" => zone("utc"),
-        "TZH" | "OF" => "+00".into(),
-        "TZM" => "00".into(),
+        "TZ" => zone_name(),
+        "tz" => zone_name().to_lowercase(),
+        "OF" => offset_text(offset),
+        "TZH" => format!("{}{:02}", if offset < 0 { '-' } else { '+' }, offset.abs() / HOUR),
+        "TZM" => format!("{:02}", offset.abs() % HOUR / calendar::MINUTE),
         "BC" | "AD" | "bc" | "ad" => cased(name, if civil.year > 0 { "AD" } else { "BC" }),
         "B.C." | "A.D." | "b.c." | "a.d." => cased(name, if civil.year > 0 { "A.D." } else { "B.C." }),
         _ => return Ok(word_field(name, civil, fill)),

@@ -4,14 +4,11 @@
 //!   "29 Feb 2024 1:04 PM +02"  ──words──▶  29 | feb | 2024 | 1:04 | pm | +02  ──▶ date, time, offset
 //! ```
 
-use std::str::FromStr;
-
-use datafusion::arrow::array::timezone::Tz;
-use datafusion::arrow::temporal_conversions::timestamp_us_to_datetime;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{self, DAY, HOUR, MINUTE, SECOND, checked_days};
+use super::clock::Clock;
 use super::declare::{Kind, function};
 use super::names::MONTHS;
 use super::value::Value;
@@ -31,10 +28,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .udf(),
         function(TO_DATE).on(&[Text], Date, |r| parse_date(r.text(0)).map(Value::from)).udf(),
         function("timezone")
-            .on(&[Text, TimestampTz], Timestamp, |r| {
-                let offset = offset_at_utc(&named_zone(r.text(0))?, r.micros(1))?;
-                r.micros(1).checked_add(offset).map(Value::Int).ok_or_else(calendar::out_of_range)
-            })
+            .on(&[Text, TimestampTz], Timestamp, |r| Clock::named(r.text(0))?.local(r.micros(1)).map(Value::Int))
             .on(&[Text, Timestamp], TimestampTz, |r| at_zone(r.text(0), r.micros(1)).map(Value::Int))
             .udf(),
         function(TO_TIME).on(&[Text], Time, |r| parse_time(r.text(0)).map(Value::from)).udf(),
@@ -43,7 +37,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
 
 /// The moment at which clocks of the zone show `local`.
 pub(super) fn at_zone(zone: &str, local: i64) -> Result<i64> {
-    local.checked_sub(zone_offset(&named_zone(zone)?, local)?).ok_or_else(calendar::out_of_range)
+    Clock::named(zone)?.moment(local)
 }
 
 /// Microseconds since 1970-01-01; a zone in the text is passed over, as Postgres does.
@@ -61,12 +55,11 @@ pub fn parse_timestamptz(text: &str) -> Result<i64> {
 pub(super) fn parse_timestamptz_in(text: &str, zone: Option<&str>) -> Result<i64> {
     let parts = Parts::read(text, "timestamp with time zone")?;
     let local = parts.local(text, "timestamp with time zone")?;
-    let offset = match &parts.zone {
-        None => zone.map_or(Ok(0), |zone| zone_offset(&named_zone(zone)?, local))?,
-        Some(Zone::Offset(micros)) => *micros,
-        Some(Zone::Named(zone)) => zone_offset(zone, local)?,
-    };
-    local.checked_sub(offset).ok_or_else(calendar::out_of_range)
+    match &parts.zone {
+        None => zone.map_or(Ok(local), |zone| at_zone(zone, local)),
+        Some(Zone::Offset(micros)) => local.checked_sub(*micros).ok_or_else(calendar::out_of_range),
+        Some(Zone::Named(clock)) => clock.moment(local),
+    }
 }
 
 /// Days since 1970-01-01.
@@ -86,32 +79,6 @@ pub fn parse_time(text: &str) -> Result<i64> {
     parts.time.ok_or_else(|| invalid(text, "time"))
 }
 
-/// How far east of Greenwich `zone` is at a local time.
-fn zone_offset(zone: &Tz, local: i64) -> Result<i64> {
-    use chrono::{LocalResult, Offset, TimeZone};
-    let at = timestamp_us_to_datetime(local).ok_or_else(calendar::out_of_range)?;
-    let seconds = match zone.offset_from_local_datetime(&at) {
-        LocalResult::Single(offset) | LocalResult::Ambiguous(_, offset) => offset.fix().local_minus_utc(),
-        // A time that the clock jumped over: as if it had not jumped yet.
-        LocalResult::None => zone.offset_from_utc_datetime(&at).fix().local_minus_utc(),
-    };
-    Ok(i64::from(seconds) * SECOND)
-}
-
-fn offset_at_utc(zone: &Tz, utc: i64) -> Result<i64> {
-    use chrono::{Offset, TimeZone};
-    let at = timestamp_us_to_datetime(utc).ok_or_else(calendar::out_of_range)?;
-    Ok(i64::from(zone.offset_from_utc_datetime(&at).fix().local_minus_utc()) * SECOND)
-}
-
-fn named_zone(name: &str) -> Result<Tz> {
-    let utc = ["z", "zulu", "gmt"].contains(&name.to_ascii_lowercase().as_str());
-    Tz::from_str(if utc { "UTC" } else { name }).map_err(|_| {
-        Error::invalid(format!("time zone \"{name}\" not recognized"))
-            .with_hint("Use a name such as 'Europe/Paris', or an offset such as '+02:00'.")
-    })
-}
-
 fn invalid(text: &str, what: &str) -> Error {
     Error::new(SqlState::InvalidDatetimeFormat, format!("invalid input syntax for type {what}: \"{text}\""))
 }
@@ -122,7 +89,7 @@ fn out_of_range(text: &str) -> Error {
 
 enum Zone {
     Offset(i64),
-    Named(Tz),
+    Named(Clock),
 }
 
 /// What a text says, each at most once.
@@ -171,7 +138,7 @@ impl Parts {
                 word => {
                     let at = lower.find(word).unwrap_or(0);
                     let as_typed = trimmed.get(at..at + word.len()).unwrap_or(word);
-                    parts.set_zone(Tz::from_str(as_typed).ok().map(Zone::Named))
+                    parts.set_zone(Clock::named(as_typed).ok().map(Zone::Named))
                 }
             };
             if !taken {
@@ -406,7 +373,9 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(
-                parse_timestamptz(text).map(output::timestamptz).unwrap_or_else(|e| e.to_string()),
+                parse_timestamptz(text)
+                    .and_then(|micros| output::timestamptz(micros, &Clock::UTC))
+                    .unwrap_or_else(|e| e.to_string()),
                 expected,
                 "{text}"
             );

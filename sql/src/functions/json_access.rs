@@ -96,7 +96,7 @@ fn named() -> Vec<ScalarUDF> {
 
 fn text_argument(row: &Row<'_>, i: usize) -> Result<Option<String>> {
     let (array, at, sql_type) = row.any(i);
-    super::output::text_of(array, at, sql_type)
+    super::output::text_of(array, at, sql_type, row.clock())
 }
 
 fn path(row: &Row<'_>, i: usize) -> Result<Vec<Option<String>>> {

@@ -9,6 +9,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
 use super::arrays::parse_text_array;
+use super::clock::Clock;
 use super::declare::{Kind, Row, function};
 use super::json::{Json, parse, quote, sort_members, to_jsonb};
 use super::output::text_of;
@@ -66,7 +67,7 @@ fn making() -> Vec<ScalarUDF> {
 fn argument(row: &Row<'_>, i: usize) -> Result<String> {
     let (array, at, sql_type) = row.any(i);
     let mut out = String::new();
-    write_json(array, at, sql_type, &mut out)?;
+    write_json(array, at, sql_type, row.clock(), &mut out)?;
     Ok(out)
 }
 
@@ -78,7 +79,7 @@ fn build_object(row: &Row<'_>) -> Result<String> {
     let mut members = Vec::new();
     for i in (0..row.len()).step_by(2) {
         let (array, at, sql_type) = row.any(i);
-        let key = text_of(array, at, sql_type)?
+        let key = text_of(array, at, sql_type, row.clock())?
             .ok_or_else(|| Error::invalid(format!("argument {}: key must not be null", i + 1)))?;
         let mut member = String::new();
         quote(&key, &mut member);
@@ -109,8 +110,14 @@ fn object_of_texts(texts: &[Option<String>]) -> Result<String> {
 }
 
 /// A value of any type as JSON, as `to_json` does it.
-pub(super) fn write_json(array: &dyn Array, row: usize, sql_type: &SqlType, out: &mut String) -> Result<()> {
-    let Some(text) = text_of(array, row, sql_type)? else {
+pub(super) fn write_json(
+    array: &dyn Array,
+    row: usize,
+    sql_type: &SqlType,
+    clock: &Clock,
+    out: &mut String,
+) -> Result<()> {
+    let Some(text) = text_of(array, row, sql_type, clock)? else {
         out.push_str("null");
         return Ok(());
     };
@@ -120,7 +127,9 @@ pub(super) fn write_json(array: &dyn Array, row: usize, sql_type: &SqlType, out:
         (_, t) if t.is_numeric() && !text.ends_with(|c: char| c.is_ascii_alphabetic()) => out.push_str(&text),
         (SqlType::Timestamp | SqlType::TimestampTz, _) => {
             let text = text.replacen(' ', "T", 1);
-            let zone = if *sql_type == SqlType::TimestampTz { ":00" } else { "" };
+            // An offset has its minutes here, `+02:00`.
+            let minutes = text.rsplit(['+', '-']).next().is_some_and(|offset| offset.contains(':'));
+            let zone = if *sql_type == SqlType::TimestampTz && !minutes { ":00" } else { "" };
             quote(&format!("{text}{zone}"), out);
         }
         (SqlType::Array(item), DataType::List(_)) => {
@@ -128,7 +137,7 @@ pub(super) fn write_json(array: &dyn Array, row: usize, sql_type: &SqlType, out:
             out.push('[');
             for i in 0..items.len() {
                 out.push_str(if i > 0 { "," } else { "" });
-                write_json(&items, i, item, out)?;
+                write_json(&items, i, item, clock, out)?;
             }
             out.push(']');
         }
@@ -138,7 +147,7 @@ pub(super) fn write_json(array: &dyn Array, row: usize, sql_type: &SqlType, out:
                 out.push_str(if i > 0 { "," } else { "" });
                 quote(field.name(), out);
                 out.push(':');
-                write_json(column, row, &SqlType::from_field(field), out)?;
+                write_json(column, row, &SqlType::from_field(field), clock, out)?;
             }
             out.push('}');
         }

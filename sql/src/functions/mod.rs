@@ -13,6 +13,7 @@ mod arrays;
 mod binary;
 mod calendar;
 mod casts;
+mod clock;
 mod date_trunc;
 mod datetime;
 mod declare;
@@ -53,6 +54,7 @@ pub use aggregates::optimizer_rules;
 pub use arrays::parse_text_array;
 pub use binary::parse_bytea;
 pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};
+pub use clock::Clock;
 pub use input::{parse_date, parse_time, parse_timestamp, parse_timestamptz};
 pub use json_access::{
     JSON_GET, JSON_GET_PATH, JSON_GET_PATH_TEXT, JSON_GET_TEXT, JSONB_CONTAINS, JSONB_EXISTS, JSONB_EXISTS_ALL,
@@ -73,6 +75,7 @@ pub fn functions() -> Vec<ScalarUDF> {
         ratio::functions(),
         windows::functions(),
         casts::functions(),
+        clock::functions(),
         json_access::functions(),
         arrays::functions(),
         regexp::functions(),

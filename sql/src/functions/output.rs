@@ -9,10 +9,11 @@ use tidemark_common::Result;
 use tidemark_common::types::{SqlType, is_ratio};
 
 use super::calendar::{Civil, DAY, HOUR, MINUTE, SECOND};
+use super::clock::{Clock, offset_text};
 use super::ratio;
 
-/// The text of one value; `None` is NULL.
-pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType) -> Result<Option<String>> {
+/// The text of one value, moments as `clock` shows them; `None` is NULL.
+pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType, clock: &Clock) -> Result<Option<String>> {
     if array.is_null(row) || array.data_type().is_null() {
         return Ok(None);
     }
@@ -38,16 +39,16 @@ pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType) -> Result<Opti
             time(array.as_primitive::<t::Time64NanosecondType>().value(row) / 1000)
         }
         DataType::Timestamp(unit, zone) => {
-            let text = timestamp(timestamp_micros(array, row, *unit));
-            if zone.is_some() { with_zone(&text) } else { text }
+            let micros = timestamp_micros(array, row, *unit);
+            if zone.is_some() { timestamptz(micros, clock)? } else { timestamp(micros) }
         }
         DataType::Interval(IntervalUnit::MonthDayNano) => {
             interval(array.as_primitive::<t::IntervalMonthDayNanoType>().value(row))
         }
-        DataType::List(_) => list(&array.as_list::<i32>().value(row), sql_type)?,
-        DataType::LargeList(_) => list(&array.as_list::<i64>().value(row), sql_type)?,
-        DataType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row), sql_type)?,
-        DataType::Struct(_) => record(array, row)?,
+        DataType::List(_) => list(&array.as_list::<i32>().value(row), sql_type, clock)?,
+        DataType::LargeList(_) => list(&array.as_list::<i64>().value(row), sql_type, clock)?,
+        DataType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row), sql_type, clock)?,
+        DataType::Struct(_) => record(array, row, clock)?,
         _ => ArrayFormatter::try_new(array, &FormatOptions::default())?.value(row).try_to_string()?,
     }))
 }
@@ -144,16 +145,12 @@ pub(super) fn timestamp(micros: i64) -> String {
     with_era(civil, format!(" {}", time(civil.micros)))
 }
 
-fn with_zone(text: &str) -> String {
-    match text.strip_suffix(" BC") {
-        Some(text) => format!("{text}+00 BC"),
-        None => format!("{text}+00"),
-    }
-}
-
-#[cfg(test)]
-pub(super) fn timestamptz(micros: i64) -> String {
-    with_zone(&timestamp(micros))
+pub(super) fn timestamptz(micros: i64, clock: &Clock) -> Result<String> {
+    let (text, offset) = (timestamp(clock.local(micros)?), offset_text(clock.offset(micros)?));
+    Ok(match text.strip_suffix(" BC") {
+        Some(text) => format!("{text}{offset} BC"),
+        None => format!("{text}{offset}"),
+    })
 }
 
 /// Postgres' own style: `1 year 2 mons 3 days 04:05:06.7`.
@@ -184,7 +181,7 @@ pub(super) fn interval(value: IntervalMonthDayNano) -> String {
     parts.join(" ")
 }
 
-fn list(items: &dyn Array, sql_type: &SqlType) -> Result<String> {
+fn list(items: &dyn Array, sql_type: &SqlType, clock: &Clock) -> Result<String> {
     let item_type = match sql_type {
         SqlType::Array(item) => (**item).clone(),
         _ => SqlType::from_data_type(items.data_type()),
@@ -195,7 +192,7 @@ fn list(items: &dyn Array, sql_type: &SqlType) -> Result<String> {
         if row > 0 {
             out.push(',');
         }
-        match text_of(items, row, &item_type)? {
+        match text_of(items, row, &item_type, clock)? {
             None => out.push_str("NULL"),
             Some(text) if nested => out.push_str(&text),
             Some(text) => push_quoted(&mut out, &text, needs_quotes_in_array),
@@ -226,14 +223,14 @@ fn push_quoted(out: &mut String, text: &str, needs: impl Fn(&str) -> bool) {
     out.push('"');
 }
 
-fn record(array: &dyn Array, row: usize) -> Result<String> {
+fn record(array: &dyn Array, row: usize, clock: &Clock) -> Result<String> {
     let record = array.as_struct();
     let mut out = String::from("(");
     for (i, (column, field)) in record.columns().iter().zip(record.fields()).enumerate() {
         if i > 0 {
             out.push(',');
         }
-        if let Some(text) = text_of(column, row, &SqlType::from_field(field))? {
+        if let Some(text) = text_of(column, row, &SqlType::from_field(field), clock)? {
             let needs = |s: &str| {
                 s.is_empty() || s.chars().any(|c| matches!(c, '(' | ')' | ',' | '"' | '\\') || c.is_ascii_whitespace())
             };

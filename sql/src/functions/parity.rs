@@ -44,7 +44,7 @@ pub(super) async fn evaluate(context: &SessionContext, expression: &str) -> Resu
     let batches = context.execute_logical_plan(plan).await?.collect().await?;
     let batch = batches.iter().find(|b| b.num_rows() == 1).ok_or_else(|| Error::internal("not one row"))?;
     let sql_type = SqlType::from_field(batch.schema().field(0));
-    let text = super::text_of(batch.column(0), 0, &sql_type)?;
+    let text = super::text_of(batch.column(0), 0, &sql_type, &super::Clock::UTC)?;
     Ok(match (text.as_deref(), sql_type) {
         (None, _) => "<null>".into(),
         (Some("t"), SqlType::Boolean) => "true".into(),
@@ -111,7 +111,10 @@ async fn column(context: &SessionContext, sql: &str) -> Vec<Option<String>> {
     let mut out = Vec::new();
     for batch in &batches {
         let sql_type = SqlType::from_field(batch.schema().field(0));
-        out.extend((0..batch.num_rows()).map(|row| super::text_of(batch.column(0), row, &sql_type).unwrap()));
+        out.extend(
+            (0..batch.num_rows())
+                .map(|row| super::text_of(batch.column(0), row, &sql_type, &super::Clock::UTC).unwrap()),
+        );
     }
     out
 }

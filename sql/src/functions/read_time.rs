@@ -3,6 +3,7 @@
 use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{self, DAY, HOUR, MINUTE, SECOND, checked_days, to_days};
+use super::clock::Clock;
 use super::format_time::Item;
 use super::names::{MONTHS, ROMAN_MONTHS, WEEKDAYS};
 
@@ -20,11 +21,11 @@ struct Found {
     rest_of_hour: i64,
     since_midnight: Option<i64>,
     before_christ: bool,
-    zone: i64,
+    zone: Option<i64>,
 }
 
-/// Microseconds since 1970-01-01.
-pub(super) fn read(items: &[Item], text: &str) -> Result<i64> {
+/// Microseconds since 1970-01-01; without a zone in the text it is what `clock` shows.
+pub(super) fn read(items: &[Item], text: &str, clock: &Clock) -> Result<i64> {
     let mut found = Found::default();
     let mut rest = text.trim_start();
     for (i, item) in items.iter().enumerate() {
@@ -55,7 +56,7 @@ pub(super) fn read(items: &[Item], text: &str) -> Result<i64> {
             }
         }
     }
-    found.micros(text)
+    found.micros(text, clock)
 }
 
 fn invalid(rest: &str, name: &str) -> Error {
@@ -170,21 +171,23 @@ impl Found {
     fn zone<'a>(&mut self, name: &str, rest: &'a str) -> Result<&'a str> {
         if name == "TZM" {
             let (minutes, _, after) = number(rest, name, 2)?;
-            self.zone += if self.zone < 0 { -minutes } else { minutes } * MINUTE;
+            let hours = self.zone.unwrap_or(0);
+            self.zone = Some(hours + if hours < 0 { -minutes } else { minutes } * MINUTE);
             return Ok(after);
         }
         if let Ok((_, after)) = word(rest, name, &["UTC", "GMT", "Z"]) {
+            self.zone = Some(0);
             return Ok(after);
         }
         let (hours, _, after) = number(rest, name, 2)?;
-        self.zone = hours * HOUR;
+        self.zone = Some(hours * HOUR);
         match after.strip_prefix(':') {
             Some(minutes) if name != "TZH" => self.zone("TZM", minutes),
             _ => Ok(after),
         }
     }
 
-    fn micros(&self, text: &str) -> Result<i64> {
+    fn micros(&self, text: &str, clock: &Clock) -> Result<i64> {
         let out_of_range =
             || Error::new(SqlState::DatetimeFieldOverflow, format!("date/time field value out of range: \"{text}\""));
         // Without a year it is the year before 1, as in Postgres.
@@ -215,7 +218,11 @@ impl Found {
             None => self.hour,
         };
         let time = self.since_midnight.unwrap_or(hour * HOUR + self.rest_of_hour);
-        days.checked_mul(DAY).and_then(|d| d.checked_add(time - self.zone)).ok_or_else(calendar::out_of_range)
+        let local = days.checked_mul(DAY).and_then(|d| d.checked_add(time)).ok_or_else(calendar::out_of_range)?;
+        match self.zone {
+            Some(zone) => local.checked_sub(zone).ok_or_else(calendar::out_of_range),
+            None => clock.moment(local),
+        }
     }
 }
 

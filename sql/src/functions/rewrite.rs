@@ -9,6 +9,8 @@
 //!
 //! It is part of [`super::register`], so it runs wherever DataFusion's analyzer does.
 
+mod zoned;
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNano, TimeUnit};
@@ -25,7 +27,7 @@ use tidemark_common::{Error, SqlState};
 use super::declare::{Kind, function};
 use super::extract::EXTRACT;
 use super::value::Value;
-use super::{arithmetic, binary, casts, input, json, ratio, strings, text};
+use super::{arithmetic, binary, casts, clock, input, json, ratio, strings, text};
 
 pub const TO_TEXT: &str = "tidemark_to_text";
 const INTERVAL_ORDER: &str = "tidemark_interval_order";
@@ -93,7 +95,8 @@ pub(super) struct PostgresCasts {
 
 impl PostgresCasts {
     pub(super) fn new() -> Self {
-        let functions = functions().into_iter().chain(input::functions()).map(Arc::new).collect();
+        let functions =
+            functions().into_iter().chain(input::functions()).chain(clock::functions()).map(Arc::new).collect();
         Self { functions }
     }
 
@@ -151,20 +154,24 @@ impl PostgresCasts {
         const KEEP_PADDING: [&str; 7] =
             ["coalesce", "nullif", "greatest", "least", "pg_typeof", "octet_length", "make_array"];
         let types: Vec<DataType> = function.args.iter().filter_map(|a| a.get_type(schema).ok()).collect();
+        if let Some(zone) = zone
+            && let Some(args) = self.zoned_arguments(&function, &types, zone)?
+        {
+            return Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args))));
+        }
         let decimals = types.first().and_then(|t| match t {
             DataType::Decimal128(precision, _) | DataType::Decimal256(precision, _) => Some(*precision),
             _ => None,
         });
-        let is_moment = |t: Option<&DataType>| matches!(t, Some(DataType::Timestamp(_, Some(_))));
-        match (function.name(), zone) {
+        match function.name() {
             // Postgres rounds a double to even, a numeric away from zero.
-            ("round", _) if types.len() == 1 && types[0].is_floating() => {
+            "round" if types.len() == 1 && types[0].is_floating() => {
                 self.calls(ROUND_HALF_EVEN, function.args).map(Transformed::yes)
             }
-            ("floor" | "ceil" | "trunc", _) if function.args.len() == 1 && decimals.is_some() => {
+            "floor" | "ceil" | "trunc" if function.args.len() == 1 && decimals.is_some() => {
                 Ok(at_scale(Expr::ScalarFunction(function), decimals, 0))
             }
-            ("trunc", _) if function.args.len() == 2 && decimals.is_some() => {
+            "trunc" if function.args.len() == 2 && decimals.is_some() => {
                 let scale = constant(&function.args[1]);
                 let (Some(scale @ 0..), Some(DataType::Decimal128(_, from) | DataType::Decimal256(_, from))) =
                     (scale, types.first())
@@ -174,57 +181,41 @@ impl PostgresCasts {
                 let scale = i8::try_from(scale).unwrap_or(*from).min(*from);
                 Ok(at_scale(Expr::ScalarFunction(function), decimals, scale))
             }
-            ("mod", _) if types.len() == 2 && types.iter().any(DataType::is_decimal) => {
+            "mod" if types.len() == 2 && types.iter().any(DataType::is_decimal) => {
                 let mut args = function.args.into_iter();
                 match (args.next(), args.next()) {
                     (Some(left), Some(right)) => Ok(Transformed::yes(left % right)),
                     _ => Err(Error::internal("mod takes two arguments").into()),
                 }
             }
-            ("date_trunc", Some(zone)) if function.args.len() == 2 && is_moment(types.get(1)) => {
-                let mut args = function.args;
-                args[1] = self.local(args[1].clone(), zone)?;
-                let local = Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args));
-                Ok(Transformed::yes(self.local(local, zone)?))
-            }
-            (EXTRACT | "date_part", Some(zone)) if is_moment(types.get(1)) => {
-                let mut args = function.args;
-                let epoch = matches!(&args[0], Expr::Literal(ScalarValue::Utf8(Some(part)), _) if part.eq_ignore_ascii_case("epoch"));
-                if epoch {
-                    return Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args))));
-                }
-                args[1] = self.local(args[1].clone(), zone)?;
-                Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function.func, args))))
-            }
-            (name, _) if name.starts_with("tidemark_") || KEEP_PADDING.contains(&name) => {
+            name if name.starts_with("tidemark_") || KEEP_PADDING.contains(&name) => {
                 Ok(Transformed::no(Expr::ScalarFunction(function)))
             }
             _ => Expr::ScalarFunction(function).map_children(|argument| self.unpadded(argument, schema)),
         }
     }
 
-    /// A moment as the clocks of `zone` show it, or the other way round.
-    fn local(&self, time: Expr, zone: &str) -> DfResult<Expr> {
-        self.calls("timezone", vec![lit(zone), time])
-    }
-
-    /// Casts between what clocks show and moments, by the session's clock.
-    fn zoned(&self, operand: &Expr, from: &DataType, to: &DataType, zone: &str) -> DfResult<Option<Expr>> {
-        use DataType::{Date32, Time64, Timestamp};
-        Ok(match (from, to) {
-            (from, Timestamp(_, Some(_))) if from.is_string() => {
-                Some(self.calls(input::TO_TIMESTAMPTZ, vec![operand.clone(), lit(zone)])?)
+    fn binary(&self, mut binary: BinaryExpr, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
+        if zone.is_some()
+            && let Some(moved) = self.moved_moment(&binary, schema)?
+        {
+            return Ok(Transformed::yes(moved));
+        }
+        if compares(binary.op) && self.on_one_clock(&mut [&mut binary.left, &mut binary.right], schema, zone)? {
+            return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
+        }
+        if let Some(call) = check_arithmetic(&binary, schema) {
+            return Ok(Transformed::yes(call));
+        }
+        let compared = compare(binary, schema, zone)?;
+        let Expr::BinaryExpr(binary) = compared.data else { return Ok(compared) };
+        let ordered = self.intervals(binary, schema)?;
+        match ordered.data {
+            Expr::BinaryExpr(binary) if !compared.transformed && !ordered.transformed => {
+                self.comparable(binary, schema)
             }
-            (Timestamp(_, None), Timestamp(_, Some(_))) => Some(self.local(operand.clone(), zone)?),
-            (Date32, Timestamp(_, Some(_))) => {
-                let midnight = Expr::Cast(Cast::new(Box::new(operand.clone()), SqlType::Timestamp.data_type()));
-                Some(self.local(midnight, zone)?)
-            }
-            (Timestamp(_, Some(_)), Timestamp(_, None) | Date32 | Time64(_)) => {
-                Some(self.local(operand.clone(), zone)?)
-            }
-            _ => None,
-        })
+            other => Ok(Transformed::new(other, compared.transformed || ordered.transformed, compared.tnr)),
+        }
     }
 
     /// What the operand of a cast becomes; `None`: the cast is right as it is.
@@ -453,53 +444,40 @@ impl FunctionRewrite for PostgresCasts {
         let zone = options.execution.time_zone.as_deref().filter(|zone| !matches!(*zone, "UTC" | "+00:00"));
         match expr {
             Expr::Cast(cast) => self.cast(cast, schema, zone),
-            Expr::BinaryExpr(binary) => match check_arithmetic(&binary, schema) {
-                Some(call) => Ok(Transformed::yes(call)),
-                None => {
-                    let compared = compare(binary, schema, zone)?;
-                    match compared.data {
-                        Expr::BinaryExpr(binary) => {
-                            let ordered = self.intervals(binary, schema)?;
-                            match ordered.data {
-                                Expr::BinaryExpr(binary) if !compared.transformed && !ordered.transformed => {
-                                    self.comparable(binary, schema)
-                                }
-                                other => Ok(Transformed::new(
-                                    other,
-                                    compared.transformed || ordered.transformed,
-                                    compared.tnr,
-                                )),
-                            }
-                        }
-                        other => Ok(Transformed::new(other, compared.transformed, compared.tnr)),
-                    }
-                }
-            },
+            Expr::BinaryExpr(binary) => self.binary(binary, schema, zone),
             Expr::Negative(operand) => {
                 let checked = operand.get_type(schema).ok().and_then(|t| arithmetic::negated(&operand, &t));
                 Ok(checked.map_or_else(|| Transformed::no(Expr::Negative(operand)), Transformed::yes))
             }
-            Expr::Between(Between { expr, negated, mut low, mut high })
-                if is_text_literal(&low) || is_text_literal(&high) =>
-            {
-                let (_, beside) = expr.to_field(schema)?;
-                let changed = replace(&mut low, &beside, zone)? | replace(&mut high, &beside, zone)?;
+            Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
+                let mut changed = self.on_one_clock(&mut [&mut expr, &mut low, &mut high], schema, zone)?;
+                if is_text_literal(&low) || is_text_literal(&high) {
+                    let (_, beside) = expr.to_field(schema)?;
+                    changed |= replace(&mut low, &beside, zone)? | replace(&mut high, &beside, zone)?;
+                }
                 let between = Expr::Between(Between { expr, negated, low, high });
                 Ok(if changed { Transformed::yes(between) } else { Transformed::no(between) })
             }
-            Expr::InList(InList { expr, mut list, negated }) if list.iter().any(is_text_literal) => {
-                let (_, beside) = expr.to_field(schema)?;
-                let mut changed = false;
-                for item in &mut list {
-                    changed |= replace(item, &beside, zone)?;
+            Expr::InList(InList { mut expr, mut list, negated }) => {
+                let mut all: Vec<&mut Expr> = std::iter::once(expr.as_mut()).chain(&mut list).collect();
+                let mut changed = self.on_one_clock(&mut all, schema, zone)?;
+                if list.iter().any(is_text_literal) {
+                    let (_, beside) = expr.to_field(schema)?;
+                    for item in &mut list {
+                        changed |= replace(item, &beside, zone)?;
+                    }
                 }
                 let in_list = Expr::InList(InList { expr, list, negated });
                 Ok(if changed { Transformed::yes(in_list) } else { Transformed::no(in_list) })
             }
             Expr::ScalarFunction(f) => self.function(f, schema, zone),
-            Expr::Case(case) => {
+            Expr::AggregateFunction(f) => Ok(zoned::aggregate(f, zone)),
+            Expr::Case(mut case) => {
                 refuse_numbers_as_conditions(&case, schema)?;
-                Ok(Transformed::no(Expr::Case(case)))
+                let results = case.when_then_expr.iter_mut().map(|(_, then)| then).chain(&mut case.else_expr);
+                let mut results: Vec<&mut Expr> = results.map(AsMut::as_mut).collect();
+                let changed = self.on_one_clock(&mut results, schema, zone)?;
+                Ok(if changed { Transformed::yes(Expr::Case(case)) } else { Transformed::no(Expr::Case(case)) })
             }
             other => Ok(Transformed::no(other)),
         }

@@ -12,6 +12,7 @@ use datafusion::logical_expr::ColumnarValue;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::clock::Clock;
 use super::format_time::Item;
 
 enum Data {
@@ -86,15 +87,21 @@ pub(super) struct Row<'a> {
     columns: &'a [Column],
     row: usize,
     cache: &'a Cache,
+    clock: &'a Clock,
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn new(columns: &'a [Column], row: usize, cache: &'a Cache) -> Self {
-        Self { columns, row, cache }
+    pub(super) fn new(columns: &'a [Column], row: usize, cache: &'a Cache, clock: &'a Clock) -> Self {
+        Self { columns, row, cache, clock }
     }
 
     pub(super) fn len(&self) -> usize {
         self.columns.len()
+    }
+
+    /// The session's clock.
+    pub(super) fn clock(&self) -> &'a Clock {
+        self.clock
     }
 
     fn at(&self, i: usize) -> (&'a Column, usize) {

@@ -11,7 +11,7 @@ use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{self, Civil, DAY};
-use super::declare::{Kind, function};
+use super::declare::{Kind, Row, function};
 use super::value::Value;
 
 /// What a session knows of itself.
@@ -64,6 +64,18 @@ where
 {
     let facts = Arc::clone(facts);
     function(name).stable().on(&[], kind, move |_| Ok(read(facts.as_ref())))
+}
+
+/// A part of what the session's clock shows at the start of the transaction.
+fn shown(
+    facts: &Arc<dyn SessionFacts>,
+    name: &'static str,
+    kind: Kind,
+    part: fn(i64) -> i64,
+) -> super::declare::Function {
+    let facts = Arc::clone(facts);
+    let read = move |row: &Row<'_>| Ok(part(row.clock().local(facts.transaction_start_micros())?).into());
+    function(name).stable().on(&[], kind, read)
 }
 
 fn identity(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
@@ -144,13 +156,9 @@ fn clocks(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
             .volatile()
             .on(&[], Kind::Text, move |_| Ok(time_of_day(spelled.now_micros()).into()))
             .udf(),
-        fact(facts, "localtimestamp", Kind::Timestamp, |f| f.transaction_start_micros().into()).udf(),
-        fact(facts, "current_date", Kind::Date, |f| f.transaction_start_micros().div_euclid(DAY).into())
-            .alias("today")
-            .udf(),
-        fact(facts, "localtime", Kind::Time, |f| f.transaction_start_micros().rem_euclid(DAY).into())
-            .alias("current_time")
-            .udf(),
+        shown(facts, "localtimestamp", Kind::Timestamp, |local| local).udf(),
+        shown(facts, "current_date", Kind::Date, |local| local.div_euclid(DAY)).alias("today").udf(),
+        shown(facts, "localtime", Kind::Time, |local| local.rem_euclid(DAY)).alias("current_time").udf(),
         fact(facts, "pg_postmaster_start_time", Kind::TimestampTz, |f| f.server_start_micros().into())
             .alias("pg_conf_load_time")
             .udf(),

@@ -72,7 +72,7 @@ fn pieces() -> Vec<ScalarUDF> {
 /// An argument of any type as text.
 pub(super) fn any_text(row: &Row<'_>, i: usize) -> Result<Option<String>> {
     let (array, at, sql_type) = row.any(i);
-    text_of(array, at, sql_type)
+    text_of(array, at, sql_type, row.clock())
 }
 
 /// Words that Postgres quotes when they are names.

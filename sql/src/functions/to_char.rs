@@ -5,6 +5,7 @@ use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{DAY, SECOND};
 use super::casts::numeric_of_text;
+use super::clock::Clock;
 use super::declare::{Kind, Row, function};
 use super::format_time::{self, Source};
 use super::value::Value;
@@ -13,14 +14,14 @@ use super::{format_number, output, read_time};
 use Kind::{Date, Float8, Interval, Numeric, Text, Timestamp, TimestampTz};
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    let moment = |r: &Row<'_>, micros: i64, zoned: bool| {
-        Ok(format_time::print(&r.time_format(r.text(1))?, &Source::moment(micros, zoned))?.into())
-    };
+    let moment = |r: &Row<'_>, source: Source| Ok(format_time::print(&r.time_format(r.text(1))?, &source)?.into());
     vec![
         function("to_char")
-            .on(&[Timestamp, Text], Text, move |r| moment(r, r.micros(0), false))
-            .on(&[TimestampTz, Text], Text, move |r| moment(r, r.micros(0), true))
-            .on(&[Date, Text], Text, move |r| moment(r, i64::from(r.date(0)) * DAY, true))
+            .on(&[Timestamp, Text], Text, move |r| moment(r, Source::timestamp(r.micros(0))))
+            .on(&[TimestampTz, Text], Text, move |r| moment(r, Source::moment(r.micros(0), r.clock())?))
+            .on(&[Date, Text], Text, move |r| {
+                moment(r, Source::moment(r.clock().moment(i64::from(r.date(0)) * DAY)?, r.clock())?)
+            })
             .on(&[Interval, Text], Text, |r| {
                 let source = Source::Interval(r.interval(0));
                 Ok(format_time::print(&r.time_format(r.text(1))?, &source)?.into())
@@ -39,7 +40,9 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             })
             .udf(),
         function("to_timestamp")
-            .on(&[Text, Text], TimestampTz, |r| Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0))?.into()))
+            .on(&[Text, Text], TimestampTz, |r| {
+                Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0), r.clock())?.into())
+            })
             .on(&[Float8], TimestampTz, |r| {
                 let micros = (r.float(0) * SECOND as f64).round();
                 if micros.abs() >= i64::MAX as f64 || micros.is_nan() {
@@ -51,7 +54,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             .udf(),
         function("to_date")
             .on(&[Text, Text], Date, |r| {
-                Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0))?.div_euclid(DAY).into())
+                Ok(read_time::read(&r.time_format(r.text(1))?, r.text(0), &Clock::UTC)?.div_euclid(DAY).into())
             })
             .on(&[Text], Date, |r| super::input::parse_date(r.text(0)).map(Value::from))
             .udf(),

@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr,
-    FunctionArguments, LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, SetOperator,
-    SetQuantifier, Subscript, TableFactor, UnaryOperator, Value, Values, VisitMut, VisitorMut,
+    FunctionArguments, LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, Subscript, TableFactor,
+    UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
 use tidemark_common::{Error, Result, SqlState};
 
@@ -46,7 +46,7 @@ impl VisitorMut for Forms {
         if let SetExpr::Values(values) = query.body.as_mut() {
             empty_arrays(values);
         }
-        flow(fetch(query).and_then(|()| order_of_union(query)).and_then(|()| keeps_no_duplicates(&query.body)))
+        flow(fetch(query).and_then(|()| order_of_union(query)))
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
@@ -395,17 +395,6 @@ fn order_of_union(query: &Query) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// EXCEPT ALL and INTERSECT ALL count duplicates, which DataFusion's joins in their place do not.
-fn keeps_no_duplicates(body: &SetExpr) -> Result<()> {
-    let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return Ok(()) };
-    if matches!(op, SetOperator::Except | SetOperator::Intersect) && matches!(set_quantifier, SetQuantifier::All) {
-        return Err(Error::unsupported(format!("{op} ALL is not supported"))
-            .with_hint(format!("Use {op}, or number the duplicates with row_number() first.")));
-    }
-    keeps_no_duplicates(left)?;
-    keeps_no_duplicates(right)
 }
 
 fn no_windows_in_where(select: &Select) -> Result<()> {

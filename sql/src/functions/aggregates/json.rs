@@ -25,14 +25,25 @@ use datafusion::physical_expr::PhysicalSortExpr;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use crate::functions::clock::Clock;
 use crate::functions::json::{quote, to_jsonb};
 use crate::functions::json_edit::write_json;
 use crate::functions::output::text_of;
 
 pub fn functions() -> Vec<AggregateUDF> {
+    all(None)
+}
+
+/// The function of that name, for a session whose clocks show the time of `zone`: aggregates are not given its configuration.
+pub fn in_zone(name: &str, zone: &str) -> Option<AggregateUDF> {
+    all(Some(zone)).into_iter().find(|f| f.name() == name)
+}
+
+fn all(zone: Option<&str>) -> Vec<AggregateUDF> {
     let make = |name, shape, binary, arguments| {
         let signature = Signature::any(arguments, Volatility::Immutable);
-        AggregateUDF::new_from_impl(JsonAggregate { name, shape, binary, signature, array_agg: array_agg_udaf() })
+        let zone = zone.map(str::to_string);
+        AggregateUDF::new_from_impl(JsonAggregate { name, shape, binary, zone, signature, array_agg: array_agg_udaf() })
     };
     vec![
         make("json_agg", Shape::Array, false, 1),
@@ -54,6 +65,8 @@ struct JsonAggregate {
     shape: Shape,
     /// Gives jsonb.
     binary: bool,
+    /// None: UTC.
+    zone: Option<String>,
     signature: Signature,
     array_agg: Arc<AggregateUDF>,
 }
@@ -65,6 +78,7 @@ struct Writer {
     binary: bool,
     /// Of the arguments.
     types: Vec<SqlType>,
+    clock: Clock,
 }
 
 impl Writer {
@@ -82,12 +96,12 @@ impl Writer {
     }
 
     fn member(&self, arguments: &[ArrayRef], row: usize) -> Result<String> {
-        let key = text_of(&arguments[0], row, &self.types[0])?
+        let key = text_of(&arguments[0], row, &self.types[0], &self.clock)?
             .ok_or_else(|| Error::new(SqlState::InvalidParameterValue, "field name must not be null"))?;
         let mut member = String::new();
         quote(&key, &mut member);
         member.push_str(" : ");
-        write_json(&arguments[1], row, &self.types[1], &mut member)?;
+        write_json(&arguments[1], row, &self.types[1], &self.clock, &mut member)?;
         Ok(member)
     }
 
@@ -104,7 +118,7 @@ impl Writer {
                     if row > 0 && structured && elements.is_valid(row) {
                         out.push_str("\n ");
                     }
-                    write_json(elements, row, &self.types[0], &mut out)?;
+                    write_json(elements, row, &self.types[0], &self.clock, &mut out)?;
                 }
                 Shape::Object => out.push_str(elements.as_string::<i32>().value(row)),
             }
@@ -121,9 +135,10 @@ impl Writer {
 }
 
 impl JsonAggregate {
-    fn writer(&self, args: &AccumulatorArgs) -> Writer {
+    fn writer(&self, args: &AccumulatorArgs) -> Result<Writer> {
         let types = args.expr_fields.iter().map(|f| SqlType::from_field(f)).collect();
-        Writer { shape: self.shape, binary: self.binary, types }
+        let clock = self.zone.as_deref().map_or(Ok(Clock::UTC), Clock::named)?;
+        Ok(Writer { shape: self.shape, binary: self.binary, types, clock })
     }
 
     fn element_field(&self, arguments: &[FieldRef]) -> FieldRef {
@@ -196,7 +211,7 @@ impl AggregateUDFImpl for JsonAggregate {
 
     fn accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
         self.check(&args)?;
-        let writer = self.writer(&args);
+        let writer = self.writer(&args)?;
         let list = self.as_array_agg(args, |array_agg, args| array_agg.accumulator(args))?;
         Ok(Box::new(JsonOne { writer, list }))
     }
@@ -206,7 +221,7 @@ impl AggregateUDFImpl for JsonAggregate {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn GroupsAccumulator>> {
-        let writer = self.writer(&args);
+        let writer = self.writer(&args)?;
         let lists = self.as_array_agg(args, |array_agg, args| array_agg.create_groups_accumulator(args))?;
         Ok(Box::new(JsonGroups { writer, lists }))
     }

@@ -12,6 +12,8 @@ pub(super) mod integers;
 mod json;
 mod sum;
 
+pub(super) use json::in_zone as json_in_zone;
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
