@@ -26,6 +26,11 @@ pub trait Source: Send + Sync + Debug {
     /// The declared columns, then the INCLUDE columns, as a view sees them.
     fn schema(&self) -> SchemaRef;
 
+    /// An error if what it names cannot be reached now; asked once, when it is created.
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// A reader of what lies after `from`. With `until` it replays exactly the rows up to there, in the order they were
     /// first read, as fast as it can (no rate limit), and then ends; without, it goes on for as long as there is more to come.
     /// `projection`: the columns of `schema()` wanted, in that order; readers decode no others.

@@ -35,6 +35,7 @@ impl Session {
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
         let def = definitions::source(&object, source, &self.database().environment)?;
+        def.source.check().await?;
         def.source.reader(&Default::default(), Some(&Default::default()), None).await?;
         steps.push(PlannedStep::Create(object.oid));
         changes.push(Change::Put(Box::new(object)));

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // clippy takes only the test functions themselves for tests
 
 mod arrows;
+mod backfill;
 mod bad_input;
 mod cli;
 mod copy;
@@ -23,6 +24,7 @@ mod memory;
 mod pgbench;
 mod psql;
 mod raw;
+mod s3;
 mod slt;
 mod sources;
 mod subscribe;

@@ -98,7 +98,7 @@ impl FileOptions {
 /// The options that say which files there are and how to read them.
 pub(super) fn where_and_what(options: &mut Options, format: Option<&FormatSpec>) -> Result<(Location, Format)> {
     let path = options.require("path")?;
-    let s3 = S3Options::parse(options)?;
+    let s3 = S3Options::parse(options);
     let format = Format::choose(format, options, &path)?;
     Ok((Location::to_read(&path, &s3)?, format))
 }

@@ -36,7 +36,7 @@ pub(super) struct FileSink {
 
 pub(crate) fn open(spec: SinkSpec, mut options: Options) -> Result<Arc<dyn Sink>> {
     let path = options.require("path")?;
-    let s3 = S3Options::parse(&mut options)?;
+    let s3 = S3Options::parse(&mut options);
     let format = Format::choose(spec.format.as_ref(), &mut options, "").map_err(|e| {
         if spec.format.is_none() { e.with_hint("Add FORMAT PLAIN ENCODE CSV | JSON | PARQUET.") } else { e }
     })?;
@@ -133,7 +133,7 @@ impl FileWriter {
     async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let Some(dir) = &self.location.local else {
             let put = self.location.store.put(&Path::from(name), PutPayload::from(bytes)).await;
-            return put.map(|_| ()).map_err(|e| store_error(e, &self.location.base));
+            return put.map(|_| ()).map_err(|e| store_error(e, &self.location.show(&Path::from(name))));
         };
         let (dir, owned) = (dir.clone(), name.to_string());
         let written = tokio::task::spawn_blocking(move || write_whole(&dir, &owned, &bytes)).await;

@@ -46,6 +46,7 @@ pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>
 /// The columns of the first file in key order.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
     let (location, format) = where_and_what(&mut options, format)?;
+    let location = location.in_haste();
     let files = location.list().await?;
     let Some(first) = files.first() else {
         return Err(Error::new(
@@ -69,6 +70,10 @@ pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> 
 impl Source for FileSource {
     fn schema(&self) -> SchemaRef {
         self.0.schema.clone()
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.0.location.check().await
     }
 
     async fn reader(

@@ -3,17 +3,28 @@
 use std::fmt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use glob::{MatchOptions, Pattern};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ClientConfigKey, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 use tidemark_common::{Error, Result, SqlState};
 
 use crate::options::Options;
+
+/// A running source bears with a store that is away for so long; a statement whose answer somebody waits for does not.
+const PATIENCE: Retries = Retries { most: 20, within: Duration::from_secs(180) };
+const HASTE: Retries = Retries { most: 2, within: Duration::from_secs(10) };
+
+#[derive(Debug, Clone, Copy)]
+struct Retries {
+    most: usize,
+    within: Duration,
+}
 
 /// Which keys below the base are files of the source.
 #[derive(Debug, Clone)]
@@ -29,9 +40,13 @@ pub(super) enum Matching {
 pub(super) struct Location {
     /// Keys are below the base.
     pub store: Arc<dyn ObjectStore>,
+    /// The same, but soon tired of a store that does not answer.
+    hasty: Arc<dyn ObjectStore>,
     pub matching: Matching,
     /// For messages: the base as the user would write it.
     pub base: String,
+    /// Of a URL: what its keys are below.
+    root: String,
     /// The base on the local file system.
     pub local: Option<PathBuf>,
 }
@@ -44,7 +59,6 @@ pub(super) struct S3Options {
     access_key_id: Option<String>,
     secret_access_key: Option<String>,
     session_token: Option<String>,
-    allow_http: bool,
 }
 
 /// Without what must not be seen in a log.
@@ -54,28 +68,38 @@ impl fmt::Debug for S3Options {
             .field("endpoint", &self.endpoint)
             .field("region", &self.region)
             .field("access_key_id", &self.access_key_id)
-            .field("allow_http", &self.allow_http)
             .finish_non_exhaustive()
     }
 }
 
 impl S3Options {
-    pub fn parse(options: &mut Options) -> Result<Self> {
-        Ok(Self {
+    pub fn parse(options: &mut Options) -> Self {
+        Self {
             endpoint: options.take("s3.endpoint"),
             region: options.take("s3.region"),
             access_key_id: options.take("s3.access_key_id"),
             secret_access_key: options.take("s3.secret_access_key"),
             session_token: options.take("s3.session_token"),
-            allow_http: options.bool("s3.allow_http")?.unwrap_or(false),
-        })
+        }
     }
 
-    fn store(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
+    fn store(&self, bucket: &str, retries: Retries) -> Result<Arc<dyn ObjectStore>> {
         // Without keys, those of the environment or the machine's role count.
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(self.allow_http);
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+        builder = builder.with_retry(RetryConfig {
+            max_retries: retries.most,
+            retry_timeout: retries.within,
+            ..RetryConfig::default()
+        });
+        let connect = AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout);
+        builder = builder.with_config(connect, "5 seconds");
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
+        }
+        // Who writes http:// means it.
+        let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+        if endpoint.is_some_and(|e| e.starts_with("http://")) {
+            builder = builder.with_allow_http(true);
         }
         if let Some(region) = &self.region {
             builder = builder.with_region(region);
@@ -100,8 +124,10 @@ impl Location {
             None => Self::local(FsPath::new(path)),
             Some(("file", rest)) => Self::local(FsPath::new(rest)),
             Some((scheme, rest)) => {
-                let (store, key) = remote(scheme, rest, path, s3)?;
-                Self::below(store, &key, path)
+                let (store, key) = remote(scheme, rest, path, s3, PATIENCE)?;
+                let (hasty, _) = remote(scheme, rest, path, s3, HASTE)?;
+                let hasty = Self::below(hasty, &key, path)?.store;
+                Ok(Self { hasty, ..Self::below(store, &key, path)? })
             }
         }
     }
@@ -112,10 +138,10 @@ impl Location {
             None => FsPath::new(path),
             Some(("file", rest)) => FsPath::new(rest),
             Some((scheme, rest)) => {
-                let (store, key) = remote(scheme, rest, path, s3)?;
-                let prefix = Path::parse(key.trim_matches('/')).map_err(|e| store_error(e.into(), path))?;
-                let store = Arc::new(PrefixStore::new(store, prefix));
-                return Ok(Self { store, matching: Matching::All, base: path.to_string(), local: None });
+                // Who delivers tries again by itself, and says meanwhile what is wrong.
+                let (store, key) = remote(scheme, rest, path, s3, HASTE)?;
+                let dir = if key.is_empty() { key } else { format!("{}/", key.trim_end_matches('/')) };
+                return Self::below(store, &dir, path);
             }
         };
         std::fs::create_dir_all(dir)
@@ -144,7 +170,8 @@ impl Location {
         let shown = dir.display().to_string();
         let dir = dir.canonicalize().map_err(|e| cannot_read(e, &shown))?;
         let store = LocalFileSystem::new_with_prefix(&dir).map_err(|e| store_error(e, &shown))?;
-        Ok(Self { store: Arc::new(store), matching, base: shown, local: Some(dir) })
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        Ok(Self { hasty: store.clone(), store, matching, root: shown.clone(), base: shown, local: Some(dir) })
     }
 
     /// `key`: a key, a prefix, or a glob, in `store`.
@@ -159,7 +186,46 @@ impl Location {
         };
         let prefix = Path::parse(base.trim_matches('/')).map_err(|e| store_error(e.into(), shown))?;
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, prefix));
-        Ok(Self { store, matching, base: shown.to_string(), local: None })
+        let bucket =
+            shown.find("://").map_or("", |at| &shown[..shown[at + 3..].find('/').map_or(shown.len(), |n| at + 3 + n)]);
+        let root = if base.trim_matches('/').is_empty() {
+            bucket.to_string()
+        } else {
+            format!("{bucket}/{}", base.trim_matches('/'))
+        };
+        Ok(Self { hasty: store.clone(), store, matching, base: shown.to_string(), root, local: None })
+    }
+
+    /// For a statement whose answer somebody waits for.
+    pub fn in_haste(&self) -> Self {
+        Self { store: self.hasty.clone(), ..self.clone() }
+    }
+
+    /// An error if the place cannot be read. It may be empty.
+    pub async fn check(&self) -> Result<()> {
+        let hasty = self.in_haste();
+        match &hasty.matching {
+            Matching::One(_) => Ok(()),
+            Matching::OneOrAll(key) => match hasty.head(key).await {
+                // An object store has no directories: that nothing is there yet can only be told by listing.
+                Err(object_store::Error::NotFound { .. }) => hasty.first(Some(key)).await,
+                answer => answer.map(|_| ()).map_err(|e| store_error(e, &self.base)),
+            },
+            Matching::All | Matching::Glob(_) => hasty.first(None).await,
+        }
+    }
+
+    async fn first(&self, prefix: Option<&Path>) -> Result<()> {
+        self.store.list(prefix).try_next().await.map(|_| ()).map_err(|e| self.list_error(e))
+    }
+
+    fn list_error(&self, error: object_store::Error) -> Error {
+        match (&error, &self.local) {
+            (object_store::Error::NotFound { .. }, None) => {
+                Error::new(SqlState::UndefinedFile, format!("cannot list \"{}\": there is no such bucket", self.base))
+            }
+            _ => store_error(error, &self.base),
+        }
     }
 
     /// The files that are there now, in key order.
@@ -185,7 +251,7 @@ impl Location {
             .try_filter(|meta| std::future::ready(self.matches(&meta.location)))
             .try_collect()
             .await
-            .map_err(error)?;
+            .map_err(|e| self.list_error(e))?;
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
     }
@@ -209,16 +275,22 @@ impl Location {
     pub fn show(&self, key: &Path) -> String {
         match &self.local {
             Some(dir) => dir.join(key.as_ref()).display().to_string(),
-            None => format!("{} ({key})", self.base),
+            None => format!("{}/{key}", self.root),
         }
     }
 }
 
 /// The store of a URL and the key in it.
-fn remote(scheme: &str, rest: &str, shown: &str, s3: &S3Options) -> Result<(Arc<dyn ObjectStore>, String)> {
+fn remote(
+    scheme: &str,
+    rest: &str,
+    shown: &str,
+    s3: &S3Options,
+    retries: Retries,
+) -> Result<(Arc<dyn ObjectStore>, String)> {
     let (host, key) = rest.split_once('/').unwrap_or((rest, ""));
     match scheme {
-        "s3" | "s3a" if !host.is_empty() => Ok((s3.store(host)?, key.to_string())),
+        "s3" | "s3a" if !host.is_empty() => Ok((s3.store(host, retries)?, key.to_string())),
         "s3" | "s3a" => Err(Error::invalid(format!("\"{shown}\" names no bucket"))),
         other => Err(Error::unsupported(format!("paths of the kind \"{other}://\" are not supported"))
             .with_hint("A local path, file:// or s3:// (with s3.endpoint for other services of its kind).")),
@@ -250,12 +322,17 @@ fn cannot_read(error: std::io::Error, path: &str) -> Error {
 
 /// An error of the store about `what`.
 pub(super) fn store_error(error: object_store::Error, what: &str) -> Error {
-    let state = match &error {
-        object_store::Error::NotFound { .. } => SqlState::UndefinedFile,
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            SqlState::InsufficientPrivilege
+    let remote = what.contains("://");
+    let said = |state| Error::new(state, format!("cannot use \"{what}\": {error}"));
+    match &error {
+        object_store::Error::NotFound { .. } => said(SqlState::UndefinedFile),
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } if remote => {
+            Error::new(SqlState::InsufficientPrivilege, format!("cannot use \"{what}\": the store refuses it"))
+                .with_detail(error.to_string())
+                .with_hint("Check s3.access_key_id and s3.secret_access_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the server's environment), and what they may do there.")
         }
-        _ => SqlState::IoError,
-    };
-    Error::new(state, format!("cannot use \"{what}\": {error}"))
+        object_store::Error::PermissionDenied { .. } => said(SqlState::InsufficientPrivilege),
+        _ if remote => said(SqlState::IoError).with_hint("Check s3.endpoint and s3.region, and that the server can reach it."),
+        _ => said(SqlState::IoError),
+    }
 }
