@@ -38,8 +38,8 @@ const BATCH_ROWS: usize = 8192;
 /// How far a dataflow has read one of its inputs; stored with each epoch that moves it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Progress {
-    /// It follows the changes and nothing else.
-    Live,
+    /// It follows the changes and nothing else; so many rows were read before.
+    Live { rows: u64 },
     /// Of a stored collection: the last key read.
     Scanning { after: Option<Vec<u8>>, rows: u64 },
     /// Of a source.
@@ -47,10 +47,14 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
+    pub fn is_live(&self) -> bool {
+        matches!(self, Progress::Live { .. })
+    }
+
+    /// Rows read of what was there already.
     pub fn rows(&self) -> u64 {
         match self {
-            Progress::Live => 0,
-            Progress::Scanning { rows, .. } => *rows,
+            Progress::Live { rows } | Progress::Scanning { rows, .. } => *rows,
             Progress::Replaying { lanes, .. } => lanes.rows,
         }
     }
@@ -81,13 +85,14 @@ pub(crate) fn scan_step(
         }
     }
     *total += read as u64;
+    let rows = *total;
     if let Some(key) = scan.resume_key() {
         *after = Some(key.to_vec());
     }
     if at_end {
         let live = live.cloned().unwrap_or_default();
         chunks.extend(live.chunks);
-        *progress = Progress::Live;
+        *progress = Progress::Live { rows };
         return Ok(CollectionChanges { chunks, watermarks: live.watermarks, ..CollectionChanges::default() });
     }
     if let (Some(after), Some(live)) = (after, live) {
@@ -165,7 +170,7 @@ impl Replaying {
         if self.reader.is_none() {
             if *positions == source.positions {
                 source.frozen = false;
-                *progress = Progress::Live;
+                *progress = Progress::Live { rows: lanes.rows };
                 return Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() });
             }
             source.frozen |= self.rounds >= ROUNDS_BEFORE_FREEZE;

@@ -141,7 +141,15 @@ impl Driver {
             job => {
                 let is_source = |oid| self.sources.contains_key(&oid);
                 let cache = self.config.state_cache_bytes / 4;
-                let job = Job::open(job, &self.snapshot, self.config.workers, cache, &is_source, commit)?;
+                let job = Job::open(
+                    job,
+                    &self.snapshot,
+                    self.config.workers,
+                    cache,
+                    &is_source,
+                    self.clock.now_micros(),
+                    commit,
+                )?;
                 self.jobs.insert(job.oid, job);
             }
         }
@@ -346,9 +354,10 @@ impl Driver {
             self.jobs.values().filter_map(|j| j.unreadable().map(|e| (j.oid, e))).collect();
         *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) =
             Moment { snapshot: self.snapshot.clone(), catalog: self.catalog.clone(), unreadable: Arc::new(unreadable) };
+        let jobs = self.jobs.values().map(|j| j.status(|input| self.rows_held(input))).collect();
         let sources = self.sources.values().map(|s| self.source_status(s)).collect();
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.jobs = self.jobs.values().map(Job::status).collect();
+        status.jobs = jobs;
         status.sinks = self.jobs.values().filter_map(Job::sink_status).collect();
         status.sources = sources;
         status.source_rows = self.sources.values().map(|s| s.lanes.rows).sum();
@@ -356,6 +365,20 @@ impl Driver {
         status.transactions = self.transactions;
         status.conflicts = self.conflicts;
         status.running = true;
+    }
+
+    /// Rows that an input holds now. Of a view that is being built itself nobody knows.
+    fn rows_held(&self, input: Oid) -> Option<u64> {
+        if let Some(source) = self.sources.get(&input) {
+            return Some(source.lanes.rows);
+        }
+        let collection = match self.jobs.get(&input) {
+            Some(job) if job.is_backfilling() => return None,
+            Some(job) => job.collection()?,
+            None => &self.tables.get(&input)?.def.collection,
+        };
+        let counted = collection.row_count(&self.snapshot);
+        counted.inspect_err(|error| tracing::warn!(collection = collection.name(), %error, "cannot count rows")).ok()
     }
 
     fn source_status(&self, source: &SourceInput) -> SourceStatus {

@@ -29,6 +29,8 @@ use crate::status::{JobState, JobStatus, SinkStatus};
 struct Stored {
     /// The dataflow has stepped once.
     started: bool,
+    /// When it was created, in microseconds since 1970.
+    created: i64,
     inputs: BTreeMap<Oid, Progress>,
     /// The plan that made the state on disk.
     fingerprint: String,
@@ -62,7 +64,6 @@ pub(crate) struct Job {
     at_start: Option<StoredMark>,
     /// Why it failed in this life of the server.
     error: Option<Error>,
-    backfilled: u64,
     rows_in: u64,
     rows_out: u64,
 }
@@ -75,6 +76,7 @@ impl Job {
         shards: usize,
         cache: usize,
         is_source: &dyn Fn(Oid) -> bool,
+        now: i64,
         commit: &mut EpochCommit,
     ) -> Result<Self> {
         let (oid, name, plan) = match &definition {
@@ -92,7 +94,7 @@ impl Job {
                     commit.delete_data_of(oid);
                 }
                 let inputs = plan.inputs().into_iter().map(|i| (i, crate::backfill::begin(i, is_source(i)))).collect();
-                Stored { inputs, fingerprint, ..Stored::default() }
+                Stored { inputs, fingerprint, created: now, ..Stored::default() }
             }
         };
         let output = match definition {
@@ -112,7 +114,6 @@ impl Job {
             replayed: HashMap::new(),
             at_start: None,
             error: None,
-            backfilled: 0,
             rows_in: 0,
             rows_out: 0,
         })
@@ -165,14 +166,14 @@ impl Job {
     }
 
     pub fn is_backfilling(&self) -> bool {
-        self.stored.failed.is_none() && self.stored.inputs.values().any(|p| *p != Progress::Live)
+        self.stored.failed.is_none() && self.stored.inputs.values().any(|p| !p.is_live())
     }
 
     /// True if a step would move a backfill on without any new input.
     pub fn backfill_due(&self) -> bool {
         self.stored.failed.is_none()
             && self.stored.inputs.iter().any(|(oid, progress)| match progress {
-                Progress::Live => false,
+                Progress::Live { .. } => false,
                 Progress::Scanning { .. } => true,
                 Progress::Replaying { .. } => self.replays.get(oid).is_none_or(Replaying::is_due),
             })
@@ -274,12 +275,6 @@ impl Job {
         Ok(())
     }
 
-    pub fn note_progress(&mut self, before: &StoredMark) {
-        if before.0.inputs != self.stored.inputs {
-            self.backfilled = self.backfilled.max(before.0.inputs.values().map(Progress::rows).sum());
-        }
-    }
-
     pub fn pause(&mut self, paused: bool) {
         self.stored.paused = paused;
         if let (Output::Sink { outbox, .. }, true) = (&mut self.output, paused) {
@@ -302,7 +297,17 @@ impl Job {
         }
     }
 
-    pub fn status(&self) -> JobStatus {
+    /// Rows of existing data that it has to read, given how many an input holds that it is still reading; `None`: not known.
+    fn rows_total(&self, held: impl Fn(Oid) -> Option<u64>) -> Option<u64> {
+        let of = |(oid, progress): (&Oid, &Progress)| match progress {
+            Progress::Live { rows } => Some(*rows),
+            Progress::Scanning { rows, .. } => Some(held(*oid)?.max(*rows)),
+            Progress::Replaying { lanes, .. } => Some(held(*oid)?.max(lanes.rows)),
+        };
+        self.stored.inputs.iter().map(of).sum()
+    }
+
+    pub fn status(&self, held: impl Fn(Oid) -> Option<u64>) -> JobStatus {
         let nodes = self.running.stats();
         JobStatus {
             oid: self.oid,
@@ -314,7 +319,9 @@ impl Job {
                 None if self.stored.paused => JobState::Paused,
                 None => JobState::Running,
             },
-            backfilled_rows: self.backfilled.max(self.stored.inputs.values().map(Progress::rows).sum()),
+            created: self.stored.created,
+            rows_done: self.stored.inputs.values().map(Progress::rows).sum(),
+            rows_total: self.rows_total(held),
             rows_in: self.rows_in,
             rows_out: self.rows_out,
             state_entries: nodes.iter().map(|n| n.state.entries).sum(),

@@ -52,8 +52,12 @@ pub struct JobStatus {
     pub name: String,
     pub kind: &'static str,
     pub state: JobState,
-    /// Rows of existing data that a backfill has read.
-    pub backfilled_rows: u64,
+    /// Microseconds since 1970.
+    pub created: i64,
+    /// Rows of existing data that its backfill has read.
+    pub rows_done: u64,
+    /// Rows of existing data that there are for it, where that is known.
+    pub rows_total: Option<u64>,
     pub rows_in: u64,
     pub rows_out: u64,
     pub state_entries: u64,

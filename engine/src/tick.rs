@@ -294,7 +294,7 @@ impl Driver {
                     }
                     Err(error) => job.fail(&error, self.config.workers)?,
                 }
-                if job.progress_mut(input).is_some_and(|p| *p == Progress::Live) {
+                if job.progress_mut(input).is_some_and(|p| p.is_live()) {
                     job.replays.remove(&input);
                 }
             }
@@ -343,7 +343,6 @@ impl Driver {
                 }
             }
             job.store(&mark, commit)?;
-            job.note_progress(&mark);
         }
         self.unfreeze();
         Ok(())

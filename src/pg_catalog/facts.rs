@@ -27,19 +27,21 @@ pub trait SystemFacts: Debug + Send + Sync {
     fn database_bytes(&self) -> u64;
 }
 
-/// A backfill, or any other work that takes its time beside the clock.
+/// The dataflow of a view or sink.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobFact {
     pub id: i64,
     /// What it works for.
     pub object: Oid,
-    /// `backfill`, ...
+    /// `materialized view`, `sink`
     pub kind: String,
-    /// `running`, `done`, `failed`, `cancelled`
+    /// `backfilling`, `running`, `paused`, `failed`
     pub state: String,
+    /// Rows of existing data that have been read, and how many there are.
     pub rows_done: Option<i64>,
     pub rows_total: Option<i64>,
-    pub started: Option<i64>,
+    /// Microseconds since 1970.
+    pub started_at: Option<i64>,
     pub error: Option<String>,
 }
 

@@ -30,8 +30,8 @@ impl SystemFacts for Facts {
         vec![JobFact {
             id: 1,
             object: 16408,
-            kind: "backfill".into(),
-            state: "running".into(),
+            kind: "materialized view".into(),
+            state: "backfilling".into(),
             rows_done: Some(25),
             rows_total: Some(100),
             ..Default::default()
@@ -512,11 +512,11 @@ async fn schema_tidemark_tells_what_runs() {
     check(
         "SELECT name, state, progress, rows_total FROM tidemark.jobs",
         expect![[r#"
-        +--------+---------+----------+------------+
-        | name   | state   | progress | rows_total |
-        +--------+---------+----------+------------+
-        | totals | running | 0.25     | 100        |
-        +--------+---------+----------+------------+"#]],
+        +--------+-------------+----------+------------+
+        | name   | state       | progress | rows_total |
+        +--------+-------------+----------+------------+
+        | totals | backfilling | 0.25     | 100        |
+        +--------+-------------+----------+------------+"#]],
     )
     .await;
     check(

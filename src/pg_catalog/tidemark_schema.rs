@@ -61,13 +61,13 @@ fn job_rows(ctx: &SystemContext, rows: &mut Rows) {
     for job in ctx.facts.jobs() {
         let (schema, name) = ctx.catalog.get(job.object).map_or(("", ""), |o| names(ctx, o));
         let progress = match (job.rows_done, job.rows_total) {
-            _ if job.state == "done" => Some(1.0),
+            _ if matches!(job.state.as_str(), "running" | "paused") => Some(1.0),
             (Some(done), Some(total)) if total > 0 => Some((done as f64 / total as f64).min(1.0)),
             _ => None,
         };
         row!(
             rows, id: job.id, name: name, schema_name: schema, kind: job.kind, state: job.state,
-            rows_done: job.rows_done, rows_total: job.rows_total, progress: progress, started: job.started,
+            rows_done: job.rows_done, rows_total: job.rows_total, progress: progress, started_at: job.started_at,
             error: job.error,
         );
     }

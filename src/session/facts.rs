@@ -133,9 +133,9 @@ impl SystemFacts for Facts {
                 object: job.oid,
                 kind: job.kind.to_string(),
                 state: job.state.name().to_string(),
-                rows_done: Some(job.backfilled_rows as i64),
-                rows_total: None,
-                started: None,
+                rows_done: Some(job.rows_done as i64),
+                rows_total: job.rows_total.map(|rows| rows as i64),
+                started_at: Some(job.created),
                 error: match &job.state {
                     tidemark_engine::JobState::Failed(reason) => Some(reason.clone()),
                     _ => None,
