@@ -176,11 +176,11 @@ async fn exactly_once_over_kill_9() {
     }
     let all = ROUNDS * ROWS;
     instance.wait_for("SELECT n, d, s FROM v", &[format!("{all} {all} {}", all * (all - 1) / 2).as_str()]).await;
-    instance.wait_for("SELECT pending_epochs FROM tidemark.sinks WHERE name = 'k'", &["0"]).await;
+    instance.wait_for("SELECT epochs_behind FROM tidemark.sinks WHERE name = 'k'", &["0"]).await;
     let mut sent: Vec<i64> = Vec::new();
     for file in std::fs::read_dir(s3.dir("out")).unwrap() {
         let path = file.unwrap().path();
-        if path.extension().is_some_and(|e| e == "jsonl") {
+        if path.extension().is_some_and(|e| e == "json") {
             let text = std::fs::read_to_string(path).unwrap();
             sent.extend(
                 text.lines().map(|l| l.trim_start_matches("{\"id\":").trim_end_matches('}').parse::<i64>().unwrap()),

@@ -220,8 +220,11 @@ impl Location {
     }
 
     fn list_error(&self, error: object_store::Error) -> Error {
+        // What the store says of a listing comes as text only.
+        let said = error.to_string();
         match (&error, &self.local) {
-            (object_store::Error::NotFound { .. }, None) => {
+            _ if self.local.is_none() && said.contains("403 Forbidden") => refused(&error, &self.base),
+            (_, None) if said.contains("NoSuchBucket") => {
                 Error::new(SqlState::UndefinedFile, format!("cannot list \"{}\": there is no such bucket", self.base))
             }
             _ => store_error(error, &self.base),
@@ -327,12 +330,21 @@ pub(super) fn store_error(error: object_store::Error, what: &str) -> Error {
     match &error {
         object_store::Error::NotFound { .. } => said(SqlState::UndefinedFile),
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } if remote => {
-            Error::new(SqlState::InsufficientPrivilege, format!("cannot use \"{what}\": the store refuses it"))
-                .with_detail(error.to_string())
-                .with_hint("Check s3.access_key_id and s3.secret_access_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the server's environment), and what they may do there.")
+            refused(&error, what)
         }
         object_store::Error::PermissionDenied { .. } => said(SqlState::InsufficientPrivilege),
-        _ if remote => said(SqlState::IoError).with_hint("Check s3.endpoint and s3.region, and that the server can reach it."),
+        _ if remote => {
+            said(SqlState::IoError).with_hint("Check s3.endpoint and s3.region, and that the server can reach it.")
+        }
         _ => said(SqlState::IoError),
     }
+}
+
+fn refused(error: &object_store::Error, what: &str) -> Error {
+    Error::new(SqlState::InsufficientPrivilege, format!("cannot use \"{what}\": the store refuses it"))
+        .with_detail(error.to_string())
+        .with_hint(
+            "Check s3.access_key_id and s3.secret_access_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the \
+             server's environment), and what they may do there.",
+        )
 }
