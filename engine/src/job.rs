@@ -374,3 +374,36 @@ fn restate(schema: &datafusion::arrow::datatypes::SchemaRef, chunks: Chunks) -> 
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    /// What is on disk must stay readable: a change here needs a new `FORMAT_VERSION` of the store.
+    #[test]
+    fn stored_bytes_are_pinned() {
+        let stored = Stored {
+            started: true,
+            created: 3,
+            inputs: BTreeMap::from([
+                (Oid(16384), Progress::Live { rows: 5 }),
+                (Oid(16385), Progress::Scanning { after: Some(vec![0xab]), rows: 6 }),
+                (
+                    Oid(16386),
+                    Progress::Replaying {
+                        positions: [("0".to_string(), "7".to_string())].into(),
+                        lanes: Default::default(),
+                    },
+                ),
+            ]),
+            fingerprint: "f".into(),
+            failed: Some("e".into()),
+            paused: true,
+        };
+        let bytes = tidemark_storage::value::encode(&stored).unwrap();
+        expect![[""]].assert_eq(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>());
+        assert_eq!(tidemark_storage::value::decode::<Stored>(&bytes).unwrap(), stored);
+    }
+}

@@ -27,8 +27,10 @@ use crate::snapshot::Snapshot;
 use crate::stats::{self, StoreStats};
 use crate::value;
 
-/// The version of everything this build writes. A change that an older build would misread raises it.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of everything this build writes. A change after which one build would misread what the other wrote raises it.
+///
+/// 2: a job's state holds when it was created and, once it is live, how many rows its backfill read.
+pub const FORMAT_VERSION: u32 = 2;
 
 const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";
@@ -227,6 +229,14 @@ fn check_format(version: u32) -> Result<()> {
     match version {
         FORMAT_VERSION => Ok(()),
         0 => Err(Error::new(SqlState::DataCorrupted, "it has format version 0, which never existed")),
+        older if older < FORMAT_VERSION => Err(Error::new(
+            SqlState::ObjectNotInPrerequisiteState,
+            format!("it has format version {older}, written by an older Tidemark; this one reads {FORMAT_VERSION}"),
+        )
+        .with_hint(
+            "Start the version of Tidemark that wrote it, take the tables out with COPY .. TO, and load them into a new \
+             data directory.",
+        )),
         newer => Err(Error::new(
             SqlState::ObjectNotInPrerequisiteState,
             format!("it has format version {newer}, written by a newer Tidemark; this one is older and reads {FORMAT_VERSION}"),
@@ -442,13 +452,26 @@ mod tests {
         assert!(error.message().contains("older"), "{error}");
 
         // The same when only the store itself says so.
-        fs::write(dir.path().join(FORMAT_FILE), "1\n").unwrap();
+        fs::write(dir.path().join(FORMAT_FILE), format!("{FORMAT_VERSION}\n")).unwrap();
         let db = DB::open(&Options::default(), dir.path().join(ROCKSDB_DIR)).unwrap();
         db.put(Key::Format.encode(), value::encode(&8u32).unwrap()).unwrap();
         drop(db);
         let error = Store::open(dir.path(), &small()).unwrap_err();
         assert_eq!(error.state(), SqlState::ObjectNotInPrerequisiteState);
         assert!(error.message().contains("format version 8"), "{error}");
+    }
+
+    #[test]
+    fn an_older_format_is_refused_politely() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path(), &small()).unwrap());
+        fs::write(dir.path().join(FORMAT_FILE), "1\n").unwrap();
+        let error = Store::open(dir.path(), &small()).unwrap_err();
+        assert_eq!(error.state(), SqlState::ObjectNotInPrerequisiteState);
+        assert!(error.message().contains("format version 1, written by an older"), "{error}");
+        assert!(error.hint().is_some_and(|h| h.contains("COPY")), "{error:?}");
+        // It is left as it was.
+        assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), "1\n");
     }
 
     #[test]

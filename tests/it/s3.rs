@@ -25,20 +25,23 @@ impl Drop for S3 {
     }
 }
 
-/// The server's binary, installed once beside what cargo builds.
+/// The server's binary, which `make test` installs beside what cargo builds.
 fn binary() -> PathBuf {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("s3s");
-    let status = Command::new(repository().join("scripts/s3s.sh")).arg(&root).status().unwrap();
-    assert!(status.success(), "scripts/s3s.sh could not install an S3 server");
-    root.join("bin/s3s-fs")
+    let binary = root.join("bin/s3s-fs");
+    assert!(
+        binary.exists(),
+        "these tests need an S3 server that is not installed: run scripts/s3s.sh {} (once, some minutes)",
+        root.display()
+    );
+    binary
 }
 
 async fn serve() -> S3 {
-    let binary = tokio::task::spawn_blocking(binary).await.unwrap();
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(root.path().join("store/lake")).unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let process = Command::new(binary)
+    let process = Command::new(binary())
         .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", KEY, "--secret-key", SECRET])
         .arg(root.path().join("store"))
         .stdout(Stdio::null())
