@@ -388,10 +388,10 @@ mod tests {
             started: true,
             created: 3,
             inputs: BTreeMap::from([
-                (Oid(16384), Progress::Live { rows: 5 }),
-                (Oid(16385), Progress::Scanning { after: Some(vec![0xab]), rows: 6 }),
+                (16384, Progress::Live { rows: 5 }),
+                (16385, Progress::Scanning { after: Some(vec![0xab]), rows: 6 }),
                 (
-                    Oid(16386),
+                    16386,
                     Progress::Replaying {
                         positions: [("0".to_string(), "7".to_string())].into(),
                         lanes: Default::default(),
