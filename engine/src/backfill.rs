@@ -60,7 +60,7 @@ impl Progress {
     }
 }
 
-/// The next chunk of a stored collection and the live changes that belong to what has been read.
+/// The next chunk of a stored collection, of `rows` at most, and the live changes that belong to what has been read.
 pub(crate) fn scan_step(
     collection: &Arc<Collection>,
     snapshot: &Arc<Snapshot>,
@@ -71,17 +71,23 @@ pub(crate) fn scan_step(
     let Progress::Scanning { after, rows: total } = progress else {
         return Ok(live.cloned().unwrap_or_default());
     };
+    // In batches of one size, so that together they are no more than was asked for.
+    let batch = if rows == 0 { 0 } else { rows / rows.div_ceil(BATCH_ROWS) };
     let range = after.as_ref().map_or_else(KeyRange::full, |key| KeyRange::full().after(key));
-    let mut scan = collection.scan(snapshot, None, &range, BATCH_ROWS.min(rows))?;
+    let mut scan = collection.scan(snapshot, None, &range, batch.max(1))?;
     let mut chunks = Chunks::new();
     let mut read = 0;
-    let mut at_end = true;
-    while let Some(delta) = scan.next_delta()? {
-        read += delta.num_rows();
-        chunks.push(delta);
-        if read >= rows {
-            at_end = false;
-            break;
+    let mut at_end = false;
+    while batch > 0 && read + batch <= rows {
+        match scan.next_delta()? {
+            Some(delta) => {
+                read += delta.num_rows();
+                chunks.push(delta);
+            }
+            None => {
+                at_end = true;
+                break;
+            }
         }
     }
     *total += read as u64;
@@ -121,6 +127,10 @@ pub(crate) struct Replaying {
     /// Where the reader ends.
     until: Positions,
     rounds: u32,
+    /// Rows since this reader began.
+    round_rows: u64,
+    /// The source stands still for it: what is left is short, and no limit holds for that.
+    pub hurries: bool,
     projection: Vec<usize>,
 }
 
@@ -130,16 +140,17 @@ impl Replaying {
         projection.extend(source.def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
         projection.sort_unstable();
         projection.dedup();
-        Self { reader: None, until: Positions::new(), rounds: 0, projection }
+        Self { reader: None, until: Positions::new(), rounds: 0, round_rows: 0, hurries: false, projection }
     }
 
     /// The next rows of the replay; joins the source when both are at one position. Call before the source takes its
-    /// rows of this epoch: from the join on these belong to the dataflow.
+    /// rows of this epoch: from the join on these belong to the dataflow. `rate`: its limit of rows a second.
     pub fn step(
         &mut self,
         source: &mut SourceInput,
         progress: &mut Progress,
         rows: usize,
+        rate: Option<u64>,
         limits: QueueLimits,
         runtime: &tokio::runtime::Handle,
         waker: &Waker,
@@ -148,6 +159,7 @@ impl Replaying {
         let mut chunks = Chunks::new();
         if let Some(reader) = &self.reader {
             for taken in reader.take(rows) {
+                self.round_rows += taken.batch.num_rows() as u64;
                 let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
                 let kept = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, 0)?;
                 positions.extend(taken.positions);
@@ -170,10 +182,15 @@ impl Replaying {
         if self.reader.is_none() {
             if *positions == source.positions {
                 source.frozen = false;
+                self.hurries = false;
                 *progress = Progress::Live { rows: lanes.rows };
                 return Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() });
             }
-            source.frozen |= self.rounds >= ROUNDS_BEFORE_FREEZE;
+            // With a limit only when as much again is read in a moment, or the source would stand still for long.
+            let short = rate.is_none_or(|rate| self.round_rows <= (rate / 10).max(1));
+            self.hurries |= self.rounds >= ROUNDS_BEFORE_FREEZE && short;
+            source.frozen |= self.hurries;
+            self.round_rows = 0;
             self.until = source.positions.clone();
             let (from, until) = (positions.clone(), Some(self.until.clone()));
             let (of, columns) = (source.def.source.clone(), self.projection.clone());
@@ -196,3 +213,6 @@ pub(crate) fn begin(_input: Oid, is_source: bool) -> Progress {
         Progress::Scanning { after: None, rows: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;

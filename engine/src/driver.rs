@@ -147,7 +147,7 @@ impl Driver {
                     self.config.workers,
                     cache,
                     &is_source,
-                    self.clock.now_micros(),
+                    (self.clock.now_micros(), self.config.epoch_interval),
                     commit,
                 )?;
                 self.jobs.insert(job.oid, job);
@@ -287,7 +287,9 @@ impl Driver {
     fn until_due(&self, interval: Duration) -> Duration {
         let passed = Duration::from_micros((self.clock.now_micros() - self.last_tick).max(0) as u64);
         let waits = self.sources.values().any(|s| s.has_rows());
-        if waits { interval.saturating_sub(passed).max(Duration::from_millis(1)) } else { interval }
+        let backfill = self.backfill_due_in().map_or(interval, |micros| Duration::from_micros(micros.max(0) as u64));
+        let next = if waits { interval.saturating_sub(passed) } else { interval };
+        next.min(backfill).max(Duration::from_millis(1))
     }
 
     fn take(&mut self, command: Command) {
@@ -315,7 +317,17 @@ impl Driver {
     }
 
     pub fn backfill_due(&self) -> bool {
-        !self.outbox_full() && self.jobs.values().any(Job::backfill_due)
+        self.backfill_due_in().is_some_and(|micros| micros <= 0)
+    }
+
+    /// Microseconds until the next chunk of a backfill; `None`: it waits for something else, or there is none.
+    fn backfill_due_in(&self) -> Option<i64> {
+        if self.outbox_full() {
+            return None;
+        }
+        let now = self.clock.now_micros();
+        let building = |oid| self.jobs.get(&oid).is_some_and(Job::is_backfilling);
+        self.jobs.values().filter_map(|job| job.backfill_due_in(now, building)).min()
     }
 
     /// A sink has reached its bound: nothing that could add to it is taken until it has delivered.

@@ -102,6 +102,8 @@ pub struct ViewDef {
     pub name: String,
     pub dataflow: Arc<Dataflow>,
     pub collection: Arc<Collection>,
+    /// Rows a second that its backfill may read; `None`: no limit.
+    pub backfill_rate: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,6 +126,8 @@ pub enum Step {
     Truncate(Oid),
     /// A source or sink stops for the time being, or goes on.
     Pause(Oid, bool),
+    /// Rows a second that a view's backfill may read from now on.
+    LimitBackfill(Oid, Option<u64>),
 }
 
 impl Step {

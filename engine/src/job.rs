@@ -22,6 +22,7 @@ use crate::dataflow::{CollectionChanges, RunningDataflow};
 use crate::engine::{Command, Definition, SinkDef, ViewDef};
 use crate::operators::Chunks;
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use crate::status::{JobState, JobStatus, SinkStatus};
 
 /// What outlives a restart of a job.
@@ -57,6 +58,8 @@ pub(crate) struct Job {
     running: RunningDataflow,
     pub output: Output,
     stored: Stored,
+    /// Of its backfill.
+    pub pace: Pace,
     pub replays: HashMap<Oid, Replaying>,
     /// What this epoch's replays gave, by source.
     pub replayed: HashMap<Oid, CollectionChanges>,
@@ -76,7 +79,7 @@ impl Job {
         shards: usize,
         cache: usize,
         is_source: &dyn Fn(Oid) -> bool,
-        now: i64,
+        (now, interval): (i64, i64),
         commit: &mut EpochCommit,
     ) -> Result<Self> {
         let (oid, name, plan) = match &definition {
@@ -97,6 +100,10 @@ impl Job {
                 Stored { inputs, fingerprint, created: now, ..Stored::default() }
             }
         };
+        let rate = match &definition {
+            Definition::View(def) => def.backfill_rate,
+            _ => None,
+        };
         let output = match definition {
             Definition::View(def) => Output::View(CollectionWriter::new(def.collection, cache)),
             Definition::Sink(def) if def.sink.discards() => Output::Discard { rows: 0 },
@@ -110,6 +117,7 @@ impl Job {
             plan,
             output,
             stored,
+            pace: Pace::new(rate, interval, now),
             replays: HashMap::new(),
             replayed: HashMap::new(),
             at_start: None,
@@ -169,14 +177,23 @@ impl Job {
         self.stored.failed.is_none() && self.stored.inputs.values().any(|p| !p.is_live())
     }
 
-    /// True if a step would move a backfill on without any new input.
-    pub fn backfill_due(&self) -> bool {
-        self.stored.failed.is_none()
+    /// Microseconds until a step would move its backfill on without any new input. `building`: views that cannot be read yet.
+    pub fn backfill_due_in(&self, now: i64, building: impl Fn(Oid) -> bool) -> Option<i64> {
+        if self.replays.values().any(|r| r.hurries && r.is_due()) {
+            return Some(0);
+        }
+        let waits = self.stored.failed.is_none()
             && self.stored.inputs.iter().any(|(oid, progress)| match progress {
                 Progress::Live { .. } => false,
-                Progress::Scanning { .. } => true,
+                Progress::Scanning { .. } => !building(*oid),
                 Progress::Replaying { .. } => self.replays.get(oid).is_none_or(Replaying::is_due),
-            })
+            });
+        if waits { self.pace.due_in(now) } else { None }
+    }
+
+    /// Rows of existing data that its backfill has read.
+    pub fn rows_done(&self) -> u64 {
+        self.stored.inputs.values().map(Progress::rows).sum()
     }
 
     /// `None`: it is still being built; else whether it can be read.
@@ -320,7 +337,7 @@ impl Job {
                 None => JobState::Running,
             },
             created: self.stored.created,
-            rows_done: self.stored.inputs.values().map(Progress::rows).sum(),
+            rows_done: self.rows_done(),
             rows_total: self.rows_total(held),
             rows_in: self.rows_in,
             rows_out: self.rows_out,

@@ -21,6 +21,7 @@ mod engine;
 mod job;
 pub mod operators;
 mod outbox;
+mod pace;
 mod source_input;
 mod status;
 mod subscription;

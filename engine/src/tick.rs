@@ -38,10 +38,10 @@ impl Driver {
         self.transactions(&mut commit, &mut rewritten)?;
         self.note_delivered(&mut commit)?;
         let mut changes = self.table_changes(&mut commit, &rewritten)?;
-        self.replays_before_sources(&mut changes)?;
+        self.replays_before_sources(started, &mut changes)?;
         self.source_changes(started, &mut commit, &mut changes)?;
         let rows = count_rows(&changes);
-        self.run_jobs(epoch, &mut changes, &mut commit)?;
+        self.run_jobs(epoch, started, &mut changes, &mut commit)?;
         let rows_out = count_rows(&changes) - rows;
 
         if commit.is_empty() && self.admitted.is_empty() {
@@ -176,6 +176,7 @@ impl Driver {
         if has_steps {
             self.rewire();
         }
+        building.retain(|oid| self.jobs.contains_key(oid));
         if let Some(ready) = transaction.ready {
             self.waiting.push((building, ready));
         }
@@ -185,7 +186,8 @@ impl Driver {
     /// Answers who waits for views to be built: all of them are, or one has failed.
     fn answer_builders(&mut self) {
         for (oids, ready) in std::mem::take(&mut self.waiting) {
-            let built: Vec<_> = oids.iter().filter_map(|oid| self.jobs.get(oid)).map(Job::built).collect();
+            let built: Vec<_> =
+                oids.iter().map(|oid| self.jobs.get(oid).map_or_else(|| Some(Err(cancelled())), Job::built)).collect();
             match built.iter().find_map(|b| b.as_ref().and_then(|b| b.as_ref().err())) {
                 Some(error) => {
                     let _nobody_waits = ready.send(Err(error.clone()));
@@ -231,6 +233,12 @@ impl Driver {
             }
             Step::Drop(oid) => self.drop_object(oid, commit),
             Step::Pause(oid, paused) => self.pause(oid, paused, commit)?,
+            Step::LimitBackfill(oid, rate) => {
+                let now = self.clock.now_micros();
+                if let Some(job) = self.jobs.get_mut(&oid) {
+                    job.pace.set_rate(rate, now);
+                }
+            }
         }
         Ok(())
     }
@@ -281,16 +289,22 @@ impl Driver {
     }
 
     /// Replays run before their sources take this epoch's rows, which belong to a dataflow from the moment it joins.
-    fn replays_before_sources(&mut self, changes: &mut Changes) -> Result<()> {
-        let (limits, rows) = (self.limits(), self.config.epoch_rows);
+    fn replays_before_sources(&mut self, now: i64, changes: &mut Changes) -> Result<()> {
+        let limits = self.limits();
         for job in self.jobs.values_mut().filter(|j| j.failure().is_none() && !j.replays.is_empty()) {
             job.begin_epoch();
             for input in job.inputs().collect::<Vec<_>>() {
+                let (allowance, rate, before) = (job.pace.allowance(now), job.pace.rate(), job.rows_done());
                 let (Some(replay), Some(progress)) = job.replaying(input) else { continue };
+                let rows = if replay.hurries { self.config.epoch_rows } else { allowance.min(self.config.epoch_rows) };
+                if rows == 0 {
+                    continue;
+                }
                 let Some(source) = self.sources.get_mut(&input) else { continue };
-                match replay.step(source, progress, rows, limits, &self.runtime, &self.waker) {
+                match replay.step(source, progress, rows, rate, limits, &self.runtime, &self.waker) {
                     Ok(step) => {
                         job.replayed.insert(input, step);
+                        job.pace.spend(job.rows_done() - before, now);
                     }
                     Err(error) => job.fail(&error, self.config.workers)?,
                 }
@@ -322,12 +336,12 @@ impl Driver {
         Ok(())
     }
 
-    fn run_jobs(&mut self, epoch: Epoch, changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
+    fn run_jobs(&mut self, epoch: Epoch, now: i64, changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
         for oid in self.order.clone() {
             if let Some(job) = self.jobs.get_mut(&oid) {
                 job.begin_epoch();
             }
-            let inputs = self.job_inputs(oid, changes)?;
+            let inputs = self.job_inputs(oid, now, changes)?;
             let Some(job) = self.jobs.get_mut(&oid) else { continue };
             let mark = job.mark_at_start();
             if job.has_work(&inputs) {
@@ -349,7 +363,7 @@ impl Driver {
     }
 
     /// What each of a job's inputs gives it in this epoch: the changes, or a chunk of a backfill.
-    fn job_inputs(&mut self, oid: Oid, changes: &Changes) -> Result<BTreeMap<Oid, CollectionChanges>> {
+    fn job_inputs(&mut self, oid: Oid, now: i64, changes: &Changes) -> Result<BTreeMap<Oid, CollectionChanges>> {
         let mut given = BTreeMap::new();
         let Some(job) = self.jobs.get(&oid) else { return Ok(given) };
         let inputs: Vec<Oid> = job.inputs().collect();
@@ -377,18 +391,27 @@ impl Driver {
             };
             let replayed = job.replayed.remove(&input);
             let live = changes.get(&input);
+            let (rows, before) = (job.pace.allowance(now).min(self.config.backfill_rows), job.rows_done());
             let step = match (job.progress_mut(input), collection) {
                 (Some(Progress::Scanning { .. }), _) if upstream_builds => CollectionChanges::default(),
                 (Some(progress @ Progress::Scanning { .. }), Some(collection)) => {
-                    scan_step(&collection, &self.snapshot, progress, live, self.config.backfill_rows)?
+                    scan_step(&collection, &self.snapshot, progress, live, rows)?
                 }
                 (Some(Progress::Replaying { .. }), _) => replayed.unwrap_or_default(),
                 _ => join(replayed, live),
             };
+            if let Some(Progress::Scanning { .. } | Progress::Live { .. }) = job.progress_mut(input) {
+                job.pace.spend(job.rows_done() - before, now);
+            }
             given.insert(input, step);
         }
         Ok(given)
     }
+}
+
+/// For whoever waits for a view that has been dropped meanwhile.
+fn cancelled() -> Error {
+    Error::new(SqlState::QueryCanceled, "what was being built has been dropped, by CANCEL JOB or DROP")
 }
 
 fn count_rows(changes: &Changes) -> u64 {

@@ -390,6 +390,9 @@ impl Session {
                 let db = self.database();
                 db.sequences.set(object.oid, start.unwrap_or(sequence.start), false, sequence, &db.engine)?;
             }
+            AlterAction::Set(options) if alter.object_type == ObjectType::MaterializedView => {
+                self.set_view_options(&object, options)?
+            }
             AlterAction::Set(options) => {
                 let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
                 return Err(Error::unsupported(format!(

@@ -23,6 +23,7 @@ use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Layout, StateId};
 
+use super::views;
 use crate::query::{Names, Scans, stored_relation};
 
 /// The hidden column that tells rows apart in a table without a primary key.
@@ -310,6 +311,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
         name: object.name.clone(),
         dataflow: Arc::new(dataflow),
         collection: view_collection(object, view)?,
+        backfill_rate: views::stored_backfill_rate(view)?,
     })
 }
 

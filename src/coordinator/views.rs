@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Change, Column, MaterializedView, Object, ObjectKind, View, columns_of};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_sql::ast::{CreateMaterializedView, Emit};
+use tidemark_sql::ast::{CreateMaterializedView, Emit, WithOptions};
 
 use super::{already_exists, definitions, dependencies};
 use crate::pg_catalog::output_names;
@@ -77,10 +77,6 @@ impl Session {
             return Err(Error::unsupported("WITH NO DATA is not supported")
                 .with_hint("A materialized view is always up to date; leave WITH NO DATA out."));
         }
-        if let Some((key, _)) = create.options.first() {
-            return Err(Error::invalid(format!("unrecognized option \"{key}\""))
-                .with_hint("Materialized views take no options yet."));
-        }
         let mut object = self.plan_materialized_view(create)?;
         object.schema = target.schema;
         object.name = target.name;
@@ -111,7 +107,7 @@ impl Session {
             query: create.query_text.clone(),
             search_path: path,
             emit_on_window_close,
-            options: Vec::new(),
+            options: self.view_options(&create.options)?,
             key: output.properties.key.clone(),
             append_only: output.properties.append_only,
             watermark: output.properties.watermarks.first().copied(),
@@ -119,6 +115,27 @@ impl Session {
         };
         let target = self.target(&create.name, false)?;
         self.object(target, depends_on, ObjectKind::MaterializedView(view))
+    }
+
+    /// WITH as it is stored; what it does not say, the session's settings do.
+    fn view_options(&self, given: &WithOptions) -> Result<WithOptions> {
+        let rate = match given_backfill_rate(given)? {
+            Some(rate) => rate,
+            None => parse_rate(&self.setting(BACKFILL_RATE).unwrap_or_default())?,
+        };
+        Ok(rate_option(rate))
+    }
+
+    /// `ALTER MATERIALIZED VIEW .. SET backfill_rate_limit = ..`: for the rest of a backfill that is under way.
+    pub(super) fn set_view_options(&mut self, object: &Object, given: &WithOptions) -> Result<()> {
+        let ObjectKind::MaterializedView(view) = &object.kind else {
+            return Err(Error::internal("not a materialized view"));
+        };
+        let Some(rate) = given_backfill_rate(given)? else { return Ok(()) };
+        let view = MaterializedView { options: rate_option(rate), ..view.clone() };
+        let object = Object { kind: ObjectKind::MaterializedView(view), ..object.clone() };
+        let step = PlannedStep::LimitBackfill(object.oid, rate);
+        self.change_catalog(vec![Change::Put(Box::new(object))], vec![step])
     }
 
     /// OR REPLACE: of the same kind, and nothing depends on it.
@@ -137,6 +154,37 @@ impl Session {
             .with_hint("Drop what depends on it first.")),
         }
     }
+}
+
+const BACKFILL_RATE: &str = "backfill_rate_limit";
+
+/// The limit that options name, the only option a view has; outer `None`: they do not.
+fn given_backfill_rate(options: &WithOptions) -> Result<Option<Option<u64>>> {
+    if let Some((key, _)) = options.iter().find(|(key, _)| key != BACKFILL_RATE) {
+        let error = Error::invalid(format!("unrecognized option \"{key}\""));
+        return Err(error.with_hint(format!("A materialized view has the option {BACKFILL_RATE}.")));
+    }
+    options.first().map(|(_, value)| parse_rate(value)).transpose()
+}
+
+/// Rows a second; `None`: no limit.
+fn parse_rate(text: &str) -> Result<Option<u64>> {
+    match text.to_lowercase().as_str() {
+        "default" | "-1" => Ok(None),
+        number => number.parse().ok().filter(|rate| i64::try_from(*rate).is_ok()).map(Some).ok_or_else(|| {
+            Error::invalid(format!("option \"{BACKFILL_RATE}\" must be rows a second, 0 or more, not \"{text}\""))
+                .with_hint("0 lets the backfill stand still; DEFAULT or -1: no limit.")
+        }),
+    }
+}
+
+fn rate_option(rate: Option<u64>) -> WithOptions {
+    rate.map(|rate| (BACKFILL_RATE.to_string(), rate.to_string())).into_iter().collect()
+}
+
+/// What a view in the catalog says.
+pub(super) fn stored_backfill_rate(view: &MaterializedView) -> Result<Option<u64>> {
+    Ok(given_backfill_rate(&view.options)?.flatten())
 }
 
 /// The query's columns under the names that the statement lists; all different.

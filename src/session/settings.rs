@@ -40,6 +40,12 @@ const ISOLATION: &[&str] = &["read uncommitted", "read committed", "repeatable r
 /// In order of name, as SHOW ALL lists them.
 pub static SETTINGS: &[Setting] = &[
     reported("application_name", "", Kind::Text, "Name of the application, for pg_stat_activity"),
+    user(
+        "backfill_rate_limit",
+        "-1",
+        Kind::Integer(-1, i64::MAX),
+        "Rows a second that the backfill of a new materialized view may read; -1: no limit",
+    ),
     user("bytea_output", "hex", Kind::OneOf(&["hex", "escape"]), "How bytea is written"),
     user("check_function_bodies", "on", Kind::Bool, "Accepted for pg_dump's sake"),
     reported("client_encoding", "UTF8", Kind::OneOf(&["utf8", "unicode", "utf-8"]), "Always UTF8"),

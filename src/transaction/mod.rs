@@ -32,6 +32,8 @@ pub enum PlannedStep {
     Drop(Oid),
     Truncate(Oid),
     Pause(Oid, bool),
+    /// Rows a second that a view's backfill may read.
+    LimitBackfill(Oid, Option<u64>),
 }
 
 pub struct Transaction {
@@ -234,6 +236,7 @@ impl Transaction {
                 PlannedStep::Drop(oid) => Step::Drop(*oid),
                 PlannedStep::Truncate(oid) => Step::Truncate(*oid),
                 PlannedStep::Pause(oid, paused) => Step::Pause(*oid, *paused),
+                PlannedStep::LimitBackfill(oid, rate) => Step::LimitBackfill(*oid, *rate),
             });
         }
         let objects = self

@@ -88,6 +88,8 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
     } else if c.is(&["SET"]) && *c.peek(1) == Token::LParen {
         c.advance();
         AlterAction::Set(options::parenthesized(c)?)
+    } else if c.accept(&["SET"]) {
+        AlterAction::Set(vec![options::assigned(c)?])
     } else if c.accept(&["PAUSE"]) {
         AlterAction::Pause
     } else if c.accept(&["RESUME"]) {
@@ -100,7 +102,7 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
             .with_hint("Drop the sequence and create it anew with other options.")
             .with_position(c.position()));
     } else {
-        return Err(c.unexpected("RENAME TO, SET SCHEMA, OWNER TO, SET (...), PAUSE or RESUME"));
+        return Err(c.unexpected("RENAME TO, SET SCHEMA, OWNER TO, SET, PAUSE or RESUME"));
     };
     c.expect_end()?;
     Ok(Alter { object_type, if_exists, name, action })

@@ -32,6 +32,15 @@ pub(super) fn parenthesized(c: &mut Cursor) -> Result<WithOptions> {
     Ok(options)
 }
 
+/// `key = value` or `key TO value`, as after SET.
+pub(super) fn assigned(c: &mut Cursor) -> Result<(String, String)> {
+    let key = key(c)?;
+    if !c.accept(&["TO"]) && !c.accept_token(&Token::Eq) {
+        return Err(c.unexpected("\"=\" or TO"));
+    }
+    Ok((key, value(c)?))
+}
+
 fn option(c: &mut Cursor) -> Result<(String, String)> {
     let key = key(c)?;
     if !c.accept_token(&Token::Eq) {
