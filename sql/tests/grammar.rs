@@ -184,7 +184,10 @@ fn drop_alter_show_explain_comment() {
     assert_eq!(action("ALTER MATERIALIZED VIEW v OWNER TO alice"), AlterAction::OwnerTo("alice".into()));
     assert_eq!(action("ALTER MATERIALIZED VIEW v SET (a = 'b')"), AlterAction::Set(vec![("a".into(), "b".into())]));
     assert_eq!(action("ALTER MATERIALIZED VIEW v SET a = 3"), AlterAction::Set(vec![("a".into(), "3".into())]));
-    assert_eq!(action("ALTER MATERIALIZED VIEW v SET a TO DEFAULT"), AlterAction::Set(vec![("a".into(), "DEFAULT".into())]));
+    assert_eq!(
+        action("ALTER MATERIALIZED VIEW v SET a TO DEFAULT"),
+        AlterAction::Set(vec![("a".into(), "DEFAULT".into())])
+    );
     assert_eq!(action("ALTER SEQUENCE s RESTART WITH -3"), AlterAction::Restart(Some(-3)));
     assert_eq!(action("ALTER TABLE t SET SCHEMA x"), AlterAction::SetSchema("x".into()));
     assert_eq!(action("ALTER VIEW IF EXISTS v RENAME TO w"), AlterAction::Rename("w".into()));

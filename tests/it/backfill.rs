@@ -47,3 +47,72 @@ async fn jobs_tell_how_far_it_is() {
         .await;
     assert_eq!(instance.value("SELECT count(*), sum(n) FROM v").await, format!("{ROWS} {ROWS}"));
 }
+
+/// One that may read slowly is cancelled: others keep their pace, its creator is told, and the name is free.
+#[tokio::test]
+async fn a_slow_one_is_cancelled() {
+    let instance = start().await;
+    instance.run("CREATE TABLE t (a INT PRIMARY KEY)").await;
+    instance.run("INSERT INTO t SELECT i FROM generate_series(1, 100000) AS g(i)").await;
+    let client = instance.client().await;
+    let create = tokio::spawn(async move {
+        client.simple_query("CREATE MATERIALIZED VIEW v WITH (backfill_rate_limit = 50) AS SELECT a FROM t").await
+    });
+    instance.wait_for("SELECT rows_done > 0 FROM tidemark.jobs WHERE name = 'v'", &["t"]).await;
+    instance.run("CREATE MATERIALIZED VIEW other AS SELECT count(*) AS n FROM t").await;
+    instance.run("INSERT INTO t VALUES (0)").await;
+    assert_eq!(instance.value("SELECT n FROM other").await, "100001");
+    assert_eq!(
+        instance.value("SELECT state, rows_total FROM tidemark.jobs WHERE name = 'v'").await,
+        "backfilling 100001"
+    );
+    assert_eq!(instance.error("SELECT count(*) FROM v").await.0, "55000");
+
+    instance.run("CANCEL JOB v").await;
+    let error = create.await.unwrap().unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().code().code(), "57014", "{error:?}");
+    assert_eq!(instance.value("SELECT count(*) FROM tidemark.objects WHERE name = 'v'").await, "0");
+    assert_eq!(instance.value("SELECT count(*) FROM tidemark.jobs WHERE name = 'v'").await, "0");
+    instance.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM t").await;
+    assert_eq!(instance.value("SELECT n FROM v").await, "100001");
+}
+
+/// The limit is part of the view over a kill, can be changed while it is built, and holds for sources too.
+#[tokio::test]
+async fn a_limit_can_be_changed_on_the_way() {
+    let mut instance = start().await;
+    instance.run("CREATE TABLE t (a INT PRIMARY KEY)").await;
+    instance.run("INSERT INTO t SELECT i FROM generate_series(1, 50000) AS g(i)").await;
+    instance
+        .run(
+            "CREATE SOURCE s (id INT) WITH (connector = 'datagen', rows = 20000, rows_per_second = 'unlimited', \
+             fields.id.kind = 'sequence')",
+        )
+        .await;
+    instance.run("CREATE MATERIALIZED VIEW reads AS SELECT count(*) AS n FROM s").await;
+    instance.wait_for("SELECT n FROM reads", &["20000"]).await;
+    let client = instance.client().await;
+    let create = tokio::spawn(async move {
+        // Ends with an error when the server is killed under it.
+        let _ =
+            client.simple_query("CREATE MATERIALIZED VIEW v WITH (backfill_rate_limit = 0) AS SELECT a FROM t").await;
+    });
+    let client = instance.client().await;
+    let replay = tokio::spawn(async move {
+        let _ = client
+            .simple_query("SET backfill_rate_limit = 0; CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM s")
+            .await;
+    });
+    let both = "SELECT name, state, rows_done FROM tidemark.jobs WHERE name IN ('v', 'w') ORDER BY 1";
+    instance.wait_for(both, &["v backfilling 0", "w backfilling 0"]).await;
+    instance.server.kill_and_restart().await.unwrap();
+    create.await.unwrap();
+    replay.await.unwrap();
+    instance.run("INSERT INTO t VALUES (0)").await;
+    instance.wait_for(both, &["v backfilling 0", "w backfilling 0"]).await;
+    instance.run("ALTER MATERIALIZED VIEW v SET backfill_rate_limit = 1000000").await;
+    instance.run("ALTER MATERIALIZED VIEW w SET backfill_rate_limit TO DEFAULT").await;
+    instance.wait_for(both, &["v running 50001", "w running 20000"]).await;
+    assert_eq!(instance.value("SELECT count(*) FROM v").await, "50001");
+    assert_eq!(instance.value("SELECT n FROM w").await, "20000");
+}

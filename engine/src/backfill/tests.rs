@@ -69,8 +69,7 @@ async fn running() -> Running {
     };
     let catalog = Arc::new(Catalog::new("test", "test"));
     let runtime = tokio::runtime::Handle::current();
-    let engine =
-        Engine::start(store, catalog, vec![Definition::Table(table)], config, clock.clone(), runtime).unwrap();
+    let engine = Engine::start(store, catalog, vec![Definition::Table(table)], config, clock.clone(), runtime).unwrap();
     let running = Running { engine, clock, _dir: dir };
     running.insert((0..1000).collect()).await;
     running
@@ -92,7 +91,12 @@ impl Running {
     }
 
     /// `SELECT k FROM of`
-    async fn create_view(&self, oid: Oid, of: Oid, rate: Option<u64>) -> oneshot::Receiver<tidemark_common::Result<()>> {
+    async fn create_view(
+        &self,
+        oid: Oid,
+        of: Oid,
+        rate: Option<u64>,
+    ) -> oneshot::Receiver<tidemark_common::Result<()>> {
         let columns = schema("k bigint");
         let (mut from, inputs, fields, properties) = input(&columns, &[]);
         if let Op::Input { collection, .. } = &mut from {
