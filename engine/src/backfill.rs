@@ -121,6 +121,14 @@ fn up_to(collection: &Collection, delta: &Delta, last: &[u8]) -> Result<Option<D
     Ok((!kept.is_empty()).then_some(kept))
 }
 
+/// What a step of a replay may read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowed {
+    pub rows: usize,
+    /// The limit of rows a second behind it.
+    pub rate: Option<u64>,
+}
+
 /// A dataflow's own reader of a source.
 pub(crate) struct Replaying {
     reader: Option<ReadAhead>,
@@ -144,13 +152,12 @@ impl Replaying {
     }
 
     /// The next rows of the replay; joins the source when both are at one position. Call before the source takes its
-    /// rows of this epoch: from the join on these belong to the dataflow. `rate`: its limit of rows a second.
+    /// rows of this epoch: from the join on these belong to the dataflow.
     pub fn step(
         &mut self,
         source: &mut SourceInput,
         progress: &mut Progress,
-        rows: usize,
-        rate: Option<u64>,
+        allowed: Allowed,
         limits: QueueLimits,
         runtime: &tokio::runtime::Handle,
         waker: &Waker,
@@ -158,7 +165,7 @@ impl Replaying {
         let Progress::Replaying { positions, lanes } = progress else { return Ok(CollectionChanges::default()) };
         let mut chunks = Chunks::new();
         if let Some(reader) = &self.reader {
-            for taken in reader.take(rows) {
+            for taken in reader.take(allowed.rows) {
                 self.round_rows += taken.batch.num_rows() as u64;
                 let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
                 let kept = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, 0)?;
@@ -187,7 +194,7 @@ impl Replaying {
                 return Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() });
             }
             // With a limit only when as much again is read in a moment, or the source would stand still for long.
-            let short = rate.is_none_or(|rate| self.round_rows <= (rate / 10).max(1));
+            let short = allowed.rate.is_none_or(|rate| self.round_rows <= (rate / 10).max(1));
             self.hurries |= self.rounds >= ROUNDS_BEFORE_FREEZE && short;
             source.frozen |= self.hurries;
             self.round_rows = 0;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tidemark_common::{Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{EpochCommit, Key, value};
 
-use crate::backfill::{Progress, scan_step};
+use crate::backfill::{Allowed, Progress, scan_step};
 use crate::dataflow::CollectionChanges;
 use crate::driver::Driver;
 use crate::engine::{Definition, Step, Transaction};
@@ -300,8 +300,9 @@ impl Driver {
                 if rows == 0 {
                     continue;
                 }
+                let allowed = Allowed { rows, rate };
                 let Some(source) = self.sources.get_mut(&input) else { continue };
-                match replay.step(source, progress, rows, rate, limits, &self.runtime, &self.waker) {
+                match replay.step(source, progress, allowed, limits, &self.runtime, &self.waker) {
                     Ok(step) => {
                         job.replayed.insert(input, step);
                         job.pace.spend(job.rows_done() - before, now);

@@ -32,7 +32,8 @@ pub(super) enum Matching {
     All,
     One(Path),
     Glob(Pattern),
-    /// A URL that may name an object or what is above objects: asked when it is first listed.
+    /// A URL that may name an object or what is above objects: these if there are any. (Asked in this order: a server that keeps
+    /// objects as files may answer for a directory with an error.)
     OneOrAll(Path),
 }
 
@@ -206,17 +207,17 @@ impl Location {
         let hasty = self.in_haste();
         match &hasty.matching {
             Matching::One(_) => Ok(()),
-            Matching::OneOrAll(key) => match hasty.head(key).await {
-                // An object store has no directories: that nothing is there yet can only be told by listing.
-                Err(object_store::Error::NotFound { .. }) => hasty.first(Some(key)).await,
-                answer => answer.map(|_| ()).map_err(|e| store_error(e, &self.base)),
+            Matching::OneOrAll(key) if hasty.is_empty(Some(key)).await? => match hasty.head(key).await {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(store_error(error, &self.base)),
             },
-            Matching::All | Matching::Glob(_) => hasty.first(None).await,
+            Matching::OneOrAll(_) => Ok(()),
+            Matching::All | Matching::Glob(_) => hasty.is_empty(None).await.map(|_| ()),
         }
     }
 
-    async fn first(&self, prefix: Option<&Path>) -> Result<()> {
-        self.store.list(prefix).try_next().await.map(|_| ()).map_err(|e| self.list_error(e))
+    async fn is_empty(&self, prefix: Option<&Path>) -> Result<bool> {
+        self.store.list(prefix).try_next().await.map(|first| first.is_none()).map_err(|e| self.list_error(e))
     }
 
     fn list_error(&self, error: object_store::Error) -> Error {
@@ -233,30 +234,34 @@ impl Location {
 
     /// The files that are there now, in key order.
     pub async fn list(&self) -> Result<Vec<ObjectMeta>> {
-        let error = |e| store_error(e, &self.base);
         let prefix = match &self.matching {
-            // That it was there has been checked; a file that is taken away after it was read is no error.
-            Matching::One(key) => match self.head(key).await {
-                Ok(meta) => return Ok(vec![meta]),
-                Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
-                Err(other) => return Err(error(other)),
-            },
-            Matching::OneOrAll(key) => match self.head(key).await {
-                Ok(meta) => return Ok(vec![meta]),
-                Err(object_store::Error::NotFound { .. }) => Some(key),
-                Err(other) => return Err(error(other)),
-            },
+            Matching::One(key) => return self.one(key).await,
+            Matching::OneOrAll(key) => Some(key),
             Matching::All | Matching::Glob(_) => None,
         };
+        let mut is_empty = true;
         let mut found: Vec<ObjectMeta> = self
             .store
             .list(prefix)
+            .inspect_ok(|_| is_empty = false)
             .try_filter(|meta| std::future::ready(self.matches(&meta.location)))
             .try_collect()
             .await
             .map_err(|e| self.list_error(e))?;
+        if let (Some(key), true) = (prefix, is_empty) {
+            return self.one(key).await;
+        }
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
+    }
+
+    /// The one file. That it was there has been checked; one that is taken away after it was read is no error.
+    async fn one(&self, key: &Path) -> Result<Vec<ObjectMeta>> {
+        match self.head(key).await {
+            Ok(meta) => Ok(vec![meta]),
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(other) => Err(store_error(other, &self.base)),
+        }
     }
 
     /// What the store knows of a file. (A store below a prefix answers with the whole key.)
