@@ -213,7 +213,9 @@ async fn errors_name_the_place_and_no_secret() {
             columns.map(|c| format!("CREATE SOURCE s {c} WITH (connector = 'file', {place}) FORMAT PLAIN ENCODE CSV"));
         let sink =
             format!("CREATE SINK k AS SELECT 1 AS one WITH (connector = 'file', {place}) FORMAT PLAIN ENCODE CSV");
-        for sql in sources.into_iter().chain([sink]) {
+        // This server makes a bucket for whoever writes into one that is not there.
+        let sink = (!place.contains("nowhere")).then_some(sink);
+        for sql in sources.into_iter().chain(sink) {
             let psql = instance.psql(&["-v", "VERBOSITY=verbose", "-c", &sql]);
             let said = crate::harness::text(&psql.stderr);
             assert!(said.contains(code) && said.contains(named), "{sql}\n{said}");
