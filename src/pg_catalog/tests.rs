@@ -571,11 +571,11 @@ async fn schema_tidemark_tells_what_runs() {
     check(
         "SELECT name, state, rows, emit FROM tidemark.materialized_views",
         expect![[r#"
-            +--------+---------+------+-----------------+
-            | name   | state   | rows | emit            |
-            +--------+---------+------+-----------------+
-            | totals | running | 3    | on window close |
-            +--------+---------+------+-----------------+"#]],
+            +--------+-------------+------+-----------------+
+            | name   | state       | rows | emit            |
+            +--------+-------------+------+-----------------+
+            | totals | backfilling | 3    | on window close |
+            +--------+-------------+------+-----------------+"#]],
     )
     .await;
 }
