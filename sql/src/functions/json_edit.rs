@@ -79,10 +79,11 @@ fn build_object(row: &Row<'_>) -> Result<String> {
     let mut members = Vec::new();
     for i in (0..row.len()).step_by(2) {
         let (array, at, sql_type) = row.any(i);
-        let key = text_of(array, at, sql_type, row.clock())?
-            .ok_or_else(|| Error::invalid(format!("argument {}: key must not be null", i + 1)))?;
+        if array.is_null(at) {
+            return Err(Error::invalid(format!("argument {}: key must not be null", i + 1)));
+        }
         let mut member = String::new();
-        quote(&key, &mut member);
+        write_key(array, at, sql_type, row.clock(), &mut member)?;
         member.push_str(" : ");
         member.push_str(&argument(row, i + 1)?);
         members.push(member);
@@ -107,6 +108,27 @@ fn object_of_texts(texts: &[Option<String>]) -> Result<String> {
         members.push(member);
     }
     Ok(format!("{{{}}}", members.join(", ")))
+}
+
+/// A value as the name of a member: what it is as JSON, in quotes. It is not NULL.
+pub(super) fn write_key(
+    array: &dyn Array,
+    row: usize,
+    sql_type: &SqlType,
+    clock: &Clock,
+    out: &mut String,
+) -> Result<()> {
+    if matches!(sql_type, SqlType::Json | SqlType::Jsonb | SqlType::Array(_) | SqlType::Struct(_)) {
+        return Err(Error::invalid("key value must be scalar, not array, composite, or json"));
+    }
+    let mut json = String::new();
+    write_json(array, row, sql_type, clock, &mut json)?;
+    if json.starts_with('"') {
+        out.push_str(&json)
+    } else {
+        quote(&json, out)
+    }
+    Ok(())
 }
 
 /// A value of any type as JSON, as `to_json` does it.

@@ -26,9 +26,8 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use crate::functions::clock::Clock;
-use crate::functions::json::{quote, to_jsonb};
-use crate::functions::json_edit::write_json;
-use crate::functions::output::text_of;
+use crate::functions::json::to_jsonb;
+use crate::functions::json_edit::{write_json, write_key};
 
 pub fn functions() -> Vec<AggregateUDF> {
     all(None)
@@ -96,10 +95,11 @@ impl Writer {
     }
 
     fn member(&self, arguments: &[ArrayRef], row: usize) -> Result<String> {
-        let key = text_of(&arguments[0], row, &self.types[0], &self.clock)?
-            .ok_or_else(|| Error::new(SqlState::InvalidParameterValue, "field name must not be null"))?;
+        if arguments[0].is_null(row) {
+            return Err(Error::new(SqlState::InvalidParameterValue, "field name must not be null"));
+        }
         let mut member = String::new();
-        quote(&key, &mut member);
+        write_key(&arguments[0], row, &self.types[0], &self.clock, &mut member)?;
         member.push_str(" : ");
         write_json(&arguments[1], row, &self.types[1], &self.clock, &mut member)?;
         Ok(member)
