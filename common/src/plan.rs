@@ -212,8 +212,10 @@ impl Dataflow {
     fn write_node(&self, out: &mut String, node: &Node, depth: usize, words: Words) -> fmt::Result {
         let arrow = if depth == 0 { "" } else { "->  " };
         let mut what = format!("{}{}", node.describe(self, words), node.properties_text());
-        if words == Words::Sql {
-            what = readable(&what);
+        match words {
+            Words::Sql => what = readable(&what),
+            // State on disk goes by the node's number.
+            Words::Exact => what = format!("{} {what}", node.id),
         }
         writeln!(out, "{:indent$}{arrow}{what}", "", indent = depth * 4)?;
         for input in &node.inputs {

@@ -249,7 +249,7 @@ impl Driver {
         self.jobs.remove(&oid);
         self.subscribers.remove(&oid);
         self.delivered.remove(&oid);
-        commit.delete_data_of(oid);
+        commit.delete_all_of(oid);
     }
 
     fn pause(&mut self, oid: Oid, paused: bool, commit: &mut EpochCommit) -> Result<()> {

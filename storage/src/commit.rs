@@ -104,7 +104,16 @@ impl EpochCommit {
         self.delete_span(&Key::states(state));
     }
 
-    /// Deletes the rows and the state of every node of an object: what DROP leaves behind in the engine.
+    /// Deletes all that is kept of an object but its definition: what DROP frees.
+    pub fn delete_all_of(&mut self, oid: Oid) {
+        self.delete_data_of(oid);
+        self.delete_span(&Key::jobs(oid));
+        self.delete_span(&Key::outbox(oid));
+        self.delete_span(&Key::source_positions(oid));
+        self.delete_span(&Key::source_states(oid));
+    }
+
+    /// Deletes the rows and the state of every node of an object: it is to be built anew.
     pub fn delete_data_of(&mut self, oid: Oid) {
         self.delete_span(&Key::rows_of_object(oid));
         self.delete_span(&Key::row_counts_of_object(oid));

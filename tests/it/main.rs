@@ -17,6 +17,7 @@ mod differential;
 #[cfg(unix)]
 mod disk;
 mod docs;
+mod explain;
 mod harness;
 mod limits;
 #[cfg(target_os = "linux")] // reads /proc

@@ -102,7 +102,13 @@ struct Lowering {
 }
 
 impl Lowering {
+    /// The node that does this already, or a new one: what a query says twice (a WITH query read twice) is computed and kept once.
     fn add(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, properties: Properties) -> NodeId {
+        // Only Debug shows all of an expression, types of literals included.
+        let same = |n: &&Node| n.inputs == inputs && n.schema == schema && format!("{:?}", n.op) == format!("{op:?}");
+        if let Some(node) = self.nodes.iter().find(same) {
+            return node.id;
+        }
         let id = self.nodes.len() as NodeId;
         self.nodes.push(Node { id, op, inputs, schema, properties });
         id
