@@ -26,7 +26,7 @@ demo: build ## Build, start a server with the flights demo, ready for psql
 .PHONY: test
 test: check ## Everything that must pass: formatting, clippy, unit tests, SQL suites, whole-process tests, docs examples
 	scripts/s3s.sh "$(TARGET_DIR)/s3s"
-	time cargo test --workspace
+	time cargo test --workspace --no-fail-fast
 
 .PHONY: check
 check: setup ## Formatting and clippy, warnings denied
