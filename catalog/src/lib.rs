@@ -67,7 +67,7 @@ impl Catalog {
                 owner: SUPERUSER,
                 comment: (oid == PUBLIC).then(|| "standard public schema".into()),
                 depends_on: BTreeSet::new(),
-                widths: Vec::new(),
+                reads: Vec::new(),
                 temporary: false,
                 kind: ObjectKind::Schema,
             });
@@ -302,7 +302,7 @@ mod tests {
             owner: SUPERUSER,
             comment: None,
             depends_on: depends_on.iter().copied().collect(),
-            widths: Vec::new(),
+            reads: Vec::new(),
             temporary: false,
             kind: ObjectKind::View(View { columns: vec![], query: String::new(), search_path: vec![] }),
         }))

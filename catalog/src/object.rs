@@ -23,13 +23,41 @@ pub struct Object {
     /// Everything that must exist for this to work. DROP of one of those needs CASCADE.
     #[serde(default)]
     pub depends_on: BTreeSet<Oid>,
-    /// How many columns the relations among those had when this was defined: a stored `SELECT *` means these, for ever.
+    /// The relations among those as they were when this was defined: in a stored query their names mean these, for ever.
     #[serde(default)]
-    pub widths: Vec<(Oid, usize)>,
+    pub reads: Vec<Read>,
     /// The session whose end drops it; temporary objects are not there after a restart.
     #[serde(default)]
     pub temporary: bool,
     pub kind: ObjectKind,
+}
+
+/// A relation as a stored query knows it, whatever it is called since.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Read {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+    /// Its first columns; those added later are not in a stored `SELECT *`.
+    pub columns: Vec<String>,
+}
+
+impl Read {
+    /// The one that a name means.
+    pub fn find<'a>(reads: &'a [Read], schema: Option<&str>, name: &str, search_path: &[String]) -> Option<&'a Read> {
+        let mut named = reads.iter().filter(|read| read.name == name);
+        match schema {
+            Some(schema) => named.find(|read| read.schema == schema),
+            None => named.min_by_key(|read| search_path.iter().position(|s| *s == read.schema).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// The relation under the column names that the query knows.
+    pub fn as_known(&self, object: &Object) -> Object {
+        let mut known = object.clone();
+        known.columns_mut().iter_mut().zip(&self.columns).for_each(|(column, name)| column.name.clone_from(name));
+        known
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -212,6 +240,16 @@ impl Object {
         }
     }
 
+    /// What a view or sink is made by, and the path along which its names were resolved.
+    pub fn query(&self) -> Option<(&str, &[String])> {
+        match &self.kind {
+            ObjectKind::View(v) => Some((&v.query, &v.search_path)),
+            ObjectKind::MaterializedView(v) => Some((&v.query, &v.search_path)),
+            ObjectKind::Sink(s) => Some((&s.query, &s.search_path)),
+            ObjectKind::Schema | ObjectKind::Table(_) | ObjectKind::Source(_) | ObjectKind::Sequence(_) => None,
+        }
+    }
+
     pub fn columns_mut(&mut self) -> &mut [Column] {
         match &mut self.kind {
             ObjectKind::Table(t) => &mut t.columns,
@@ -290,7 +328,7 @@ mod tests {
             name: "t".into(),
             owner: 10,
             comment: Some("c".into()),
-            widths: vec![(3, 2)],
+            reads: vec![Read { oid: 3, schema: "public".into(), name: "u".into(), columns: vec!["a".into()] }],
             depends_on: [3].into(),
             temporary: false,
             kind: ObjectKind::Schema,

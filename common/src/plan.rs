@@ -232,7 +232,9 @@ impl Node {
             columns.iter().map(|c| schema.field(*c).name().as_str()).collect::<Vec<_>>().join(", ")
         };
         match &self.op {
-            Op::Input { name, .. } => {
+            Op::Input { name, collection, .. } => {
+                // Its name may change; what is kept of it does not.
+                let name = if words == Words::Exact { collection.to_string() } else { name.clone() };
                 let columns: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
                 format!("Input {name} ({})", columns.join(", "))
             }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Change, Check, Column, Object, ObjectKind, Table, quote_ident};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::{Alter, AlterAction, ObjectType};
 
 use super::tables::{column_type, new_column};
 use super::{already_exists, definitions};
-use crate::query::object_name;
+use crate::pg_catalog::present_query;
+use crate::query::{Names, object_name};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
@@ -81,7 +82,8 @@ impl Session {
             return Err(already_exists(taken));
         }
         self.refuse_if_named(object, "rename")?;
-        self.put(Object { name: name.to_string(), ..object.as_ref().clone() })
+        self.put(Object { name: name.to_string(), ..object.as_ref().clone() })?;
+        self.readers_can_be_shown(object.oid)
     }
 
     fn rename_schema(&mut self, schema: &Arc<Object>, name: &str) -> Result<()> {
@@ -103,10 +105,19 @@ impl Session {
         self.rename(schema, name)
     }
 
-    /// Stored queries name what they read: renaming it would leave them without.
+    /// A stored query knows what it reads, whatever it is called; a DEFAULT knows a sequence by its name only.
     fn refuse_if_named(&self, object: &Object, what: &str) -> Result<()> {
+        self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
+    }
+
+    fn refuse_if_read(&self, object: &Object, what: &str) -> Result<()> {
+        self.refuse_if_used(object, what, |_| true)
+    }
+
+    fn refuse_if_used(&self, object: &Object, what: &str, counts: impl Fn(&Object) -> bool) -> Result<()> {
         let catalog = self.catalog()?;
-        let Some(user) = catalog.objects().find(|o| o.depends_on.contains(&object.oid)) else { return Ok(()) };
+        let user = catalog.objects().find(|o| o.depends_on.contains(&object.oid) && counts(o));
+        let Some(user) = user else { return Ok(()) };
         Err(Error::new(
             SqlState::DependentObjectsStillExist,
             format!("cannot {what} {} \"{}\" because other objects depend on it", object.kind_name(), object.name),
@@ -179,7 +190,7 @@ impl Session {
             }
             return Err(no_column(name, &object));
         };
-        self.refuse_if_named(&object, &format!("drop column {name} of"))?;
+        self.refuse_if_read(&object, &format!("drop column {name} of"))?;
         let uses = |columns: &[usize]| columns.contains(&position);
         let in_key = table.primary_key.iter().chain(&table.unique).any(|k| uses(&k.columns) && k.columns.len() > 1);
         if in_key && !cascade {
@@ -215,7 +226,6 @@ impl Session {
                 format!("column \"{to}\" of relation \"{}\" already exists", object.name),
             ));
         }
-        self.refuse_if_named(object, &format!("rename column {from} of"))?;
         let quoted = quote_ident(from);
         if let Some(check) = table.checks.iter().find(|c| names_column(&c.expr, &quoted)) {
             return Err(Error::new(
@@ -231,7 +241,32 @@ impl Session {
         // Contents name their columns only in memory: the bytes stay as they are.
         let oid = object.oid;
         let object = Object { kind: ObjectKind::Table(table), ..object.as_ref().clone() };
-        self.change_catalog(vec![Change::Put(Box::new(object))], vec![PlannedStep::Redefine(oid)])
+        self.change_catalog(vec![Change::Put(Box::new(object))], vec![PlannedStep::Redefine(oid)])?;
+        self.readers_can_be_shown(oid)
+    }
+
+    /// The queries that read it can be written with its new names, and mean the same. (A window function takes a relation
+    /// without other names for its columns.)
+    fn readers_can_be_shown(&self, oid: Oid) -> Result<()> {
+        let names = self.names_for_ddl()?;
+        for reader in names.catalog.objects().filter(|o| o.reads.iter().any(|read| read.oid == oid)) {
+            let Some((_, path)) = reader.query() else { continue };
+            let inside = Names { search_path: path.to_vec(), system: None, ..names.clone() };
+            let text = present_query(&names.catalog, reader);
+            definitions::stored_query(&text).and_then(|query| inside.plan(&query)).map_err(|error| {
+                Error::new(
+                    SqlState::DependentObjectsStillExist,
+                    format!(
+                        "the query of {} \"{}\" cannot be written with the new name",
+                        reader.kind_name(),
+                        reader.name
+                    ),
+                )
+                .with_detail(error.to_string())
+                .with_hint("Drop what depends on it first.")
+            })?;
+        }
+        Ok(())
     }
 
     async fn alter_column(
@@ -266,7 +301,7 @@ impl Session {
                 return self.rewrite_table(object, after, &values).await;
             }
             Op::SetDataType { data_type, using, .. } => {
-                self.refuse_if_named(object, &format!("change the type of column {name} of"))?;
+                self.refuse_if_read(object, &format!("change the type of column {name} of"))?;
                 column.sql_type = column_type(data_type)?;
                 let mut values: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
                 values[position] = match using {
@@ -370,6 +405,7 @@ impl Session {
                 }
                 self.refuse_if_named(&object, "move")?;
                 self.put(Object { schema, ..object.as_ref().clone() })?;
+                self.readers_can_be_shown(object.oid)?;
             }
             AlterAction::OwnerTo(owner) => self.check_owner(owner)?,
             AlterAction::Pause | AlterAction::Resume => {

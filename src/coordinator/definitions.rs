@@ -13,9 +13,9 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Read, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
-use tidemark_common::{Clock, Error, Oid, Result};
+use tidemark_common::{Clock, Error, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
@@ -191,7 +191,7 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
         functions: Arc::new(HashMap::<String, Arc<ScalarUDF>>::new()),
         catalog: Arc::new(Catalog::new("", "")),
         search_path: vec![],
-        widths: vec![],
+        reads: vec![],
         system: None,
         scans: Arc::new(NoRelations),
         returned: HashMap::new(),
@@ -260,7 +260,7 @@ pub fn dataflow(
     query: &ast::Query,
     search_path: &[String],
     emit_on_close: bool,
-    widths: &[(Oid, usize)],
+    reads: &[Read],
     catalog: &Arc<Catalog>,
     env: &Environment,
 ) -> Result<Dataflow> {
@@ -269,7 +269,7 @@ pub fn dataflow(
         functions: Arc::default(),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),
-        widths: widths.to_vec(),
+        reads: reads.to_vec(),
         system: None,
         scans: Arc::new(StreamInputs),
         returned: HashMap::new(),
@@ -305,7 +305,7 @@ pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<C
 fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
     let query = stored_query(&view.query)?;
     let emit_on_close = view.emit_on_window_close;
-    let dataflow = dataflow(&query, &view.search_path, emit_on_close, &object.widths, catalog, env)?;
+    let dataflow = dataflow(&query, &view.search_path, emit_on_close, &object.reads, catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
         name: object.name.clone(),
@@ -318,7 +318,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
     let query = stored_query(&sink.query)?;
     let emit_on_close = sink.emit_on_window_close;
-    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, &object.widths, catalog, env)?;
+    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, &object.reads, catalog, env)?;
     let spec = SinkSpec {
         name: object.name.clone(),
         schema: object.arrow_schema(),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
-use tidemark_catalog::{Catalog, Object, ObjectKind, SUPERUSER, SYSTEM_SCHEMAS};
+use tidemark_catalog::{Catalog, Object, ObjectKind, Read, SUPERUSER, SYSTEM_SCHEMAS};
 use tidemark_common::{Error, Oid, Result, SqlState};
 
 use crate::query::object_name;
@@ -94,11 +94,21 @@ impl Session {
             name: target.name,
             owner: SUPERUSER,
             comment: None,
-            widths: relations.map(|o| (o.oid, o.columns().len())).collect(),
+            reads: relations.map(|o| read(catalog, o)).collect(),
             depends_on,
             temporary: false,
             kind,
         })
+    }
+}
+
+/// A relation as a query that is stored now knows it.
+fn read(catalog: &Catalog, relation: &Object) -> Read {
+    Read {
+        oid: relation.oid,
+        schema: catalog.schema_name(relation.schema).to_string(),
+        name: relation.name.clone(),
+        columns: relation.columns().iter().map(|c| c.name.clone()).collect(),
     }
 }
 

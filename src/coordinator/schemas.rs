@@ -51,7 +51,7 @@ impl Session {
             owner: SUPERUSER,
             comment: None,
             depends_on: BTreeSet::new(),
-            widths: Vec::new(),
+            reads: Vec::new(),
             temporary,
             kind: ObjectKind::Schema,
         };

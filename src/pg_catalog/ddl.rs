@@ -16,6 +16,7 @@ use tidemark_catalog::{
 use tidemark_common::types::SqlType;
 
 use super::context::keys;
+use super::present::present_query;
 
 /// The statements that make `object` and its comments, each ending in `;`.
 pub fn show_create(catalog: &Catalog, object: &Object) -> String {
@@ -23,10 +24,10 @@ pub fn show_create(catalog: &Catalog, object: &Object) -> String {
     let mut text = match &object.kind {
         ObjectKind::Schema => format!("CREATE SCHEMA {name}"),
         ObjectKind::Table(table) => create_table(catalog, object, &name, table),
-        ObjectKind::View(view) => create_view(catalog, &name, view),
-        ObjectKind::MaterializedView(view) => create_materialized_view(catalog, &name, view),
+        ObjectKind::View(view) => create_view(catalog, object, &name, view),
+        ObjectKind::MaterializedView(view) => create_materialized_view(catalog, object, &name, view),
         ObjectKind::Source(source) => create_source(&name, source),
-        ObjectKind::Sink(sink) => create_sink(catalog, &name, sink),
+        ObjectKind::Sink(sink) => create_sink(catalog, object, &name, sink),
         ObjectKind::Sequence(sequence) => create_sequence(catalog, &name, sequence),
     };
     text.push(';');
@@ -100,13 +101,13 @@ fn serial_type(sql_type: &SqlType) -> Option<&'static str> {
     }
 }
 
-fn create_view(catalog: &Catalog, name: &str, view: &View) -> String {
-    let query = portable(catalog, &view.query, &view.search_path);
+fn create_view(catalog: &Catalog, object: &Object, name: &str, view: &View) -> String {
+    let query = portable(catalog, object);
     format!("CREATE VIEW {name}{} AS\n{query}", column_list(&query, &view.columns))
 }
 
-fn create_materialized_view(catalog: &Catalog, name: &str, view: &MaterializedView) -> String {
-    let query = portable(catalog, &view.query, &view.search_path);
+fn create_materialized_view(catalog: &Catalog, object: &Object, name: &str, view: &MaterializedView) -> String {
+    let query = portable(catalog, object);
     let columns = column_list(&query, &view.columns);
     let options = if view.options.is_empty() { String::new() } else { format!(" {}", with(&view.options)) };
     format!("CREATE MATERIALIZED VIEW {name}{columns}{options} AS\n{query}{}", emit(view.emit_on_window_close))
@@ -145,8 +146,8 @@ fn create_source(name: &str, source: &Source) -> String {
     text
 }
 
-fn create_sink(catalog: &Catalog, name: &str, sink: &Sink) -> String {
-    let query = portable(catalog, &sink.query, &sink.search_path);
+fn create_sink(catalog: &Catalog, object: &Object, name: &str, sink: &Sink) -> String {
+    let query = portable(catalog, object);
     let from = query.strip_prefix("SELECT * FROM ").filter(|rest| !rest.contains(char::is_whitespace));
     let body = match from {
         Some(relation) if !sink.emit_on_window_close => format!("\nFROM {relation}"),
@@ -199,8 +200,8 @@ pub fn option<'a>(options: &'a [(String, String)], key: &str) -> Option<&'a str>
 }
 
 /// A query as `pg_get_viewdef` gives it.
-pub fn definition(query: &str) -> String {
-    format!("{};", query.trim().trim_end_matches(';'))
+pub fn definition(catalog: &Catalog, object: &Object) -> String {
+    format!("{};", present_query(catalog, object))
 }
 
 pub fn key_columns(table: &Object, key: &Key) -> String {
@@ -237,11 +238,11 @@ pub fn columns_in(expr: &str, table: &Object) -> Vec<usize> {
     table.columns().iter().enumerate().filter(|(_, c)| names.contains(&c.name)).map(|(i, _)| i).collect()
 }
 
-fn folded(ident: &ast::Ident) -> String {
+pub(super) fn folded(ident: &ast::Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
-fn parse_query(query: &str) -> Option<ast::Statement> {
+pub(super) fn parse_query(query: &str) -> Option<ast::Statement> {
     let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, query).ok()?;
     (statements.len() == 1).then(|| statements.remove(0))
 }
@@ -275,9 +276,10 @@ fn output_names(statement: &ast::Statement) -> Option<Vec<String>> {
 }
 
 /// The query with relations qualified, if under another `search_path` it would mean something else.
-fn portable(catalog: &Catalog, query: &str, search_path: &[String]) -> String {
-    let text = query.trim().trim_end_matches(';');
-    let Some(mut statement) = parse_query(text) else { return text.to_string() };
+fn portable(catalog: &Catalog, object: &Object) -> String {
+    let text = present_query(catalog, object);
+    let Some((_, search_path)) = object.query() else { return text };
+    let Some(mut statement) = parse_query(&text) else { return text };
     let local = cte_names(&statement);
     let public = ["public".to_string()];
     let bare = |name: &ast::ObjectName| match name.0.as_slice() {
@@ -293,7 +295,7 @@ fn portable(catalog: &Catalog, query: &str, search_path: &[String]) -> String {
         ControlFlow::Continue(())
     });
     if !differs {
-        return text.to_string();
+        return text;
     }
     let _: ControlFlow<()> = visit_relations_mut(&mut statement, |name| {
         if let Some(found) = bare(name).and_then(|name| catalog.find(None, &name, search_path)) {
@@ -306,7 +308,7 @@ fn portable(catalog: &Catalog, query: &str, search_path: &[String]) -> String {
     statement.to_string()
 }
 
-fn cte_names(statement: &ast::Statement) -> BTreeSet<String> {
+pub(super) fn cte_names(statement: &ast::Statement) -> BTreeSet<String> {
     struct Names(BTreeSet<String>);
     impl ast::Visitor for Names {
         type Break = ();

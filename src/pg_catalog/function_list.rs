@@ -34,9 +34,10 @@ fn definitions() -> Vec<Declared> {
     vec![
         strict("pg_get_viewdef", (1, 2), text.clone(), |ctx, row| {
             let oid = row.oid(0, ctx, "regclass")?;
-            Ok(match ctx.catalog.get(oid).map(|o| &o.kind) {
-                Some(ObjectKind::View(view)) => ddl::definition(&view.query).into(),
-                Some(ObjectKind::MaterializedView(view)) => ddl::definition(&view.query).into(),
+            Ok(match ctx.catalog.get(oid) {
+                Some(view) if matches!(view.kind, ObjectKind::View(_) | ObjectKind::MaterializedView(_)) => {
+                    ddl::definition(&ctx.catalog, view).into()
+                }
                 _ => Value::Null,
             })
         }),

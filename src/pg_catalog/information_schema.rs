@@ -178,10 +178,10 @@ fn column_row(
 
 fn view_rows(ctx: &SystemContext, rows: &mut Rows) {
     for object in ctx.user_relations() {
-        if let ObjectKind::View(view) = &object.kind {
+        if let ObjectKind::View(_) = &object.kind {
             row!(
                 rows, table_catalog: &ctx.catalog.database, table_schema: ctx.schema_name(object.schema),
-                table_name: &object.name, view_definition: ddl::definition(&view.query), check_option: "NONE",
+                table_name: &object.name, view_definition: ddl::definition(&ctx.catalog, object), check_option: "NONE",
                 is_updatable: "NO", is_insertable_into: "NO", is_trigger_updatable: "NO", is_trigger_deletable: "NO",
                 is_trigger_insertable_into: "NO",
             );

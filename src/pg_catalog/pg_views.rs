@@ -69,12 +69,12 @@ fn relation_rows(view: &str, ctx: &SystemContext, rows: &mut Rows) {
                     );
                 }
             }
-            ("pg_views", ObjectKind::View(view)) => row!(
-                rows, schemaname: schema, viewname: name, viewowner: owner, definition: ddl::definition(&view.query),
+            ("pg_views", ObjectKind::View(_)) => row!(
+                rows, schemaname: schema, viewname: name, viewowner: owner, definition: ddl::definition(&ctx.catalog, object),
             ),
-            ("pg_matviews", ObjectKind::MaterializedView(view)) => row!(
+            ("pg_matviews", ObjectKind::MaterializedView(_)) => row!(
                 rows, schemaname: schema, matviewname: name, matviewowner: owner, hasindexes: false, ispopulated: true,
-                definition: ddl::definition(&view.query),
+                definition: ddl::definition(&ctx.catalog, object),
             ),
             ("pg_sequences", ObjectKind::Sequence(s)) => row!(
                 rows, schemaname: schema, sequencename: name, sequenceowner: owner, data_type: s.sql_type.pg_oid(),

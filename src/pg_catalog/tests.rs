@@ -121,7 +121,7 @@ fn object(oid: Oid, schema: Oid, name: &str, depends_on: &[Oid], kind: ObjectKin
         owner: SUPERUSER,
         comment: None,
         depends_on,
-        widths: Vec::new(),
+        reads: Vec::new(),
         temporary: false,
         kind,
     }

@@ -6,6 +6,7 @@ use tidemark_common::{Oid, Result};
 use super::context::SystemContext;
 use super::ddl;
 use super::facts::SettingFact;
+use super::present::present_query;
 use super::relation::{Rows, row};
 
 pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
@@ -124,7 +125,7 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
                     rows, oid: object.oid, schema_name: schema, name: name,
                     state: job.map_or_else(|| "starting".into(), |j| j.state), rows: count,
                     bytes: bytes, emit: if view.emit_on_window_close { "on window close" } else { "changes" },
-                    append_only: view.append_only, definition: &view.query,
+                    append_only: view.append_only, definition: present_query(&ctx.catalog, object),
                 );
             }
             _ => {}

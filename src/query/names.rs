@@ -11,8 +11,8 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, Object, ObjectKind, View};
-use tidemark_common::{Error, Oid, Result, SqlState};
+use tidemark_catalog::{Catalog, Object, ObjectKind, Read, View};
+use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
 use tidemark_sql::planner::{Planner, Resolver};
@@ -34,8 +34,8 @@ pub struct Names {
     pub functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
     pub catalog: Arc<Catalog>,
     pub search_path: Vec<String>,
-    /// Of a stored query: how many columns of a relation it knows. Those added later are not in its `SELECT *`.
-    pub widths: Vec<(Oid, usize)>,
+    /// Of a stored query: the relations as it knows them.
+    pub reads: Vec<Read>,
     /// `None`: system tables are not to be had (in a dataflow).
     pub system: Option<Arc<SystemContext>>,
     pub scans: Arc<dyn Scans>,
@@ -74,7 +74,7 @@ impl Names {
         rewrite(&mut statement)?;
         let mut inside = self.clone();
         inside.search_path.clone_from(&view.search_path);
-        inside.widths.clone_from(&object.widths);
+        inside.reads.clone_from(&object.reads);
         inside.returned.clear();
         let plan = inside.planner().statement(&statement)?;
         let plan = named(plan, view)?;
@@ -119,13 +119,18 @@ impl Resolver for Names {
         {
             return Err(Error::unsupported(format!("cross-database references are not implemented: \"{name}\"")));
         }
-        let object = self.catalog.resolve(name.schema(), name.table(), &self.search_path)?;
+        let known = Read::find(&self.reads, name.schema(), name.table(), &self.search_path);
+        let object = match known {
+            Some(read) => self.catalog.expect(read.oid)?,
+            None => self.catalog.resolve(name.schema(), name.table(), &self.search_path)?,
+        };
         match &object.kind {
             ObjectKind::View(view) => self.view(object, view),
             kind if kind.is_relation() => {
-                let relation = self.scans.relation(&self.catalog, object)?;
-                match self.widths.iter().find(|(oid, _)| *oid == object.oid) {
-                    Some((_, width)) if *width < object.columns().len() => narrowed(name.table(), relation, *width),
+                let Some(read) = known else { return self.scans.relation(&self.catalog, object) };
+                let relation = self.scans.relation(&self.catalog, &Arc::new(read.as_known(object)))?;
+                match read.columns.len() {
+                    width if width < object.columns().len() => narrowed(name.table(), relation, width),
                     _ => Ok(relation),
                 }
             }

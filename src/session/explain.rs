@@ -54,12 +54,12 @@ impl Session {
             ObjectKind::MaterializedView(view) => {
                 let query = definitions::stored_query(&view.query)?;
                 let emit = view.emit_on_window_close;
-                definitions::dataflow(&query, &view.search_path, emit, &object.widths, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &view.search_path, emit, &object.reads, &catalog, &self.db.environment)?
             }
             ObjectKind::Sink(sink) => {
                 let query = definitions::stored_query(&sink.query)?;
                 let emit = sink.emit_on_window_close;
-                definitions::dataflow(&query, &sink.search_path, emit, &object.widths, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &sink.search_path, emit, &object.reads, &catalog, &self.db.environment)?
             }
             other => return Err(Error::unsupported(format!("a {} has no dataflow", other.name()))),
         };

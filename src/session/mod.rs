@@ -452,7 +452,7 @@ impl Session {
             functions: self.functions.clone(),
             catalog: transaction.catalog.clone(),
             search_path,
-            widths: Vec::new(),
+            reads: Vec::new(),
             system: Some(system),
             scans: Arc::new(rows),
             returned,

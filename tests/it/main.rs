@@ -25,6 +25,7 @@ mod memory;
 mod pgbench;
 mod psql;
 mod raw;
+mod renames;
 mod s3;
 mod slt;
 mod sources;
