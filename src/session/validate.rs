@@ -71,7 +71,7 @@ impl Session {
             functions: Arc::default(),
             catalog: transaction.catalog.clone(),
             search_path: view.search_path.clone(),
-            widths: object.widths.clone(),
+            reads: object.reads.clone(),
             system: None,
             scans: Arc::new(StoredRows::new(transaction, environment)),
             returned: HashMap::new(),
