@@ -94,7 +94,7 @@ impl Session {
             name: target.name,
             owner: SUPERUSER,
             comment: None,
-            reads: relations.map(|o| read(catalog, o)).collect(),
+            reads: relations.map(|o| read(&catalog, o)).collect(),
             depends_on,
             temporary: false,
             kind,

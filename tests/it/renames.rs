@@ -36,7 +36,8 @@ async fn a_view_goes_on_under_new_names() {
 
     // What is shown makes the same view again.
     let shown = instance.psql(&["-At", "-c", "SHOW CREATE MATERIALIZED VIEW totals"]);
-    let create = text(&shown.stdout).replace("totals", "again");
+    let shown = text(&shown.stdout);
+    let create = shown.split_once('|').expect("a name and a text").1.replace("totals", "again");
     let output = instance.psql(&["-v", "ON_ERROR_STOP=1", "-c", &create]);
     assert!(output.status.success(), "{create}\n{}", text(&output.stderr));
     assert_eq!(instance.lines("SELECT * FROM again ORDER BY k").await, ["a 111", "b 22"]);
