@@ -18,3 +18,4 @@ pub mod planner;
 pub mod relation;
 mod set_operations;
 pub mod subqueries;
+mod using;

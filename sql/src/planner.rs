@@ -61,7 +61,9 @@ impl<'a> Planner<'a> {
     }
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
-        let plan = self.sql_to_rel().sql_statement_to_plan(statement.clone()).map_err(located)?;
+        let mut statement = statement.clone();
+        crate::using::rewrite(&mut statement, self.resolver)?;
+        let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
         let plan = crate::set_operations::rewrite(plan)?;
         let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;
         Ok(subqueries::rewrite(plan, NotIn::Some)?)

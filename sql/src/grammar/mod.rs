@@ -15,7 +15,7 @@
 //! Architecture invariant: nothing here looks anything up. Whether a name exists is for the planner to say.
 
 mod balance;
-mod build;
+pub(crate) mod build;
 pub mod casts;
 mod cursor;
 mod declare;
