@@ -137,9 +137,18 @@ impl SqlType {
             | SqlType::Json
             | SqlType::Jsonb
             | SqlType::Oid
-            | SqlType::Name => field.with_metadata(HashMap::from([(TYPE_KEY.to_string(), self.to_string())])),
+            | SqlType::Name => self.marked(field),
             _ => field,
         }
+    }
+
+    /// A field whose metadata names the type even where Arrow's type would do: that no other marker takes its place.
+    pub fn to_marked_field_ref(&self, name: &str, nullable: bool) -> FieldRef {
+        Arc::new(self.marked(self.to_field(name, nullable)))
+    }
+
+    fn marked(&self, field: Field) -> Field {
+        field.with_metadata(HashMap::from([(TYPE_KEY.to_string(), self.to_string())]))
     }
 
     pub fn to_field_ref(&self, name: &str, nullable: bool) -> FieldRef {
@@ -204,6 +213,7 @@ impl SqlType {
             name.strip_prefix(prefix)?.strip_prefix('(')?.strip_suffix(')')?.parse().ok()
         };
         Some(match name {
+            "text" => SqlType::Text,
             "numeric" => SqlType::Numeric(None),
             "character varying" => SqlType::Varchar(None),
             "uuid" => SqlType::Uuid,

@@ -206,6 +206,8 @@ impl TypePlanner for PostgresTypes {
         Ok(match sql_type(written) {
             // A change of the held type alone would not check the text: only their functions cast to them.
             Ok(SqlType::Uuid | SqlType::Json | SqlType::Jsonb) => None,
+            // Unmarked it would go on as the char(n) or varchar(n) that it was cast from.
+            Ok(SqlType::Text) => Some(SqlType::Text.to_marked_field_ref("", true)),
             Ok(sql_type) => Some(sql_type.to_field_ref("", true)),
             // Not one of ours: DataFusion's, or its error.
             Err(_) => None,

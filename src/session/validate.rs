@@ -105,9 +105,13 @@ fn difference(names: &Names, object: &Arc<Object>, view: &MaterializedView) -> R
 
 /// The view's columns, in its types, and the two counts.
 fn counted(plan: LogicalPlan, view: &MaterializedView, in_query: i64, in_view: i64) -> Result<LogicalPlanBuilder> {
-    let columns = plan.schema().columns().into_iter().zip(&view.columns).enumerate();
+    let columns = plan.schema().columns().into_iter().zip(plan.schema().fields()).zip(&view.columns).enumerate();
     let mut exprs: Vec<Expr> = columns
-        .map(|(i, (column, kept))| cast(Expr::Column(column), kept.sql_type.data_type()).alias(position(i)))
+        .map(|(i, ((column, field), kept))| {
+            let (column, stored) = (Expr::Column(column), kept.sql_type.data_type());
+            let same = *field.data_type() == stored;
+            if same { column } else { cast(column, stored) }.alias(position(i))
+        })
         .collect();
     exprs.extend([lit(in_query).alias(IN_QUERY), lit(in_view).alias(IN_VIEW)]);
     Ok(LogicalPlanBuilder::from(plan).project(exprs)?)
