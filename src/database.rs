@@ -96,6 +96,8 @@ impl Database {
         }
         loop {
             let catalog = self.engine.moment().catalog;
+            let indexes = oids.iter().flat_map(|oid| catalog.indexes_of(*oid)).map(|(index, _)| index.oid);
+            let oids: BTreeSet<Oid> = oids.iter().copied().chain(indexes).collect();
             let changes: Vec<Change> =
                 oids.iter().filter(|o| catalog.get(**o).is_some()).map(|o| Change::Remove(*o)).collect();
             if changes.is_empty() {

@@ -39,6 +39,8 @@ pub struct Catalog {
     pub superuser: String,
     objects: BTreeMap<Oid, Arc<Object>>,
     names: HashMap<(Oid, String), Oid>,
+    /// (relation, index)
+    indexes: BTreeSet<(Oid, Oid)>,
 }
 
 /// One step from a catalog to the next.
@@ -58,6 +60,7 @@ impl Catalog {
             superuser: superuser.into(),
             objects: BTreeMap::new(),
             names: HashMap::new(),
+            indexes: BTreeSet::new(),
         };
         for (oid, name) in SYSTEM_SCHEMAS.into_iter().chain([(PUBLIC, "public")]) {
             catalog.insert(Object {
@@ -78,12 +81,16 @@ impl Catalog {
     fn insert(&mut self, object: Object) {
         self.take_out(object.oid);
         self.names.insert((object.schema, object.name.clone()), object.oid);
+        self.indexes.extend(object.index().map(|index| (index.relation, object.oid)));
         self.objects.insert(object.oid, Arc::new(object));
     }
 
     fn take_out(&mut self, oid: Oid) {
         if let Some(old) = self.objects.remove(&oid) {
             self.names.remove(&(old.schema, old.name.clone()));
+            if let Some(index) = old.index() {
+                self.indexes.remove(&(index.relation, oid));
+            }
         }
     }
 
@@ -186,6 +193,12 @@ impl Catalog {
             }
         }
         found
+    }
+
+    /// What CREATE INDEX has made of a relation, in order of creation.
+    pub fn indexes_of(&self, relation: Oid) -> impl Iterator<Item = (&Arc<Object>, &Index)> {
+        let own = self.indexes.range((relation, 0)..=(relation, Oid::MAX));
+        own.filter_map(|(_, oid)| self.get(*oid)).filter_map(|object| Some((object, object.index()?)))
     }
 
     /// `schema.name`, quoted where SQL needs it.

@@ -69,6 +69,7 @@ pub enum ObjectKind {
     Source(Source),
     Sink(Sink),
     Sequence(Sequence),
+    Index(Index),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -210,6 +211,36 @@ pub struct Sequence {
     pub owned_by: Option<(Oid, i16)>,
 }
 
+/// An index that CREATE INDEX made, in the schema of its relation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// The table or materialized view.
+    pub relation: Oid,
+    pub columns: Vec<IndexColumn>,
+    pub unique: bool,
+    /// btree or hash: what the statement said. There is one kind.
+    pub method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexColumn {
+    /// Position in the relation.
+    pub column: usize,
+    /// As they were said; entries are found in either direction.
+    #[serde(default)]
+    pub descending: bool,
+    #[serde(default)]
+    pub nulls_first: bool,
+    #[serde(default)]
+    pub operator_class: Option<String>,
+}
+
+impl Index {
+    pub fn positions(&self) -> Vec<usize> {
+        self.columns.iter().map(|c| c.column).collect()
+    }
+}
+
 impl Object {
     /// Bytes for the store: a format byte, then JSON, so that an object can gain fields.
     pub fn encode(&self) -> Result<Vec<u8>> {
@@ -236,7 +267,7 @@ impl Object {
             ObjectKind::MaterializedView(v) => &v.columns,
             ObjectKind::Source(s) => &s.columns,
             ObjectKind::Sink(s) => &s.columns,
-            ObjectKind::Schema | ObjectKind::Sequence(_) => &[],
+            ObjectKind::Schema | ObjectKind::Sequence(_) | ObjectKind::Index(_) => &[],
         }
     }
 
@@ -246,7 +277,11 @@ impl Object {
             ObjectKind::View(v) => Some((&v.query, &v.search_path)),
             ObjectKind::MaterializedView(v) => Some((&v.query, &v.search_path)),
             ObjectKind::Sink(s) => Some((&s.query, &s.search_path)),
-            ObjectKind::Schema | ObjectKind::Table(_) | ObjectKind::Source(_) | ObjectKind::Sequence(_) => None,
+            ObjectKind::Schema
+            | ObjectKind::Table(_)
+            | ObjectKind::Source(_)
+            | ObjectKind::Sequence(_)
+            | ObjectKind::Index(_) => None,
         }
     }
 
@@ -257,12 +292,20 @@ impl Object {
             ObjectKind::MaterializedView(v) => &mut v.columns,
             ObjectKind::Source(s) => &mut s.columns,
             ObjectKind::Sink(s) => &mut s.columns,
-            ObjectKind::Schema | ObjectKind::Sequence(_) => &mut [],
+            ObjectKind::Schema | ObjectKind::Sequence(_) | ObjectKind::Index(_) => &mut [],
         }
     }
 
     pub fn arrow_schema(&self) -> SchemaRef {
         columns_schema(self.columns())
+    }
+
+    /// The table or view that it is an index of.
+    pub fn index(&self) -> Option<&Index> {
+        match &self.kind {
+            ObjectKind::Index(index) => Some(index),
+            _ => None,
+        }
     }
 
     /// The word of CREATE and DROP, lower-case.
@@ -304,6 +347,7 @@ impl ObjectKind {
             ObjectKind::Source(_) => "source",
             ObjectKind::Sink(_) => "sink",
             ObjectKind::Sequence(_) => "sequence",
+            ObjectKind::Index(_) => "index",
         }
     }
 

@@ -13,7 +13,7 @@
 //! Rows from sources alone wait for `epoch_interval`, or until there are enough of them for a full epoch. When a commit fails
 //! the clock stops for good: what was answered is on disk, nothing further is promised, and every later command gets the reason.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -111,6 +111,10 @@ impl Driver {
             conflicts: 0,
         };
         let mut commit = driver.store.begin();
+        let known: HashSet<Oid> = definitions.iter().flat_map(Definition::oids).collect();
+        for stray in driver.store.strays(|oid| known.contains(&oid))? {
+            commit.delete_data_of(stray);
+        }
         // Sources first: a job asks whether its input is one.
         let (mut sources, rest): (Vec<_>, Vec<_>) =
             definitions.into_iter().partition(|d| matches!(d, Definition::Source(_)));

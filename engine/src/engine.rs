@@ -8,7 +8,7 @@ use tidemark_catalog::Catalog;
 use tidemark_common::connector::{Sink, Source};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
-use tidemark_storage::{Collection, Snapshot, Store};
+use tidemark_storage::{Collection, Index, Snapshot, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::driver::Driver;
@@ -73,6 +73,16 @@ impl Definition {
             Definition::Sink(d) => d.oid,
         }
     }
+
+    /// Its own, and those of its indexes.
+    pub(crate) fn oids(&self) -> Vec<Oid> {
+        let indexes: &[Arc<Index>] = match self {
+            Definition::Table(d) => &d.indexes,
+            Definition::View(d) => &d.indexes,
+            Definition::Source(_) | Definition::Sink(_) => &[],
+        };
+        indexes.iter().map(|index| index.id().oid()).chain([self.oid()]).collect()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +114,7 @@ pub struct ViewDef {
     pub collection: Arc<Collection>,
     /// Rows a second that its backfill may read; `None`: no limit.
     pub backfill_rate: Option<u64>,
+    pub indexes: Vec<Arc<Index>>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +131,12 @@ pub enum Step {
     Create(Definition),
     /// The same table with other contents, which come with the transaction; who follows the table is not told.
     ReplaceTable(TableDef),
+    /// Enters what the relation holds in an index that is new, and keeps it from then on. A table's definition, which comes with
+    /// another step, has the index already.
+    CreateIndex {
+        relation: Oid,
+        index: Arc<Index>,
+    },
     /// Removes it and all it keeps.
     Drop(Oid),
     /// Empties a table that nothing depends on.

@@ -40,7 +40,7 @@ struct Stored {
 }
 
 pub(crate) enum Output {
-    View(CollectionWriter),
+    View(Box<CollectionWriter>),
     Sink {
         outbox: Outbox,
         def: SinkDef,
@@ -95,6 +95,9 @@ impl Job {
                 if other.is_some() {
                     tracing::warn!(job = name, "the plan has changed with this version: building it again");
                     commit.delete_data_of(oid);
+                    if let Definition::View(def) = &definition {
+                        def.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
+                    }
                 }
                 let inputs = plan.inputs().into_iter().map(|i| (i, crate::backfill::begin(i, is_source(i)))).collect();
                 Stored { inputs, fingerprint, created: now, ..Stored::default() }
@@ -105,7 +108,9 @@ impl Job {
             _ => None,
         };
         let output = match definition {
-            Definition::View(def) => Output::View(CollectionWriter::new(def.collection, cache)),
+            Definition::View(def) => {
+                Output::View(Box::new(CollectionWriter::new(def.collection, cache).with_indexes(def.indexes)))
+            }
             Definition::Sink(def) if def.sink.discards() => Output::Discard { rows: 0 },
             Definition::Sink(def) => Output::Sink { outbox: Outbox::open(oid, snapshot)?, def },
             Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),

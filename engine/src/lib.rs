@@ -34,4 +34,4 @@ pub use engine::{
 pub use source_input::Replay;
 pub use status::{EpochStatus, JobState, JobStatus, SinkStatus, SourceStatus, Status};
 pub use subscription::{Change, Subscription};
-pub use table::{TableDef, TableWrite, UniqueDef};
+pub use table::{TableDef, TableWrite};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use tidemark_common::{Delta, Error, Oid, Result, SqlState};
 use tidemark_storage::{
-    Collection, CollectionWriter, EncodedRows, EpochCommit, Key, RowCodec, Snapshot, StateId, value,
+    Collection, CollectionWriter, EncodedRows, EpochCommit, Index, Key, RowCodec, Snapshot, StateId,
 };
 
 /// A table as the driver needs it.
@@ -30,15 +30,8 @@ pub struct TableDef {
     pub key: Vec<usize>,
     /// Name of the PRIMARY KEY constraint; `None`: the key is the hidden row number, the last column.
     pub key_name: Option<String>,
-    pub unique: Vec<UniqueDef>,
-}
-
-/// A UNIQUE constraint, kept as an index from its columns to the table's key.
-#[derive(Debug, Clone)]
-pub struct UniqueDef {
-    pub name: String,
-    pub state: StateId,
-    pub columns: Vec<usize>,
+    /// Those of the UNIQUE constraints, and those of CREATE INDEX.
+    pub indexes: Vec<Arc<Index>>,
 }
 
 /// Net changes of one table by one transaction. A row number of NULL is given at commit.
@@ -63,10 +56,9 @@ pub(crate) struct Table {
     key: RowCodec,
     row: RowCodec,
     next_row_number: i64,
-    unique: Vec<RowCodec>,
     /// Rows changed in this epoch so far, by key: the row's bytes, or gone.
     changed: ByKey,
-    /// The same for each unique index: its key -> the table's key.
+    /// The same for each index that is unique: its key -> the table's key.
     changed_unique: Vec<ByKey>,
     changes: Vec<Delta>,
 }
@@ -94,11 +86,10 @@ impl Table {
         Ok(Self {
             key,
             row: RowCodec::new(&schema.fields().iter().cloned().collect::<Vec<_>>())?,
-            unique: def.unique.iter().map(|u| codec(&u.columns)).collect::<Result<_>>()?,
-            writer: CollectionWriter::new(def.collection.clone(), cache),
+            writer: CollectionWriter::new(def.collection.clone(), cache).with_indexes(def.indexes.iter().cloned()),
             next_row_number,
             changed: HashMap::new(),
-            changed_unique: vec![HashMap::new(); def.unique.len()],
+            changed_unique: vec![HashMap::new(); def.indexes.len()],
             changes: Vec::new(),
             def,
         })
@@ -138,7 +129,7 @@ impl Table {
                 }
             }
         }
-        let changed_unique = (0..self.unique.len())
+        let changed_unique = (0..self.def.indexes.len())
             .map(|u| self.check_unique(u, snapshot, write.removed.as_ref(), added.as_ref(), added_keys.as_ref()))
             .collect::<Result<_>>()?;
         let mut changed: Vec<_> = changed.into_iter().collect();
@@ -164,31 +155,17 @@ impl Table {
     pub fn apply(&mut self, snapshot: &Arc<Snapshot>, commit: &mut EpochCommit) -> Result<Vec<Delta>> {
         let changes = std::mem::take(&mut self.changes);
         self.changed.clear();
+        self.changed_unique.iter_mut().for_each(HashMap::clear);
         if !changes.is_empty() {
             let net = Delta::concat(self.def.collection.schema(), &changes)?;
             self.writer.apply(snapshot, &net, commit)?;
-        }
-        for (index, changed) in self.def.unique.iter().zip(&mut self.changed_unique) {
-            let mut entries: Vec<_> = changed.drain().collect();
-            entries.sort_unstable();
-            for (key, to) in entries {
-                let at = Key::Row { collection: index.state, key: &key };
-                match to {
-                    Some(to) => commit.put(&at, &value::frame(&to)),
-                    None => commit.delete(&at),
-                }
-            }
         }
         Ok(changes)
     }
 
     /// Empties it; the epoch has no other change of it.
     pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
-        self.writer.truncate(snapshot, commit)?;
-        for unique in &self.def.unique {
-            commit.delete_collection(unique.state);
-        }
-        Ok(())
+        self.writer.truncate(snapshot, commit)
     }
 
     fn encode(&self, codec: &RowCodec, columns: &[usize], batch: &RecordBatch) -> Result<EncodedRows> {
@@ -263,29 +240,27 @@ impl Table {
         added: Option<&RecordBatch>,
         added_keys: Option<&EncodedRows>,
     ) -> Result<Vec<KeyChange>> {
-        let def = &self.def.unique[index];
-        let codec = &self.unique[index];
+        let def = &self.def.indexes[index];
         let mut changed: ByKey = HashMap::new();
+        if !def.is_unique() {
+            return Ok(Vec::new());
+        }
         if let Some(batch) = removed {
-            for (i, key) in self.encode(codec, &def.columns, batch)?.iter().enumerate() {
-                if !has_null(batch, &def.columns, i) {
-                    changed.insert(key.into(), None);
-                }
-            }
+            let keys = def.keys_of(batch)?;
+            changed.extend((0..batch.num_rows()).filter_map(|row| keys.get(row)).map(|key| (key.into(), None)));
         }
         if let (Some(batch), Some(to)) = (added, added_keys) {
-            for (i, key) in self.encode(codec, &def.columns, batch)?.iter().enumerate() {
-                if has_null(batch, &def.columns, i) {
-                    continue; // NULLs are distinct
-                }
+            let keys = def.keys_of(batch)?;
+            // Where there is no key there is a NULL, and NULLs are distinct.
+            for (row, key) in (0..batch.num_rows()).filter_map(|row| Some((row, keys.get(row)?))) {
                 let taken = match changed.get(key).or_else(|| self.changed_unique[index].get(key)) {
                     Some(state) => state.is_some(),
-                    None => snapshot.get(&Key::Row { collection: def.state, key })?.is_some(),
+                    None => snapshot.get(&Key::Row { collection: def.id(), key })?.is_some(),
                 };
                 if taken {
-                    return Err(duplicate(&def.name));
+                    return Err(duplicate(def.name()));
                 }
-                changed.insert(key.into(), Some(to.row(i).into()));
+                changed.insert(key.into(), Some(to.row(row).into()));
             }
         }
         Ok(changed.into_iter().collect())
@@ -294,10 +269,6 @@ impl Table {
     fn duplicate_key(&self) -> Error {
         duplicate(self.def.key_name.as_deref().unwrap_or(&self.def.name))
     }
-}
-
-fn has_null(batch: &RecordBatch, columns: &[usize], row: usize) -> bool {
-    columns.iter().any(|c| batch.column(*c).is_null(row))
 }
 
 fn last_row_number(def: &TableDef, codec: &RowCodec, snapshot: &Snapshot) -> Result<i64> {

@@ -22,7 +22,7 @@ use crate::engine::{Definition, Step, Transaction};
 use crate::job::{Job, Output};
 use crate::status::{EPOCHS_KEPT, EpochStatus};
 use crate::subscription::Change;
-use crate::table::{Table, conflict};
+use crate::table::{Checked, Table, TableWrite, conflict};
 
 type Changes = BTreeMap<Oid, CollectionChanges>;
 
@@ -138,15 +138,14 @@ impl Driver {
                 .with_hint("Run the statement again."));
         }
         let mut new_tables = new_tables(&transaction, self)?;
-        let mut checked = Vec::with_capacity(transaction.writes.len());
-        for write in transaction.writes {
-            let oid = write.table;
-            let table = match new_tables.get_mut(&oid) {
-                Some(table) => table,
-                None => self.tables.get_mut(&oid).ok_or_else(|| conflict(&oid.to_string()))?,
-            };
-            checked.push((oid, table.check(&self.snapshot, write)?));
-        }
+        let built = self.build_indexes(&transaction.steps, &new_tables);
+        let checked = match built.and_then(|()| self.check(transaction.writes, &mut new_tables)) {
+            Ok(checked) => checked,
+            Err(error) => {
+                self.forget_indexes(&transaction.steps)?;
+                return Err(error);
+            }
+        };
         // Nothing below can refuse any more, except by failing the epoch as a whole.
         let has_steps = !transaction.steps.is_empty();
         let mut building = Vec::new();
@@ -179,6 +178,45 @@ impl Driver {
         building.retain(|oid| self.jobs.contains_key(oid));
         if let Some(ready) = transaction.ready {
             self.waiting.push((building, ready));
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, writes: Vec<TableWrite>, new_tables: &mut BTreeMap<Oid, Table>) -> Result<Vec<(Oid, Checked)>> {
+        let mut checked = Vec::with_capacity(writes.len());
+        for write in writes {
+            let oid = write.table;
+            let table = match new_tables.get_mut(&oid) {
+                Some(table) => table,
+                None => self.tables.get_mut(&oid).ok_or_else(|| conflict(&oid.to_string()))?,
+            };
+            checked.push((oid, table.check(&self.snapshot, write)?));
+        }
+        Ok(checked)
+    }
+
+    /// Enters in new indexes what their relations hold, ahead of the commit with which they are there.
+    fn build_indexes(&mut self, steps: &[Step], new_tables: &BTreeMap<Oid, Table>) -> Result<()> {
+        for step in steps {
+            let Step::CreateIndex { relation, index } = step else { continue };
+            let table = new_tables.get(relation).or_else(|| self.tables.get(relation));
+            let collection = match table {
+                Some(table) => Some(&table.def.collection),
+                // A view that comes into being with the index has no rows yet.
+                None => self.jobs.get(relation).and_then(Job::collection),
+            };
+            if let Some(collection) = collection {
+                self.snapshot = self.store.build_index(collection, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_indexes(&mut self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            if let Step::CreateIndex { index, .. } = step {
+                self.store.forget_index(index)?;
+            }
         }
         Ok(())
     }
@@ -231,6 +269,11 @@ impl Driver {
                     table.truncate(&self.snapshot, commit)?;
                 }
             }
+            Step::CreateIndex { relation, index } => {
+                if let Some(Output::View(writer)) = self.jobs.get_mut(&relation).map(|job| &mut job.output) {
+                    writer.add_index(index);
+                }
+            }
             Step::Drop(oid) => self.drop_object(oid, commit),
             Step::Pause(oid, paused) => self.pause(oid, paused, commit)?,
             Step::LimitBackfill(oid, rate) => {
@@ -249,6 +292,11 @@ impl Driver {
         self.jobs.remove(&oid);
         self.subscribers.remove(&oid);
         self.delivered.remove(&oid);
+        for job in self.jobs.values_mut() {
+            if let Output::View(writer) = &mut job.output {
+                writer.remove_indexes_of(oid);
+            }
+        }
         commit.delete_all_of(oid);
     }
 
@@ -444,7 +492,7 @@ fn new_tables(transaction: &Transaction, driver: &Driver) -> Result<BTreeMap<Oid
 
 fn delete_contents(table: &Table, commit: &mut EpochCommit) {
     commit.delete_collection(table.def.collection.id());
-    for unique in &table.def.unique {
-        commit.delete_collection(unique.state);
+    for index in &table.def.indexes {
+        commit.delete_collection(index.id());
     }
 }

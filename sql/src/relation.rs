@@ -38,6 +38,8 @@ pub struct Relation {
     pub schema: SchemaRef,
     pub append_only: bool,
     pub key: Option<Vec<usize>>,
+    /// The first column of each of its indexes.
+    pub indexed: Vec<usize>,
     /// Column that carries a watermark.
     pub watermark: Option<usize>,
     /// PRIMARY KEY, so that GROUP BY it allows the other columns.

@@ -11,6 +11,7 @@ use tidemark_catalog::{Change, Check, Column, Object, ObjectKind, Table, quote_i
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::{Alter, AlterAction, ObjectType};
 
+use super::drop::is_missing;
 use super::tables::{column_type, new_column};
 use super::{already_exists, definitions};
 use crate::pg_catalog::present_query;
@@ -82,7 +83,11 @@ impl Session {
             return Err(already_exists(taken));
         }
         self.refuse_if_named(object, "rename")?;
-        self.put(Object { name: name.to_string(), ..object.as_ref().clone() })?;
+        let renamed = Object { name: name.to_string(), ..object.as_ref().clone() };
+        // The engine names an index in its errors.
+        let relation = object.index().map(|index| self.catalog()?.expect(index.relation).cloned()).transpose()?;
+        let step = relation.and_then(|relation| self.redefinition(&relation));
+        self.change_catalog(vec![Change::Put(Box::new(renamed))], step.into_iter().collect())?;
         self.readers_can_be_shown(object.oid)
     }
 
@@ -116,6 +121,7 @@ impl Session {
 
     fn refuse_if_used(&self, object: &Object, what: &str, counts: impl Fn(&Object) -> bool) -> Result<()> {
         let catalog = self.catalog()?;
+        let counts = |user: &Object| user.index().is_none() && counts(user);
         let user = catalog.objects().find(|o| o.depends_on.contains(&object.oid) && counts(o));
         let Some(user) = user else { return Ok(()) };
         Err(Error::new(
@@ -215,6 +221,7 @@ impl Session {
             columns,
         };
         let values: Vec<String> = after.columns.iter().map(|c| quote_ident(&c.name)).collect();
+        self.drop_indexed_column(object.oid, position)?;
         self.rewrite_table(&object, after, &values).await
     }
 
@@ -362,7 +369,7 @@ impl Session {
     }
 
     /// Gives a table new contents: for each row, `values` over the old one.
-    async fn rewrite_table(&mut self, object: &Arc<Object>, after: Table, values: &[String]) -> Result<()> {
+    pub(super) async fn rewrite_table(&mut self, object: &Arc<Object>, after: Table, values: &[String]) -> Result<()> {
         let names = self.names_for_ddl()?;
         let from = self.catalog()?.qualified_name(object);
         let query = definitions::stored_query(&format!("SELECT {} FROM {from}", values.join(", ")))?;
@@ -387,7 +394,7 @@ impl Session {
         let done = || Ok(Outcome::Command(format!("ALTER {}", kind.to_uppercase())));
         let object = match self.find_to_drop(alter.object_type, &alter.name) {
             Ok(object) => object,
-            Err(error) if alter.if_exists && error.state() == SqlState::UndefinedTable => {
+            Err(error) if alter.if_exists && is_missing(&error) => {
                 self.tell(format!("{}, skipping", error.message()));
                 return done();
             }
@@ -404,7 +411,14 @@ impl Session {
                     return Err(already_exists(taken));
                 }
                 self.refuse_if_named(&object, "move")?;
-                self.put(Object { schema, ..object.as_ref().clone() })?;
+                let mut moved = vec![Object { schema, ..object.as_ref().clone() }];
+                for (index, _) in self.catalog()?.indexes_of(object.oid) {
+                    if let Some(taken) = self.catalog()?.find_in(schema, &index.name) {
+                        return Err(already_exists(taken));
+                    }
+                    moved.push(Object { schema, ..index.as_ref().clone() });
+                }
+                self.change_catalog(moved.into_iter().map(|o| Change::Put(Box::new(o))).collect(), vec![])?;
                 self.readers_can_be_shown(object.oid)?;
             }
             AlterAction::OwnerTo(owner) => self.check_owner(owner)?,

@@ -15,13 +15,13 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Read, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
-use tidemark_common::{Clock, Error, Result};
+use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
-use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, UniqueDef, ViewDef, WatermarkDef};
+use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
-use tidemark_storage::{Collection, Layout, StateId};
+use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::views;
 use crate::query::{Names, Scans, stored_relation};
@@ -39,7 +39,7 @@ pub struct Environment {
 
 pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Definition> {
     let definition = match &object.kind {
-        ObjectKind::Table(t) => table(object, t).map(Definition::Table),
+        ObjectKind::Table(t) => table(object, t, catalog).map(Definition::Table),
         ObjectKind::Source(s) => source(object, s, env).map(Definition::Source),
         ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
         ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
@@ -103,8 +103,13 @@ pub fn runs(object: &Object) -> bool {
     )
 }
 
+/// True for objects of which something is kept in the store or known to the engine.
+pub fn is_kept(object: &Object) -> bool {
+    runs(object) || object.index().is_some()
+}
+
 /// Contents of a table: its columns, and the row number if no primary key tells the rows apart.
-pub fn table(object: &Object, table: &Table) -> Result<TableDef> {
+pub fn table(object: &Object, table: &Table, catalog: &Catalog) -> Result<TableDef> {
     let mut fields: Vec<Field> = table.columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect();
     let (key, key_name) = match &table.primary_key {
         Some(key) => (key.columns.clone(), Some(key.name.clone())),
@@ -114,16 +119,45 @@ pub fn table(object: &Object, table: &Table) -> Result<TableDef> {
         }
     };
     let state = |index: usize| StateId::new(object.oid, (table.generation << 8) | index as u32);
-    let unique = table
-        .unique
-        .iter()
-        .enumerate()
-        .map(|(i, u)| UniqueDef { name: u.name.clone(), state: state(i + 1), columns: u.columns.clone() })
-        .collect();
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let of_constraint = |(i, u): (usize, &tidemark_catalog::Key)| {
+        Ok(Arc::new(Index::new(state(i + 1), &u.name, &schema, u.columns.clone(), true)?))
+    };
+    let mut indexes = table.unique.iter().enumerate().map(of_constraint).collect::<Result<Vec<_>>>()?;
+    indexes.extend(created_indexes(object, &schema, table.generation, catalog)?);
     let layout = Layout::Keyed { key: key.clone() };
-    let collection = Collection::new(state(0), Arc::new(Schema::new(fields)), layout)?.with_name(&object.name);
+    let collection = Collection::new(state(0), schema, layout)?.with_name(&object.name);
     let name = object.name.clone();
-    Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, unique })
+    Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, indexes })
+}
+
+/// What CREATE INDEX has made of a relation. `generation`: of a table's contents, as its indexes have it too.
+fn created_indexes(
+    relation: &Object,
+    schema: &SchemaRef,
+    generation: u32,
+    catalog: &Catalog,
+) -> Result<Vec<Arc<Index>>> {
+    let of_object = |(object, index): (&Arc<Object>, &tidemark_catalog::Index)| {
+        let state = StateId::new(object.oid, generation);
+        Ok(Arc::new(Index::new(state, &object.name, schema, index.positions(), index.unique)?))
+    };
+    catalog.indexes_of(relation.oid).map(of_object).collect()
+}
+
+/// The index of that OID as its relation has it.
+pub fn created_index(relation: &Object, oid: Oid, catalog: &Catalog) -> Result<Arc<Index>> {
+    let indexes = match &relation.kind {
+        ObjectKind::Table(t) => table(relation, t, catalog)?.indexes,
+        _ => view_indexes(relation, catalog)?,
+    };
+    let found = indexes.into_iter().find(|index| index.id().oid() == oid);
+    found.ok_or_else(|| Error::internal(format!("\"{}\" has no index {oid}", relation.name)))
+}
+
+/// The indexes of a materialized view.
+pub fn view_indexes(object: &Object, catalog: &Catalog) -> Result<Vec<Arc<Index>>> {
+    created_indexes(object, &object.arrow_schema(), 0, catalog)
 }
 
 /// Columns of a source. None is NOT NULL: what a plan does not need is not read and stands as NULL.
@@ -311,6 +345,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
         name: object.name.clone(),
         dataflow: Arc::new(dataflow),
         collection: view_collection(object, view)?,
+        indexes: view_indexes(object, catalog)?,
         backfill_rate: views::stored_backfill_rate(view)?,
     })
 }

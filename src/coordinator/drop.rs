@@ -69,7 +69,7 @@ impl Session {
         let catalog = self.catalog()?;
         let all = with_dependants(&catalog, &doomed, cascade)?;
         let carried: Vec<&Arc<Object>> =
-            all.iter().filter(|o| !doomed.iter().any(|d| d.oid == o.oid) && !belongs_to(o, &doomed)).collect();
+            all.iter().filter(|o| !doomed.iter().any(|d| d.oid == o.oid) && !belongs_to(o, &all)).collect();
         match carried.as_slice() {
             [] => {}
             [one] => self.tell(format!("drop cascades to {} {}", one.kind_name(), one.name)),
@@ -77,8 +77,13 @@ impl Session {
         }
         let changes = all.iter().map(|o| Change::Remove(o.oid)).collect();
         // Users before what they use.
-        let steps =
-            all.iter().rev().filter(|o| definitions::runs(o)).map(|o| PlannedStep::Drop(o.oid)).collect::<Vec<_>>();
+        let mut steps = Vec::new();
+        for object in all.iter().rev().filter(|o| definitions::is_kept(o)) {
+            steps.push(PlannedStep::Drop(object.oid));
+            if let Some(index) = object.index() {
+                steps.extend(self.redefinition(catalog.expect(index.relation)?));
+            }
+        }
         for object in &all {
             self.forget_table(object.oid)?;
         }
@@ -104,12 +109,14 @@ impl Session {
         let found = catalog.find(schema.as_deref(), &bare, &self.settled_search_path());
         match found {
             Some(object) if object.kind_name() == kind => Ok(object.clone()),
-            Some(object) => Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not a {kind}"))
-                .with_hint(format!(
-                    "Use DROP {} to remove a {}.",
-                    object.kind_name().to_uppercase(),
-                    object.kind_name()
-                ))),
+            Some(object) => {
+                Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not {}", with_article(kind)))
+                    .with_hint(format!(
+                        "Use DROP {} to remove {}.",
+                        object.kind_name().to_uppercase(),
+                        with_article(object.kind_name())
+                    )))
+            }
             None => {
                 let in_schema = schema.as_deref().unwrap_or("pg_catalog");
                 if crate::pg_catalog::system_table_names(in_schema).contains(&bare) {
@@ -120,6 +127,15 @@ impl Session {
                 }
                 if let Some(schema) = &schema {
                     catalog.schema(schema)?;
+                }
+                let path = self.settled_search_path();
+                if object_type == ObjectType::Index
+                    && let Some(table) = table_of_constraint(&catalog, schema.as_deref(), &bare, &path)
+                {
+                    let message =
+                        format!("index {bare} belongs to constraint {bare} on table {} and goes with it", table.name);
+                    return Err(Error::new(SqlState::DependentObjectsStillExist, message)
+                        .with_hint(format!("ALTER TABLE {} changes its constraints.", table.name)));
                 }
                 let state = match object_type {
                     ObjectType::Index | ObjectType::Role | ObjectType::Type => SqlState::UndefinedObject,
@@ -133,7 +149,7 @@ impl Session {
     }
 }
 
-fn is_missing(error: &Error) -> bool {
+pub(super) fn is_missing(error: &Error) -> bool {
     matches!(
         error.state(),
         SqlState::UndefinedTable | SqlState::UndefinedSchema | SqlState::UndefinedObject | SqlState::UndefinedDatabase
@@ -144,9 +160,29 @@ fn last_part(name: &sql::ObjectName) -> String {
     name.0.last().and_then(|p| p.as_ident()).map(crate::session::fold).unwrap_or_default()
 }
 
-/// Sequences go with the column that owns them, silently.
+fn with_article(kind: &str) -> String {
+    format!("{} {kind}", if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
+}
+
+/// The index of a constraint is no object of its own.
+fn table_of_constraint<'a>(
+    catalog: &'a Catalog,
+    schema: Option<&str>,
+    name: &str,
+    search_path: &[String],
+) -> Option<&'a Arc<Object>> {
+    let schemas: Vec<Oid> = match schema {
+        Some(schema) => catalog.schema_oid(schema).into_iter().collect(),
+        None => search_path.iter().filter_map(|schema| catalog.schema_oid(schema)).collect(),
+    };
+    let has_key = |o: &Object| crate::pg_catalog::keys(o).any(|(key, _)| key.name == name);
+    catalog.objects().find(|o| schemas.contains(&o.schema) && has_key(o))
+}
+
+/// Sequences go with the column that owns them, indexes with their relation, silently.
 fn belongs_to(object: &Object, doomed: &[Arc<Object>]) -> bool {
     match &object.kind {
+        ObjectKind::Index(index) => doomed.iter().any(|d| d.oid == index.relation),
         ObjectKind::Sequence(s) => s.owned_by.is_some_and(|(table, _)| doomed.iter().any(|d| d.oid == table)),
         _ => false,
     }

@@ -10,6 +10,7 @@
 mod alter;
 pub mod definitions;
 pub mod drop;
+mod indexes;
 mod schemas;
 mod sinks;
 mod sources;

@@ -290,6 +290,8 @@ impl Session {
             }
         }
         let Draft { columns, primary_key, unique, checks, .. } = draft;
+        let is_new = |key: &&Key| !table.unique.contains(key) && table.primary_key.as_ref() != Some(key);
+        self.check_key_names(object.schema, primary_key.iter().chain(&unique).filter(is_new))?;
         Ok(Table { columns, primary_key, unique, checks, generation: table.generation })
     }
 
@@ -326,6 +328,7 @@ impl Session {
     fn add_table(&mut self, draft: Draft, target: Target, temporary: bool) -> Result<Arc<Object>> {
         let schema = target.schema;
         let Draft { oid, name, mut columns, primary_key, unique, checks, sequences } = draft;
+        self.check_key_names(schema, primary_key.iter().chain(&unique))?;
         let mut changes = Vec::new();
         for (position, mut sequence) in sequences {
             sequence.owned_by = Some((oid, position as i16 + 1));

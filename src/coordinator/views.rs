@@ -61,6 +61,7 @@ impl Session {
         let target = self.target(&create.name, false)?;
         let mut changes = Vec::new();
         let mut steps = Vec::new();
+        let mut replaced = None;
         if let Some(before) = self.existing(&target)? {
             if create.if_not_exists {
                 self.tell(format!("relation \"{}\" already exists, skipping", before.name));
@@ -72,6 +73,7 @@ impl Session {
             self.replaceable(&before, "materialized view")?;
             changes.push(Change::Remove(before.oid));
             steps.push(PlannedStep::Drop(before.oid));
+            replaced = Some(before);
         }
         if create.with_no_data {
             return Err(Error::unsupported("WITH NO DATA is not supported")
@@ -81,7 +83,12 @@ impl Session {
         object.schema = target.schema;
         object.name = target.name;
         steps.push(PlannedStep::Create(object.oid));
+        let indexes = replaced.map(|before| self.move_indexes(&before, &object)).transpose()?;
         changes.push(Change::Put(Box::new(object)));
+        if let Some((index_changes, index_steps)) = indexes {
+            changes.extend(index_changes);
+            steps.extend(index_steps);
+        }
         self.change_catalog(changes, steps)?;
         done()
     }
@@ -144,7 +151,7 @@ impl Session {
             return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a {kind}", before.name)));
         }
         let dependants = self.catalog()?.dependants(before.oid);
-        match dependants.first() {
+        match dependants.iter().find(|d| d.index().is_none()) {
             None => Ok(()),
             Some(first) => Err(Error::new(
                 SqlState::DependentObjectsStillExist,

@@ -25,7 +25,7 @@ pub struct SystemContext {
 #[derive(Clone, Copy)]
 pub enum Class<'a> {
     Object(&'a Arc<Object>),
-    /// The index of a key of a table.
+    /// The index of a constraint of a table; those of CREATE INDEX are objects.
     Index(&'a Arc<Object>, &'a Key),
     System(&'static Relation),
 }
@@ -204,6 +204,7 @@ pub fn relkind(object: &Object) -> Option<char> {
         ObjectKind::MaterializedView(_) => Some('m'),
         ObjectKind::Source(_) => Some('f'),
         ObjectKind::Sequence(_) => Some('S'),
+        ObjectKind::Index(_) => Some('i'),
         ObjectKind::Schema | ObjectKind::Sink(_) => None,
     }
 }

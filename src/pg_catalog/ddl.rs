@@ -29,6 +29,7 @@ pub fn show_create(catalog: &Catalog, object: &Object) -> String {
         ObjectKind::Source(source) => create_source(&name, source),
         ObjectKind::Sink(sink) => create_sink(catalog, object, &name, sink),
         ObjectKind::Sequence(sequence) => create_sequence(catalog, &name, sequence),
+        ObjectKind::Index(_) => index_text(catalog, object),
     };
     text.push(';');
     comments(object, &name, &mut text);
@@ -220,6 +221,34 @@ pub fn check_definition(check: &Check) -> String {
 pub fn index_definition(catalog: &Catalog, table: &Object, key: &Key) -> String {
     let (name, table_name) = (quote_ident(&key.name), catalog.qualified_name(table));
     format!("CREATE UNIQUE INDEX {name} ON {table_name} USING btree ({})", key_columns(table, key))
+}
+
+/// CREATE INDEX as `pg_get_indexdef` gives it.
+pub fn index_text(catalog: &Catalog, object: &Object) -> String {
+    let Some((index, relation)) = object.index().and_then(|i| Some((i, catalog.get(i.relation)?))) else {
+        return String::new();
+    };
+    let columns: Vec<String> = index
+        .columns
+        .iter()
+        .filter_map(|c| {
+            let mut text = quote_ident(&relation.columns().get(c.column)?.name);
+            if let Some(class) = &c.operator_class {
+                text.push_str(&format!(" {class}"));
+            }
+            // What is not said is NULLS LAST, and NULLS FIRST where the order is descending.
+            text.push_str(match (c.descending, c.nulls_first) {
+                (false, false) => "",
+                (false, true) => " NULLS FIRST",
+                (true, true) => " DESC",
+                (true, false) => " DESC NULLS LAST",
+            });
+            Some(text)
+        })
+        .collect();
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    let (name, on) = (quote_ident(&object.name), catalog.qualified_name(relation));
+    format!("CREATE {unique}INDEX {name} ON {on} USING {} ({})", index.method, columns.join(", "))
 }
 
 /// Positions of the columns that `expr` names.

@@ -130,6 +130,8 @@ pub struct CursorFact {
 pub struct RelationSize {
     pub rows: i64,
     pub bytes: i64,
+    /// Of its indexes.
+    pub index_bytes: i64,
     /// Since the server started.
     pub rows_inserted: i64,
     pub rows_updated: i64,

@@ -42,12 +42,23 @@ fn definitions() -> Vec<Declared> {
             })
         }),
         strict("pg_get_indexdef", (1, 3), text.clone(), |ctx, row| {
-            let Some((table, key, _)) = ctx.key(row.oid(0, ctx, "regclass")?) else { return Ok(Value::Null) };
+            let oid = row.oid(0, ctx, "regclass")?;
+            let created = ctx.catalog.get(oid).and_then(|o| Some((ctx.catalog.get(o.index()?.relation)?, o)));
+            let (relation, columns, definition) = match (created, ctx.key(oid)) {
+                (Some((relation, object)), _) => {
+                    let columns = object.index().map(tidemark_catalog::Index::positions).unwrap_or_default();
+                    (relation, columns, ddl::index_text(&ctx.catalog, object))
+                }
+                (None, Some((table, key, _))) => {
+                    (table, key.columns.clone(), ddl::index_definition(&ctx.catalog, table, key))
+                }
+                (None, None) => return Ok(Value::Null),
+            };
             Ok(match row.int(1).unwrap_or(0) {
-                0 => ddl::index_definition(&ctx.catalog, table, key).into(),
+                0 => definition.into(),
                 n => {
-                    let column = usize::try_from(n - 1).ok().and_then(|i| key.columns.get(i));
-                    column.and_then(|c| table.columns().get(*c)).map(|c| quote_ident(&c.name)).into()
+                    let column = usize::try_from(n - 1).ok().and_then(|i| columns.get(i));
+                    column.and_then(|c| relation.columns().get(*c)).map(|c| quote_ident(&c.name)).into()
                 }
             })
         }),
@@ -119,8 +130,20 @@ fn descriptions() -> Vec<Declared> {
 fn stored_bytes(ctx: &SystemContext, row: &Row<'_>) -> Result<Value> {
     let oid = row.oid(0, ctx, "regclass")?;
     let known = ctx.class(oid).is_some();
-    // Keys are part of the table's own order on disk: its indexes take nothing more.
     Ok(known.then(|| ctx.facts.size(oid).map_or(0, |s| s.bytes)).into())
+}
+
+/// Of its indexes; the primary key is the table's own order on disk and takes nothing more.
+fn index_bytes(ctx: &SystemContext, row: &Row<'_>) -> Result<Value> {
+    let oid = row.oid(0, ctx, "regclass")?;
+    let known = ctx.class(oid).is_some();
+    Ok(known.then(|| ctx.facts.size(oid).map_or(0, |s| s.index_bytes)).into())
+}
+
+fn total_bytes(ctx: &SystemContext, row: &Row<'_>) -> Result<Value> {
+    let oid = row.oid(0, ctx, "regclass")?;
+    let known = ctx.class(oid).is_some();
+    Ok(known.then(|| ctx.facts.size(oid).map_or(0, |s| s.bytes + s.index_bytes)).into())
 }
 
 fn sizes() -> Vec<Declared> {
@@ -128,8 +151,8 @@ fn sizes() -> Vec<Declared> {
     vec![
         strict("pg_table_size", (1, 1), bytes.clone(), stored_bytes),
         strict("pg_relation_size", (1, 2), bytes.clone(), stored_bytes),
-        strict("pg_total_relation_size", (1, 1), bytes.clone(), stored_bytes),
-        strict("pg_indexes_size", (1, 1), bytes.clone(), |_, _| Ok(0_i64.into())),
+        strict("pg_total_relation_size", (1, 1), bytes.clone(), total_bytes),
+        strict("pg_indexes_size", (1, 1), bytes.clone(), index_bytes),
         strict("pg_database_size", (1, 1), bytes.clone(), |ctx, _| Ok((ctx.facts.database_bytes() as i64).into())),
         strict("pg_tablespace_size", (1, 1), bytes.clone(), |ctx, _| Ok((ctx.facts.database_bytes() as i64).into())),
         strict("pg_sequence_last_value", (1, 1), bytes, |ctx, row| {

@@ -328,7 +328,7 @@ fn privilege_rows(ctx: &SystemContext, rows: &mut Rows) {
     for object in ctx.user_relations() {
         let privileges: &[&str] = match object.kind {
             ObjectKind::Table(_) => &["INSERT", "SELECT", "UPDATE", "DELETE", "TRUNCATE"],
-            ObjectKind::Sequence(_) => &[],
+            ObjectKind::Sequence(_) | ObjectKind::Index(_) => &[],
             _ => &["SELECT"],
         };
         for privilege in privileges {

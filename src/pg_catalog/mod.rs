@@ -36,7 +36,7 @@ mod tables;
 mod tests;
 mod tidemark_schema;
 
-pub use context::SystemContext;
+pub use context::{SystemContext, keys};
 pub use decorrelate::SystemSubqueries;
 pub use facts::*;
 pub use functions::{function, function_names};

@@ -15,6 +15,7 @@ pub const PG_CONSTRAINT: Oid = 2606;
 pub const PG_NAMESPACE: Oid = 2615;
 pub const PG_REWRITE: Oid = 2618;
 const BTREE: Oid = 403;
+const HASH: Oid = 405;
 const TABLESPACE: Oid = 1663;
 /// OIDs below those of users' objects that Postgres 15 does not use.
 const WRAPPER: Oid = 13199;
@@ -24,7 +25,7 @@ const FIRST_SERVER: Oid = 13200;
 pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
     match name {
         "pg_class" => ctx.classes().for_each(|class| class_row(ctx, &class, rows)),
-        "pg_attribute" => ctx.classes().for_each(|class| attribute_rows(&class, rows)),
+        "pg_attribute" => ctx.classes().for_each(|class| attribute_rows(ctx, &class, rows)),
         "pg_attrdef" => attribute_defaults(ctx, rows),
         "pg_constraint" => ctx.user_relations().for_each(|o| constraint_rows(o, rows)),
         "pg_index" => index_rows(ctx, rows),
@@ -74,6 +75,7 @@ fn persistence(object: &Object) -> char {
 fn object_class_row(ctx: &SystemContext, object: &Object, rows: &mut Rows) {
     let Some(kind) = relkind(object) else { return };
     let size = ctx.facts.size(object.oid);
+    let index = object.index();
     let (checks, options) = match &object.kind {
         ObjectKind::Table(table) => (table.checks.len(), vec![]),
         ObjectKind::MaterializedView(view) => (0, options_text(&view.options)),
@@ -81,22 +83,34 @@ fn object_class_row(ctx: &SystemContext, object: &Object, rows: &mut Rows) {
     };
     row!(
         rows, oid: object.oid, relname: &object.name, relnamespace: object.schema, relowner: object.owner,
+        relam: index.map_or(0, |index| if index.method == "hash" { HASH } else { BTREE }),
         relfilenode: if size.is_some() { object.oid } else { 0 },
         relpages: size.as_ref().map_or(0, |s| s.bytes / 8192),
         reltuples: size.as_ref().map_or(-1.0, |s| s.rows as f64),
-        relhasindex: keys(object).next().is_some(), relpersistence: persistence(object), relkind: kind,
-        relnatts: object.columns().len() as i64, relchecks: checks as i64, relhasrules: matches!(kind, 'v' | 'm'),
+        relhasindex: has_indexes(ctx, object), relpersistence: persistence(object), relkind: kind,
+        relnatts: index.map_or(object.columns().len(), |index| index.columns.len()) as i64, relchecks: checks as i64, relhasrules: matches!(kind, 'v' | 'm'),
         relispopulated: true, relreplident: if kind == 'r' { 'd' } else { 'n' },
         reloptions: (!options.is_empty()).then_some(options),
     );
+}
+
+/// Of constraints, or of CREATE INDEX.
+pub fn has_indexes(ctx: &SystemContext, relation: &Object) -> bool {
+    keys(relation).next().is_some() || ctx.catalog.indexes_of(relation.oid).next().is_some()
 }
 
 fn options_text(options: &[(String, String)]) -> Vec<String> {
     options.iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-fn attribute_rows(class: &Class<'_>, rows: &mut Rows) {
+fn attribute_rows(ctx: &SystemContext, class: &Class<'_>, rows: &mut Rows) {
     match class {
+        Class::Object(object) if object.index().is_some() => {
+            let index = object.index().map(|index| (ctx.catalog.get(index.relation), index.positions()));
+            if let Some((Some(relation), columns)) = index {
+                index_attribute_rows(object.oid, relation, &columns, rows);
+            }
+        }
         Class::Object(object) => {
             let local = !matches!(object.kind, ObjectKind::Sequence(_));
             for column in object.columns().iter().filter(|_| local) {
@@ -104,10 +118,7 @@ fn attribute_rows(class: &Class<'_>, rows: &mut Rows) {
             }
         }
         Class::Index(table, key) => {
-            for (i, column) in key.columns.iter().filter_map(|c| table.columns().get(*c)).enumerate() {
-                let column = Column { default: None, identity: None, nullable: true, ..column.clone() };
-                attribute_row(key.oid, &column, i as i16 + 1, rows);
-            }
+            index_attribute_rows(key.oid, table, &key.columns, rows);
         }
         Class::System(relation) => {
             for (i, spec) in relation.columns.iter().enumerate() {
@@ -123,6 +134,13 @@ fn attribute_rows(class: &Class<'_>, rows: &mut Rows) {
                 attribute_row(relation.oid, &column, column.attnum, rows);
             }
         }
+    }
+}
+
+fn index_attribute_rows(index: Oid, relation: &Object, columns: &[usize], rows: &mut Rows) {
+    for (i, column) in columns.iter().filter_map(|c| relation.columns().get(*c)).enumerate() {
+        let column = Column { default: None, identity: None, nullable: true, ..column.clone() };
+        attribute_row(index, &column, i as i16 + 1, rows);
     }
 }
 
@@ -205,20 +223,35 @@ fn constraint_rows(table: &Object, rows: &mut Rows) {
 fn index_rows(ctx: &SystemContext, rows: &mut Rows) {
     for table in ctx.user_relations() {
         for (key, primary) in keys(table) {
-            let n = key.columns.len();
-            let collation = |c: &usize| {
-                let oid = table.columns().get(*c).map(|c| c.sql_type.pg_oid());
-                oid.and_then(|oid| types().get(&oid)).map_or(0, |t| t.collation.into())
-            };
-            row!(
-                rows, indexrelid: key.oid, indrelid: table.oid, indnatts: n as i64, indnkeyatts: n as i64,
-                indisunique: true, indisprimary: primary, indimmediate: true, indisvalid: true, indisready: true,
-                indislive: true, indkey: attnums(table, &key.columns),
-                indcollation: key.columns.iter().map(collation).collect::<Vec<i64>>(), indclass: vec![0_i64; n],
-                indoption: vec![0_i64; n],
-            );
+            index_row(table, key.oid, &key.columns, (true, primary), vec![0; key.columns.len()], rows);
+        }
+        for (object, index) in ctx.catalog.indexes_of(table.oid) {
+            let options = index.columns.iter().map(|c| i64::from(c.descending) | i64::from(c.nulls_first) << 1);
+            index_row(table, object.oid, &index.positions(), (index.unique, false), options.collect(), rows);
         }
     }
+}
+
+fn index_row(
+    table: &Object,
+    index: Oid,
+    columns: &[usize],
+    (unique, primary): (bool, bool),
+    options: Vec<i64>,
+    rows: &mut Rows,
+) {
+    let n = columns.len();
+    let collation = |c: &usize| {
+        let oid = table.columns().get(*c).map(|c| c.sql_type.pg_oid());
+        oid.and_then(|oid| types().get(&oid)).map_or(0, |t| t.collation.into())
+    };
+    row!(
+        rows, indexrelid: index, indrelid: table.oid, indnatts: n as i64, indnkeyatts: n as i64,
+        indisunique: unique, indisprimary: primary, indimmediate: true, indisvalid: true, indisready: true,
+        indislive: true, indkey: attnums(table, columns),
+        indcollation: columns.iter().map(collation).collect::<Vec<i64>>(), indclass: vec![0_i64; n],
+        indoption: options,
+    );
 }
 
 fn namespace_rows(ctx: &SystemContext, rows: &mut Rows) {
@@ -233,6 +266,15 @@ fn namespace_rows(ctx: &SystemContext, rows: &mut Rows) {
 
 fn depend_rows(ctx: &SystemContext, rows: &mut Rows) {
     for object in ctx.user_relations() {
+        if let Some(index) = object.index() {
+            for attnum in ctx.catalog.get(index.relation).map(|r| attnums(r, &index.positions())).unwrap_or_default() {
+                row!(
+                    rows, classid: PG_CLASS, objid: object.oid, refclassid: PG_CLASS, refobjid: index.relation,
+                    refobjsubid: attnum, deptype: 'a',
+                );
+            }
+            continue;
+        }
         row!(
             rows, classid: PG_CLASS, objid: object.oid, refclassid: PG_NAMESPACE, refobjid: object.schema, deptype: 'n',
         );

@@ -5,6 +5,7 @@ use tidemark_common::Result;
 
 use super::context::{SystemContext, keys};
 use super::ddl;
+use super::pg_core::has_indexes;
 use super::relation::{Rows, row};
 
 /// Fills the view; `false`: it is not one of these.
@@ -59,9 +60,15 @@ fn relation_rows(view: &str, ctx: &SystemContext, rows: &mut Rows) {
         match (view, &object.kind) {
             ("pg_tables", ObjectKind::Table(_)) => row!(
                 rows, schemaname: schema, tablename: name, tableowner: owner,
-                hasindexes: keys(object).next().is_some(), hasrules: false, hastriggers: false, rowsecurity: false,
+                hasindexes: has_indexes(ctx, object), hasrules: false, hastriggers: false, rowsecurity: false,
             ),
-            ("pg_indexes", ObjectKind::Table(_)) => {
+            ("pg_indexes", ObjectKind::Table(_) | ObjectKind::MaterializedView(_)) => {
+                for (index, _) in ctx.catalog.indexes_of(object.oid) {
+                    row!(
+                        rows, schemaname: schema, tablename: name, indexname: &index.name,
+                        indexdef: ddl::index_text(&ctx.catalog, index),
+                    );
+                }
                 for (key, _) in keys(object) {
                     row!(
                         rows, schemaname: schema, tablename: name, indexname: &key.name,
@@ -73,7 +80,8 @@ fn relation_rows(view: &str, ctx: &SystemContext, rows: &mut Rows) {
                 rows, schemaname: schema, viewname: name, viewowner: owner, definition: ddl::definition(&ctx.catalog, object),
             ),
             ("pg_matviews", ObjectKind::MaterializedView(_)) => row!(
-                rows, schemaname: schema, matviewname: name, matviewowner: owner, hasindexes: false, ispopulated: true,
+                rows, schemaname: schema, matviewname: name, matviewowner: owner,
+                hasindexes: has_indexes(ctx, object), ispopulated: true,
                 definition: ddl::definition(&ctx.catalog, object),
             ),
             ("pg_sequences", ObjectKind::Sequence(s)) => row!(
@@ -127,10 +135,12 @@ fn table_statistics(ctx: &SystemContext, rows: &mut Rows) {
 
 fn index_statistics(ctx: &SystemContext, rows: &mut Rows) {
     for object in ctx.user_relations() {
-        for (key, _) in keys(object) {
+        let of_constraints = keys(object).map(|(key, _)| (key.oid, &key.name));
+        let created = ctx.catalog.indexes_of(object.oid).map(|(index, _)| (index.oid, &index.name));
+        for (oid, name) in of_constraints.chain(created) {
             row!(
-                rows, relid: object.oid, indexrelid: key.oid, schemaname: ctx.schema_name(object.schema),
-                relname: &object.name, indexrelname: &key.name, idx_scan: 0, idx_tup_read: 0, idx_tup_fetch: 0,
+                rows, relid: object.oid, indexrelid: oid, schemaname: ctx.schema_name(object.schema),
+                relname: &object.name, indexrelname: name, idx_scan: 0, idx_tup_read: 0, idx_tup_fetch: 0,
             );
         }
     }

@@ -4,9 +4,11 @@
 //!   ast::Query ──Names──▶ LogicalPlan ──DataFusion──▶ physical plan ──scan──▶ rows of the moment, own changes over them
 //! ```
 
+mod access;
 mod lookup;
 mod names;
 mod scan;
+mod shown;
 
 pub use lookup::{Lookup, types_of};
 pub use names::{Names, Scans, find_relation, object_name, rewrite};

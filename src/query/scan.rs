@@ -1,13 +1,12 @@
 //! Rows of stored relations at one moment: RocksDB ranges for tables and views, a replay for sources.
 //!
 //! ```text
-//!   WHERE on key columns ──▶ KeyRange ──▶ parts read side by side ──▶ batches ── minus rows the transaction touched
-//!                                                                          └──── plus rows it put in
+//!   WHERE ──▶ Access: ranges of the key or an index ──▶ parts read side by side ──▶ batches ── minus rows the transaction touched
+//!                                                                                   └──── plus rows it put in
 //! ```
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,9 +14,9 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraint, Constraints, Result as DfResult, ScalarValue};
+use datafusion::common::{Constraint, Constraints, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -27,9 +26,11 @@ use tidemark_common::connector::Positions;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::{Moment, Replay, SourceDef};
 use tidemark_sql::relation::{Relation, RelationScan};
-use tidemark_storage::{Collection, Key, KeyRange, Snapshot};
+use tidemark_storage::{Collection, Index, Key, KeyRange, Snapshot};
 
+use super::access::{self, Access, Way};
 use super::names::Scans;
+use super::shown::Shown;
 use crate::coordinator::definitions::{self, Environment};
 use crate::transaction::{OwnChanges, Transaction};
 
@@ -52,6 +53,13 @@ impl StoredRows {
         let changed = transaction.buffers().map(|buffer| (buffer.def().oid, buffer.changes())).collect();
         Self { moment: transaction.moment.clone(), environment, changed, with_row_numbers: None }
     }
+
+    /// Without those that the transaction itself has created, which are filled when it commits. (A constraint that it has added
+    /// came with new contents, of the table and of the index.)
+    fn filled(&self, relation: Oid, indexes: Vec<Arc<Index>>) -> Vec<Arc<Index>> {
+        let is_filled = |oid: Oid| oid == relation || self.moment.catalog.get(oid).is_some();
+        indexes.into_iter().filter(|index| is_filled(index.id().oid())).collect()
+    }
 }
 
 impl Scans for StoredRows {
@@ -67,21 +75,29 @@ impl Scans for StoredRows {
                 Arc::new(SourceScan { def, positions })
             }
             ObjectKind::Table(table) => {
-                let def = definitions::table(object, table)?;
+                let def = definitions::table(object, table, catalog)?;
                 if self.with_row_numbers == Some(object.oid) {
                     relation.schema = def.collection.schema().clone();
                 }
                 Arc::new(CollectionScan {
                     snapshot: self.moment.snapshot.clone(),
+                    name: relation.name.clone(),
                     own: self.changed.get(&object.oid).cloned(),
                     key: def.key,
+                    indexes: self.filled(object.oid, def.indexes),
                     collection: def.collection,
                 })
             }
             ObjectKind::MaterializedView(view) => {
                 let collection = definitions::view_collection(object, view)?;
-                let key = view.key.clone().unwrap_or_default();
-                Arc::new(CollectionScan { snapshot: self.moment.snapshot.clone(), own: None, key, collection })
+                Arc::new(CollectionScan {
+                    snapshot: self.moment.snapshot.clone(),
+                    name: relation.name.clone(),
+                    own: None,
+                    key: view.key.clone().unwrap_or_default(),
+                    indexes: self.filled(object.oid, definitions::view_indexes(object, catalog)?),
+                    collection,
+                })
             }
             other => return Err(Error::internal(format!("a {} has no rows", other.name()))),
         };
@@ -98,6 +114,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         schema: object.arrow_schema(),
         append_only: false,
         key: None,
+        indexed: catalog.indexes_of(object.oid).filter_map(|(_, i)| i.columns.first()).map(|c| c.column).collect(),
         watermark: None,
         constraints: None,
         scan: None,
@@ -109,6 +126,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
                 let constraint = Constraint::PrimaryKey(key.columns.clone());
                 relation.constraints = Some(Constraints::new_unverified(vec![constraint]));
             }
+            relation.indexed.extend(table.unique.iter().filter_map(|key| key.columns.first().copied()));
         }
         ObjectKind::Source(source) => {
             relation.append_only = true;
@@ -147,8 +165,11 @@ fn source_positions(snapshot: &Arc<Snapshot>, source: Oid) -> Result<Positions> 
 struct CollectionScan {
     snapshot: Arc<Snapshot>,
     collection: Arc<Collection>,
+    /// The relation's, as EXPLAIN shows it.
+    name: String,
     /// Key columns, in the order of the stored key.
     key: Vec<usize>,
+    indexes: Vec<Arc<Index>>,
     own: Option<OwnChanges>,
 }
 
@@ -173,104 +194,60 @@ impl RelationScan for CollectionScan {
             None => (0..self.collection.schema().fields().len()).collect(),
         };
         let schema: SchemaRef = Arc::new(self.collection.schema().project(&columns)?);
-        let range = self.range(filters)?;
-        let parts = match &range {
-            Some(range) => vec![range.clone()],
-            None => self.collection.split_ranges(&self.snapshot, state.config().target_partitions())?,
+        let access = access::choose(&self.collection, &self.key, &self.indexes, filters, &self.snapshot)?;
+        let parts = match &access {
+            None => {
+                let parts = self.collection.split_ranges(&self.snapshot, state.config().target_partitions())?;
+                let last = parts.len().saturating_sub(1);
+                // New rows may lie beyond the parts of all rows, which are those of the stored ones.
+                let added = |i| if i == last { vec![KeyRange::full()] } else { vec![] };
+                parts.into_iter().enumerate().map(|(i, range)| (vec![range], None, added(i))).collect()
+            }
+            Some(Access { way: Way::Key(_), ranges, .. }) => vec![(ranges.clone(), None, ranges.clone())],
+            // The filters find those of the new rows that they ask for.
+            Some(Access { way: Way::Index(index), ranges, .. }) => {
+                vec![(ranges.clone(), Some(index.clone()), vec![KeyRange::full()])]
+            }
         };
-        // New rows may lie beyond the parts of all rows, which are those of the stored ones.
-        let last = parts.len().saturating_sub(1);
-        let added = range.unwrap_or_else(KeyRange::full);
-        let partitions = parts
-            .into_iter()
-            .enumerate()
-            .map(|(i, range)| {
-                Arc::new(Part {
-                    snapshot: self.snapshot.clone(),
-                    collection: self.collection.clone(),
-                    own: self.own.clone(),
-                    added: (i == last).then(|| added.clone()),
-                    range,
-                    columns: columns.clone(),
-                    schema: schema.clone(),
-                }) as Arc<dyn PartitionStream>
-            })
-            .collect();
-        Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, vec![], false, limit)?))
+        let part = |(ranges, index, added)| {
+            Arc::new(Part {
+                snapshot: self.snapshot.clone(),
+                collection: self.collection.clone(),
+                index,
+                own: self.own.clone(),
+                added,
+                ranges,
+                columns: columns.clone(),
+                schema: schema.clone(),
+            }) as Arc<dyn PartitionStream>
+        };
+        let partitions = parts.into_iter().map(part).collect();
+        let scan = Arc::new(StreamingTableExec::try_new(schema.clone(), partitions, None, vec![], false, limit)?);
+        Ok(match access {
+            None => scan,
+            Some(access) => Arc::new(Shown { words: format!("Scan: {} {access}", self.name), inside: scan }),
+        })
     }
 
     fn pushdown(&self, filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
-        filters
-            .iter()
-            .map(|f| match comparison(f) {
-                Some((name, ..)) if self.key_position(name).is_some() => TableProviderFilterPushDown::Inexact,
-                _ => TableProviderFilterPushDown::Unsupported,
-            })
-            .collect()
+        let columns = access::useful_columns(&self.collection, &self.key, &self.indexes);
+        let of = |filter: &&Expr| match access::is_useful(filter, &columns) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        filters.iter().map(of).collect()
     }
 }
 
-impl CollectionScan {
-    fn key_position(&self, name: &str) -> Option<usize> {
-        let schema = self.collection.schema();
-        self.key.iter().position(|column| schema.field(*column).name() == name)
-    }
-
-    /// The keys that can satisfy the filters, if these say anything of the first key column.
-    fn range(&self, filters: &[Expr]) -> Result<Option<KeyRange>> {
-        let comparisons: Vec<_> = filters.iter().filter_map(comparison).collect();
-        let of =
-            |position: usize| comparisons.iter().filter(move |(name, ..)| self.key_position(name) == Some(position));
-        let mut prefix: Vec<ScalarValue> = Vec::new();
-        while prefix.len() < self.key.len() {
-            match of(prefix.len()).find(|(_, op, _)| *op == Operator::Eq) {
-                Some((_, _, value)) => prefix.push((*value).clone()),
-                None => break,
-            }
-        }
-        let mut lower = Bound::Unbounded;
-        let mut upper = Bound::Unbounded;
-        if prefix.len() < self.key.len() {
-            for (_, op, value) in of(prefix.len()) {
-                match op {
-                    Operator::Gt => lower = Bound::Excluded((*value).clone()),
-                    Operator::GtEq => lower = Bound::Included((*value).clone()),
-                    Operator::Lt => upper = Bound::Excluded((*value).clone()),
-                    Operator::LtEq => upper = Bound::Included((*value).clone()),
-                    _ => {}
-                }
-            }
-        }
-        match (&lower, &upper) {
-            (Bound::Unbounded, Bound::Unbounded) if prefix.is_empty() => Ok(None),
-            (Bound::Unbounded, Bound::Unbounded) => Ok(Some(self.collection.prefix_range(&prefix)?)),
-            _ => {
-                let (lower, upper) = (lower.as_ref(), upper.as_ref());
-                Ok(Some(self.collection.bounded_range(&prefix, lower, upper)?))
-            }
-        }
-    }
-}
-
-/// `column op literal`, either way round, the literal not NULL.
-fn comparison(expr: &Expr) -> Option<(&str, Operator, &ScalarValue)> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
-    let known = matches!(op, Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq);
-    match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(c), Expr::Literal(v, _)) if known && !v.is_null() => Some((&c.name, *op, v)),
-        (Expr::Literal(v, _), Expr::Column(c)) if known && !v.is_null() => Some((&c.name, op.swap()?, v)),
-        _ => None,
-    }
-}
-
-/// One range of keys, read when it is executed.
+/// Ranges of keys, of the collection or of an index of it, read when it is executed.
 struct Part {
     snapshot: Arc<Snapshot>,
     collection: Arc<Collection>,
+    index: Option<Arc<Index>>,
     own: Option<OwnChanges>,
-    /// The rows that the transaction put in come with this part: those of this range.
-    added: Option<KeyRange>,
-    range: KeyRange,
+    /// The rows that the transaction put in come with this part: those of these ranges of the collection.
+    added: Vec<KeyRange>,
+    ranges: Vec<KeyRange>,
     columns: Vec<usize>,
     schema: SchemaRef,
 }
@@ -304,15 +281,32 @@ type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Part {
     fn plain(&self) -> Result<Batches> {
-        let scan = self.collection.scan(&self.snapshot, Some(self.columns.clone()), &self.range, BATCH_ROWS)?;
-        Ok(Box::new(scan))
+        self.stored(self.columns.clone())
+    }
+
+    fn stored(&self, columns: Vec<usize>) -> Result<Batches> {
+        if let Some(index) = &self.index {
+            let ranges = self.ranges.clone();
+            return Ok(Box::new(index.read(&self.collection, &self.snapshot, columns, ranges, BATCH_ROWS)?));
+        }
+        if let [range] = self.ranges.as_slice() {
+            return Ok(Box::new(self.collection.scan(&self.snapshot, Some(columns), range, BATCH_ROWS)?));
+        }
+        let (collection, snapshot) = (self.collection.clone(), self.snapshot.clone());
+        let each = move |range: KeyRange| -> Batches {
+            match collection.scan(&snapshot, Some(columns.clone()), &range, BATCH_ROWS) {
+                Ok(scan) => Box::new(scan),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        };
+        Ok(Box::new(self.ranges.clone().into_iter().flat_map(each)))
     }
 
     /// Whole rows are needed to know their keys.
     fn overlaid(&self, own: OwnChanges) -> Result<Batches> {
-        let scan = self.collection.scan(&self.snapshot, None, &self.range, BATCH_ROWS)?;
+        let scan = self.stored((0..self.collection.schema().fields().len()).collect())?;
         let (collection, columns) = (self.collection.clone(), self.columns.clone());
-        let added = self.added.as_ref().map(|range| own.added(range, BATCH_ROWS));
+        let added: Vec<_> = self.added.iter().map(|range| own.added(range, BATCH_ROWS)).collect();
         let project = self.columns.clone();
         let stored = scan.map(move |batch| {
             let batch = batch?;

@@ -45,7 +45,7 @@ impl Session {
         }
     }
 
-    fn delete_scope<'a>(&self, delete: &'a sql::Delete, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
+    pub(super) fn delete_scope<'a>(&self, delete: &'a sql::Delete, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
         if delete.limit.is_some() || !delete.order_by.is_empty() || !delete.tables.is_empty() {
             return Err(Error::syntax("DELETE takes one table, and no ORDER BY or LIMIT"));
         }

@@ -44,7 +44,7 @@ pub(super) struct Writer {
     pub style: Style,
     snapshot: Arc<Snapshot>,
     checks: Vec<(String, Arc<dyn PhysicalExpr>)>,
-    /// The primary key, if there is one, then the UNIQUE constraints.
+    /// The primary key, if there is one, then the UNIQUE constraints and unique indexes.
     pub keys: Vec<UniqueKey>,
 }
 
@@ -124,7 +124,7 @@ impl Session {
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
         };
-        let def = definitions::table(object, table)?;
+        let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,
             keys: unique_keys(table, &def)?,
@@ -180,7 +180,7 @@ fn unique_keys(table: &Table, def: &TableDef) -> Result<Vec<UniqueKey>> {
         Ok::<_, Error>(UniqueKey { name: name.into(), columns: columns.to_vec(), codec, state })
     };
     let primary = table.primary_key.iter().map(|k| key(&k.name, &k.columns, None));
-    let unique = def.unique.iter().map(|u| key(&u.name, &u.columns, Some(u.state)));
+    let unique = def.indexes.iter().filter(|i| i.is_unique()).map(|i| key(i.name(), i.columns(), Some(i.id())));
     primary.chain(unique).collect()
 }
 

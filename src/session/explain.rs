@@ -4,6 +4,7 @@ use datafusion::physical_plan::displayable;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tidemark_catalog::{Object, ObjectKind};
 use tidemark_common::plan::{Dataflow, readable};
 use tidemark_common::{Error, Result};
@@ -11,7 +12,8 @@ use tidemark_engine::JobStatus;
 use tidemark_sql::ast::{Emit, Explain, ExplainTarget, SinkFrom, Statement};
 
 use super::select::{text_rows, with_parameters};
-use super::{Outcome, Session};
+use super::update::Scope;
+use super::{Outcome, Session, dml};
 use crate::coordinator::definitions;
 use crate::query::Lookup;
 
@@ -83,6 +85,15 @@ impl Session {
                 Some(source) => source.as_ref().clone(),
                 None => return Ok("Insert of default values".into()),
             },
+            sql::Statement::Update(update) if !explain.analyze => {
+                let scope = self.update_scope(update, None)?;
+                dml::set_list(&scope.object, &update.assignments)?;
+                return self.explain_change("Update", &scope, explain, parameters).await;
+            }
+            sql::Statement::Delete(delete) if !explain.analyze => {
+                let scope = self.delete_scope(delete, None)?;
+                return self.explain_change("Delete", &scope, explain, parameters).await;
+            }
             _ if explain.analyze => {
                 return Err(Error::unsupported("EXPLAIN ANALYZE of a statement that writes is not supported"));
             }
@@ -93,6 +104,7 @@ impl Session {
         if !explain.analyze
             && Lookup::is_candidate(&plan)?
             && let Some(lookup) = Lookup::of(&names, &plan, parameters)?
+            && self.can_look_up(&lookup)?
         {
             return Ok(readable(&lookup.to_string()));
         }
@@ -114,6 +126,35 @@ impl Session {
         }
         let text = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
         Ok(format!("{}\nRows: {rows}", text.indent(explain.verbose).to_string().trim_end()))
+    }
+}
+
+impl Session {
+    /// How the rows are looked for that are changed. Boxed, as it lies on the stack of every statement else.
+    fn explain_change<'a>(
+        &'a mut self,
+        what: &'a str,
+        scope: &'a Scope<'_>,
+        explain: &'a Explain,
+        parameters: &'a [ScalarValue],
+    ) -> BoxFuture<'a, Result<String>> {
+        Box::pin(self.explain_search(what, scope, explain, parameters))
+    }
+
+    async fn explain_search(
+        &mut self,
+        what: &str,
+        scope: &Scope<'_>,
+        explain: &Explain,
+        parameters: &[ScalarValue],
+    ) -> Result<String> {
+        let names = self.names(None)?;
+        let plan = with_parameters(scope.search(&names)?, parameters)?;
+        let optimized = names.planner().optimize(&plan)?;
+        let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
+        let text = readable(&displayable(physical.as_ref()).indent(explain.verbose).to_string());
+        let lines: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
+        Ok(format!("{what} on {}\n{}", names.catalog.qualified_name(&scope.object), lines.join("\n")))
     }
 }
 

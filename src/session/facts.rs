@@ -256,15 +256,32 @@ impl SystemFacts for Facts {
     }
 
     fn size(&self, oid: Oid) -> Option<RelationSize> {
-        let object = self.moment.catalog.get(oid)?;
-        let collection = match &object.kind {
-            ObjectKind::Table(table) => definitions::table(object, table).ok()?.collection,
-            ObjectKind::MaterializedView(view) => definitions::view_collection(object, view).ok()?,
+        let Moment { catalog, snapshot, .. } = &self.moment;
+        let object = catalog.get(oid)?;
+        let (collection, indexes) = match &object.kind {
+            ObjectKind::Table(table) => {
+                let def = definitions::table(object, table, catalog).ok()?;
+                (def.collection, def.indexes)
+            }
+            ObjectKind::MaterializedView(view) => {
+                (definitions::view_collection(object, view).ok()?, definitions::view_indexes(object, catalog).ok()?)
+            }
+            ObjectKind::Index(index) => {
+                let relation = catalog.get(index.relation)?;
+                let index = definitions::created_index(relation, oid, catalog).ok()?;
+                let rows = self.size(relation.oid)?.rows;
+                return Some(RelationSize {
+                    rows,
+                    bytes: index.approximate_bytes(snapshot) as i64,
+                    ..RelationSize::default()
+                });
+            }
             _ => return None,
         };
         Some(RelationSize {
-            rows: collection.row_count(&self.moment.snapshot).ok()? as i64,
-            bytes: collection.approximate_bytes(&self.moment.snapshot) as i64,
+            rows: collection.row_count(snapshot).ok()? as i64,
+            bytes: collection.approximate_bytes(snapshot) as i64,
+            index_bytes: indexes.iter().map(|index| index.approximate_bytes(snapshot) as i64).sum(),
             ..RelationSize::default()
         })
     }

@@ -410,7 +410,7 @@ impl Session {
         let objects = catalog.dependants(schema);
         let steps = objects
             .iter()
-            .filter(|o| crate::coordinator::definitions::runs(o))
+            .filter(|o| crate::coordinator::definitions::is_kept(o))
             .map(|o| PlannedStep::Drop(o.oid))
             .collect();
         let changes = objects.iter().map(|o| Change::Remove(o.oid)).collect();

@@ -49,6 +49,7 @@ impl Session {
             S::CreateTable(create) => self.create_table(create, parameters).await,
             S::AlterTable(alter) => self.alter_table(alter).await,
             S::CreateView(create) => self.create_view(create),
+            S::CreateIndex(create) => self.create_index(create).await,
             S::CreateSchema { schema_name, if_not_exists, .. } => self.create_schema(schema_name, *if_not_exists),
             S::CreateSequence { .. } => self.create_sequence(statement),
             S::Drop { object_type, if_exists, names, cascade, .. } => {

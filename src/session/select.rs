@@ -78,17 +78,25 @@ impl Session {
         lookup.map_or(Ok(None), |lookup| self.look_up(&lookup, parameters))
     }
 
-    /// Rows by key. `None`: the transaction has changed the relation, so that what is stored is not all.
+    /// False: the transaction has changed the relation, so that what is stored is not all, or it has created the index, which is
+    /// not filled yet.
+    pub(super) fn can_look_up(&self, lookup: &Lookup) -> Result<bool> {
+        let transaction = self.transaction()?;
+        let filled = lookup.index().is_none_or(|index| transaction.moment.catalog.get(index).is_some());
+        Ok(filled && transaction.buffer(lookup.relation).is_none())
+    }
+
+    /// Rows by key or index. `None`: it cannot be done so, or they are too many.
     fn look_up(&self, lookup: &Lookup, parameters: &[ScalarValue]) -> Result<Option<Outcome>> {
         let transaction = self.transaction()?;
         if let Some(error) = transaction.moment.unreadable.get(&lookup.relation) {
             return Err(error.clone());
         }
-        if transaction.buffer(lookup.relation).is_some() {
+        if !self.can_look_up(lookup)? {
             return Ok(None);
         }
         let batch = lookup.run(&transaction.moment.snapshot, parameters)?;
-        Ok(Some(rows(lookup.schema.clone(), vec![batch], RowsTag::Select)))
+        Ok(batch.map(|batch| rows(lookup.schema.clone(), vec![batch], RowsTag::Select)))
     }
 }
 

@@ -130,7 +130,8 @@ impl Session {
             }
             ObjectType::Index => format!(
                 "SELECT indexname AS name, tablename AS table, indexdef AS definition FROM pg_catalog.pg_indexes \
-                 WHERE true{} ORDER BY indexname",
+                 WHERE true{}{} ORDER BY indexname",
+                schema.replace("schema_name", "schemaname"),
                 like("indexname")
             ),
             ObjectType::Function | ObjectType::Type => {
@@ -176,9 +177,10 @@ impl Session {
             .with_hint("DROP the view or sink to end it."));
         }
         let catalog = self.catalog()?;
-        let changes = vec![tidemark_catalog::Change::Remove(found.oid)];
         catalog.expect(found.oid)?;
-        self.change_catalog(changes, vec![crate::transaction::PlannedStep::Drop(found.oid)])?;
+        let gone: Vec<_> = catalog.indexes_of(found.oid).map(|(o, _)| o.oid).chain([found.oid]).collect();
+        let changes = gone.iter().map(|oid| tidemark_catalog::Change::Remove(*oid)).collect();
+        self.change_catalog(changes, gone.into_iter().map(crate::transaction::PlannedStep::Drop).collect())?;
         Ok(Outcome::Command("CANCEL JOB".into()))
     }
 }

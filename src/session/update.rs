@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    fn update_scope<'a>(&self, update: &'a sql::Update, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
+    pub(super) fn update_scope<'a>(&self, update: &'a sql::Update, with: Option<&'a sql::With>) -> Result<Scope<'a>> {
         if update.limit.is_some() || !update.order_by.is_empty() || update.or.is_some() {
             return Err(Error::syntax("UPDATE takes no ORDER BY, LIMIT or OR"));
         }
@@ -289,10 +289,22 @@ impl Scope<'_> {
                 sql::SelectItem::QualifiedWildcard(kind, sql::WildcardAdditionalOptions::default())
             }));
         }
+        names.plan(&self.query(items)?)
+    }
+
+    /// How the target's rows are looked for, to be explained.
+    pub fn search(&self, names: &Names) -> Result<LogicalPlan> {
+        let alias = sql::ObjectNamePart::Identifier(sql::Ident::with_quote('"', &self.alias));
+        let kind = sql::SelectItemQualifiedWildcardKind::ObjectName(sql::ObjectName(vec![alias]));
+        let all = sql::SelectItem::QualifiedWildcard(kind, sql::WildcardAdditionalOptions::default());
+        names.plan(&self.query(vec![all])?)
+    }
+
+    fn query(&self, items: Vec<sql::SelectItem>) -> Result<sql::Query> {
         let from = std::iter::once(self.target.clone()).chain(self.search.others.iter().cloned()).collect();
         let mut query = dml::select_query(items, from, self.search.selection.cloned())?;
         query.with = self.search.with.cloned();
-        names.plan(&query)
+        Ok(query)
     }
 
     /// What RETURNING can name: the target's columns, then those of the other tables.

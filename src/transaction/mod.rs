@@ -29,6 +29,8 @@ pub enum PlannedStep {
     Redefine(Oid),
     /// The table has new contents, which are in the transaction's buffer for it.
     ReplaceTable(Oid),
+    /// Its relation is kept, and what the relation holds goes into it.
+    CreateIndex(Oid),
     Drop(Oid),
     Truncate(Oid),
     Pause(Oid, bool),
@@ -220,19 +222,24 @@ impl Transaction {
         let mut steps = Vec::with_capacity(self.steps.len());
         let dropped: Vec<Oid> =
             self.steps.iter().filter_map(|s| if let PlannedStep::Drop(oid) = s { Some(*oid) } else { None }).collect();
-        for step in &self.steps {
+        for (i, step) in self.steps.iter().enumerate() {
             steps.push(match step {
                 // Created and dropped again in one transaction: never there.
-                PlannedStep::Create(oid) | PlannedStep::ReplaceTable(oid) | PlannedStep::Redefine(oid)
+                PlannedStep::Create(oid)
+                | PlannedStep::ReplaceTable(oid)
+                | PlannedStep::Redefine(oid)
+                | PlannedStep::CreateIndex(oid)
                     if dropped.contains(oid) =>
                 {
                     continue;
                 }
+                PlannedStep::Redefine(oid) if self.is_defined_besides(i, *oid) => continue,
                 PlannedStep::Create(oid) | PlannedStep::Redefine(oid) => Step::Create(self.define(*oid, env)?),
                 PlannedStep::ReplaceTable(oid) => match self.define(*oid, env)? {
                     Definition::Table(def) => Step::ReplaceTable(def),
                     _ => return Err(Error::internal("only a table's contents can be replaced")),
                 },
+                PlannedStep::CreateIndex(oid) => self.create_index(*oid)?,
                 PlannedStep::Drop(oid) => Step::Drop(*oid),
                 PlannedStep::Truncate(oid) => Step::Truncate(*oid),
                 PlannedStep::Pause(oid, paused) => Step::Pause(*oid, *paused),
@@ -255,6 +262,23 @@ impl Transaction {
             .filter_map(|b| b.into_write().transpose())
             .collect::<Result<_>>()?;
         Ok(Commit { writes, steps, objects, counters: self.counters.into_iter().collect(), catalog, ready: None })
+    }
+
+    /// Whether another step than the `i`th makes the engine know the table as it will be: once is enough.
+    fn is_defined_besides(&self, i: usize, table: Oid) -> bool {
+        self.steps[..i].contains(&PlannedStep::Redefine(table))
+            || self.steps.contains(&PlannedStep::Create(table))
+            || self.steps.contains(&PlannedStep::ReplaceTable(table))
+    }
+
+    fn create_index(&self, oid: Oid) -> Result<Step> {
+        let object = self.catalog.expect(oid)?;
+        let index = object.index().ok_or_else(|| Error::internal(format!("\"{}\" is no index", object.name)))?;
+        let relation = self.catalog.expect(index.relation)?;
+        Ok(Step::CreateIndex {
+            relation: relation.oid,
+            index: definitions::created_index(relation, oid, &self.catalog)?,
+        })
     }
 
     fn define(&self, oid: Oid, env: &definitions::Environment) -> Result<Definition> {

@@ -57,7 +57,7 @@ pub enum Key<'a> {
     SourcePosition { source: Oid, split: &'a str },
     /// What else a source remembers: its lanes' watermarks, its counters.
     SourceState { source: Oid, what: &'a str },
-    /// A row of a table or view, keyed as its layout says.
+    /// A row of a table or view, keyed as its layout says, or an entry of an index.
     Row { collection: StateId, key: &'a [u8] },
     /// An entry of an operator's state.
     State { state: StateId, key: &'a [u8] },
@@ -162,6 +162,11 @@ impl<'a> Key<'a> {
     /// All entries of one operator's state.
     pub fn states(state: StateId) -> Span {
         span(Key::State { state, key: &[] }.encode())
+    }
+
+    /// All rows of all collections.
+    pub(crate) fn all_rows() -> Span {
+        span(vec![tag::ROW])
     }
 
     /// All rows of all collections of an object.

@@ -10,9 +10,11 @@
 //! [`Key`] lists every persisted key, [`value`] frames every persisted value, [`RowCodec`] turns rows into bytes whose
 //! order is the rows' order. [`KeyedState`] is the cache that keeps hot entries away from RocksDB.
 //!
-//! Architecture invariants: no other crate knows RocksDB; nothing is written except through [`Store::commit`]; nothing here
+//! Architecture invariants: no other crate knows RocksDB; nothing is written except through [`Store::commit`], and
+//! through [`Store::prepare`] what no reader looks for before a commit says that it is there; nothing here
 //! is async, knows SQL, or knows what an operator is.
 
+mod build;
 mod collection;
 mod commit;
 mod errors;
@@ -24,7 +26,9 @@ mod stats;
 mod store;
 pub mod value;
 
-pub use collection::{Collection, CollectionScan, CollectionWriter, FoundRows, KeyRange, Layout};
+pub use collection::{
+    Collection, CollectionScan, CollectionWriter, FoundRows, Index, IndexKeys, IndexScan, KeyRange, Layout,
+};
 pub use commit::EpochCommit;
 pub use keys::{Key, Span, StateId, successor};
 pub use rows::{EncodedRows, RowCodec, keys_keep_values};

@@ -148,6 +148,22 @@ impl Store {
         Ok(snapshot)
     }
 
+    /// Writes ahead what nobody reads before a later commit says that it is there, so that this commit stays small. What a
+    /// crash leaves of it, [`Store::strays`] finds.
+    pub fn prepare(&self, ahead: &EpochCommit) -> Result<Arc<Snapshot>> {
+        let mut writer = self.writer();
+        if let Some(error) = &writer.refused {
+            return Err(error.clone());
+        }
+        if let Err(error) = self.write(ahead, false) {
+            writer.refused = Some(error.clone());
+            return Err(error);
+        }
+        let snapshot = Arc::new(Snapshot::new(Arc::clone(&self.db), self.epoch()));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
+        Ok(snapshot)
+    }
+
     /// Why commits are refused, if they are.
     pub fn poisoned(&self) -> Option<Error> {
         self.writer().refused.clone()

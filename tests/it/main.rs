@@ -20,6 +20,7 @@ mod disk;
 mod docs;
 mod explain;
 mod harness;
+mod indexes;
 mod limits;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;

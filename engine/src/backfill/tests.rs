@@ -65,7 +65,7 @@ async fn running() -> Running {
         collection: collection(INPUT),
         key: vec![0],
         key_name: Some("t_pkey".into()),
-        unique: vec![],
+        indexes: vec![],
     };
     let catalog = Arc::new(Catalog::new("test", "test"));
     let runtime = tokio::runtime::Handle::current();
@@ -105,7 +105,7 @@ impl Running {
         let filter = (Op::Filter { predicate: lit(true) }, vec![0], columns.clone(), with_watermarks(&[]));
         let dataflow = plan(vec![(from, inputs, fields, properties), filter]);
         let name = format!("v{oid}");
-        let def = ViewDef { oid, name, dataflow, collection: collection(oid), backfill_rate: rate };
+        let def = ViewDef { oid, name, dataflow, collection: collection(oid), backfill_rate: rate, indexes: vec![] };
         self.step(Step::Create(Definition::View(def))).await
     }
 

@@ -62,6 +62,7 @@ pub(super) fn altered_kind(c: &mut Cursor) -> Option<ObjectType> {
         && match kind {
             ObjectType::MaterializedView | ObjectType::Source | ObjectType::Sink | ObjectType::Sequence => true,
             ObjectType::Table => action.is(&["SET", "SCHEMA"]),
+            ObjectType::Index => action.is(&["RENAME", "TO"]),
             ObjectType::Schema => action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]),
             ObjectType::View | ObjectType::Database => {
                 action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]) || action.is(&["SET", "SCHEMA"])

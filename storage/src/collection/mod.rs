@@ -9,7 +9,10 @@
 //!   Delta ──CollectionWriter::apply──▶ EpochCommit ~~▶ Snapshot ──Collection::scan──▶ CollectionScan ──▶ RecordBatch
 //!                                                              ──Collection::get_rows──▶ FoundRows
 //! ```
+//!
+//! An [`Index`] beside it leads from other columns to its rows.
 
+mod index;
 mod scan;
 mod split;
 #[cfg(test)]
@@ -30,6 +33,7 @@ use crate::rows::{EncodedRows, RowCodec, orders_as_sql};
 use crate::snapshot::Snapshot;
 use crate::value;
 
+pub use index::{Index, IndexKeys, IndexScan};
 pub use scan::CollectionScan;
 pub use writer::CollectionWriter;
 

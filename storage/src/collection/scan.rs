@@ -31,9 +31,9 @@ pub struct CollectionScan {
 }
 
 #[derive(Debug)]
-struct Repeats {
+pub(super) struct Repeats {
     batch: RecordBatch,
-    weights: Int64Array,
+    weights: Vec<i64>,
     row: usize,
     /// How often `row` was shown.
     shown: i64,
@@ -63,13 +63,18 @@ impl CollectionScan {
         self.last_key.as_deref()
     }
 
+    /// The keys of the rows that [`CollectionScan::next_delta`] has yielded last.
+    pub(crate) fn row_keys(&self) -> Vec<&[u8]> {
+        let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode().len();
+        (0..self.chunk.len()).map(|i| &self.chunk.key(i)[prefix..]).collect()
+    }
+
     /// The next rows with their weights (`None` unless a multiset has some more than once).
     pub fn next_delta(&mut self) -> Result<Option<Delta>> {
         if !self.scan.fill(&mut self.chunk, self.batch_size)? {
             return Ok(None);
         }
-        let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode().len();
-        let keys: Vec<&[u8]> = (0..self.chunk.len()).map(|i| &self.chunk.key(i)[prefix..]).collect();
+        let keys = self.row_keys();
         let mut values = Vec::with_capacity(keys.len());
         for i in 0..self.chunk.len() {
             values.push(value::unframe(self.chunk.value(i))?);
@@ -98,7 +103,7 @@ impl CollectionScan {
                 None => return Ok(None),
                 Some(Delta { batch, weights: None }) => return Ok(Some(batch)),
                 Some(Delta { batch, weights: Some(weights) }) => {
-                    self.repeats = Some(Repeats { batch, weights, row: 0, shown: 0 });
+                    self.repeats = Some(Repeats::new(batch, weights.values().to_vec()));
                 }
             }
         }
@@ -106,10 +111,14 @@ impl CollectionScan {
 }
 
 impl Repeats {
-    fn next_batch(&mut self, batch_size: usize) -> Result<Option<RecordBatch>> {
+    pub(super) fn new(batch: RecordBatch, weights: Vec<i64>) -> Self {
+        Self { batch, weights, row: 0, shown: 0 }
+    }
+
+    pub(super) fn next_batch(&mut self, batch_size: usize) -> Result<Option<RecordBatch>> {
         let mut rows: Vec<u32> = Vec::new();
         while self.row < self.batch.num_rows() && rows.len() < batch_size {
-            let left = self.weights.value(self.row) - self.shown;
+            let left = self.weights[self.row] - self.shown;
             let room = i64::try_from(batch_size - rows.len()).unwrap_or(i64::MAX);
             let now = left.min(room);
             let row = u32::try_from(self.row).map_err(|_| Error::internal("a batch of more than 4 billion rows"))?;

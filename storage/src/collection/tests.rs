@@ -183,7 +183,14 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     let mut writer = CollectionWriter::new(collection(layout.clone()), budget);
+    let mut indexes: Vec<Arc<Index>> = Vec::new();
     for epoch in 0..60 {
+        if epoch % 10 == 0 {
+            let index = new_index(indexes.len(), &layout);
+            store.build_index(writer.collection(), &index).unwrap();
+            indexes.push(index.clone());
+            writer.add_index(index);
+        }
         let before = store.snapshot();
         let mut commit = store.begin();
         for _ in 0..rng.random_range(0..4) {
@@ -202,12 +209,72 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
         let size = rng.random_range(1..9);
         assert_eq!(scanned(collection, &snapshot, &KeyRange::full(), size), model.rows(), "epoch {epoch}");
         assert_eq!(collection.row_count(&snapshot).unwrap(), model.rows().len() as u64);
+        indexes.iter().for_each(|index| check_index(&mut rng, collection, index, &snapshot));
         if epoch % 25 == 24 {
             drop((store, before, snapshot));
             store = open(dir.path());
-            writer = CollectionWriter::new(Arc::clone(writer.collection()), budget);
+            writer = CollectionWriter::new(Arc::clone(writer.collection()), budget).with_indexes(indexes.clone());
         }
     }
+}
+
+/// Over other columns each time; a unique one where the rows allow it.
+fn new_index(n: usize, layout: &Layout) -> Arc<Index> {
+    let columns = [vec![2], vec![0], vec![2, 0], vec![1, 2], vec![0, 0], vec![0, 1]][n].clone();
+    let unique = columns == [0, 1] && matches!(layout, Layout::Keyed { .. });
+    Arc::new(Index::new(StateId::new(20_000 + n as u32, 0), "i", &schema(), columns, unique).unwrap())
+}
+
+/// What the index leads to is what a scan finds.
+fn check_index(rng: &mut StdRng, collection: &Arc<Collection>, index: &Arc<Index>, snapshot: &Arc<Snapshot>) {
+    let value = |row: &Row, column: usize| match column {
+        0 => ScalarValue::Int32(Some(row.0)),
+        1 => ScalarValue::Utf8(row.1.clone()),
+        _ => ScalarValue::Utf8(row.2.clone()),
+    };
+    for _ in 0..5 {
+        let wanted = random_row(rng);
+        let given = rng.random_range(0..=index.columns().len());
+        let columns = &index.columns()[..given];
+        let prefix: Vec<ScalarValue> = columns.iter().map(|c| value(&wanted, *c)).collect();
+        let next = index.columns().get(given).map(|c| (*c, value(&wanted, *c))).filter(|(_, bound)| !bound.is_null());
+        let range = match &next {
+            Some((_, bound)) => index.bounded_range(&prefix, Bound::Excluded(bound), Bound::Unbounded).unwrap(),
+            None => index.prefix_range(&prefix).unwrap(),
+        };
+        let beyond = |row: &Row| next.as_ref().is_none_or(|(column, bound)| value(row, *column) > *bound);
+        let has_entry = |row: &Row| !index.is_unique() || index.columns().iter().all(|c| !value(row, *c).is_null());
+        let mut expected = scanned(collection, snapshot, &KeyRange::full(), 100);
+        expected.retain(|row| columns.iter().all(|c| value(row, *c) == value(&wanted, *c)));
+        expected.retain(|row| beyond(row) && has_entry(row));
+        expected.sort();
+        let scan = index.read(collection, snapshot, vec![0, 1, 2], vec![range], rng.random_range(1..9)).unwrap();
+        let mut found: Vec<Row> = scan.flat_map(|batch| rows_of(&batch.unwrap())).collect();
+        found.sort();
+        assert_eq!(found, expected, "{index:?} {prefix:?} {next:?}");
+    }
+}
+
+#[test]
+fn a_unique_index_is_not_built_over_two_rows_of_one_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut writer = CollectionWriter::new(collection(keyed()), 1 << 20);
+    let mut commit = store.begin();
+    let row = |k1: i32, v: Option<&str>| ((k1, None, v.map(String::from)), 1);
+    let rows: Vec<_> = (0..40_000).map(|i| row(i, (i % 39_999 == 0).then_some("twice"))).collect();
+    writer.apply(&store.snapshot(), &delta(&rows), &mut commit).unwrap();
+    finish(&store, commit);
+    let over = |column| Index::new(StateId::new(20_000, 0), "i", &schema(), vec![column], true).unwrap();
+    let error = store.build_index(writer.collection(), &over(2)).unwrap_err();
+    assert_eq!((error.code(), error.detail()), ("23505", Some("Key (v)=(twice) is duplicated.")));
+    store.forget_index(&over(2)).unwrap();
+    assert!(store.strays(|oid| oid == ID.oid()).unwrap().is_empty());
+    store.build_index(writer.collection(), &over(0)).unwrap();
+    // A crash now leaves it, and the next start finds it.
+    assert_eq!(store.strays(|oid| oid == ID.oid()).unwrap(), [20_000]);
+    store.forget_index(&over(0)).unwrap();
+    assert!(store.strays(|oid| oid == ID.oid()).unwrap().is_empty());
 }
 
 /// Before the commit, `current` already shows what was applied.

@@ -6,14 +6,17 @@
 //!                                          and what this epoch has written already counts
 //! ```
 //!
+//! Indexes of the collection get their entries here too: each key whose row came, went or is another one moves them.
+//!
 //! A delta that contradicts the contents (two rows left for one key, a row taken away that was not there) is a fault of the
 //! engine and stops before anything is changed.
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
-use tidemark_common::{Delta, Error, Result};
+use tidemark_common::{Delta, Error, Oid, Result};
 
+use super::index::{Index, Move};
 use super::{Collection, Contents, FoundRows, Layout, weight_of};
 use crate::commit::EpochCommit;
 use crate::keys::Key;
@@ -27,30 +30,54 @@ pub struct CollectionWriter {
     cache: KeyedState,
     /// Read when first needed, then kept.
     contents: Option<Contents>,
+    indexes: Vec<Arc<Index>>,
 }
 
 /// What becomes of the key of row `key` of a delta.
 enum Change {
-    /// It gets the value of this row.
-    Put {
-        key: usize,
-        value: usize,
-    },
+    /// It gets the value of this row, in the place of that one's.
+    Put { key: usize, value: usize, before: Option<usize> },
     /// It gets this weight.
-    Weigh {
-        key: usize,
-        weight: i64,
-    },
-    Delete {
-        key: usize,
-    },
+    Weigh { key: usize, weight: i64, is_new: bool },
+    /// This row was there.
+    Delete { key: usize, before: usize },
+}
+
+impl Change {
+    /// What it means to an index.
+    fn as_move(&self, keys: &EncodedRows) -> Option<Move> {
+        let (key, gone, come) = match *self {
+            Change::Put { key, value, before } => (key, before, Some(value)),
+            Change::Weigh { key, is_new, .. } => (key, None, Some(key).filter(|_| is_new)),
+            Change::Delete { key, before } => (key, Some(before), None),
+        };
+        (gone.is_some() || come.is_some()).then(|| Move { row_key: keys.row(key).to_vec(), gone, come })
+    }
 }
 
 impl CollectionWriter {
     /// Keeps about `budget_bytes` of rows in memory. One writer a collection.
     pub fn new(collection: Arc<Collection>, budget_bytes: usize) -> Self {
         let prefix = Key::Row { collection: collection.id, key: &[] }.encode();
-        Self { collection, cache: KeyedState::over(prefix, budget_bytes), contents: None }
+        Self { collection, cache: KeyedState::over(prefix, budget_bytes), contents: None, indexes: Vec::new() }
+    }
+
+    /// Keeps these indexes up to date from now on.
+    #[must_use]
+    pub fn with_indexes(mut self, indexes: impl IntoIterator<Item = Arc<Index>>) -> Self {
+        indexes.into_iter().for_each(|index| self.add_index(index));
+        self
+    }
+
+    /// Keeps an index, which holds what the collection holds, up to date from now on.
+    pub fn add_index(&mut self, index: Arc<Index>) {
+        self.indexes.retain(|kept| kept.id() != index.id());
+        self.indexes.push(index);
+    }
+
+    /// Forgets an object's indexes.
+    pub fn remove_indexes_of(&mut self, oid: Oid) {
+        self.indexes.retain(|kept| kept.id().oid() != oid);
     }
 
     pub fn collection(&self) -> &Arc<Collection> {
@@ -73,12 +100,15 @@ impl CollectionWriter {
             return Ok(());
         }
         let contents = self.contents(snapshot)?;
-        let contents = match self.collection.layout {
+        let (contents, moves) = match self.collection.layout {
             Layout::Keyed { .. } => self.apply_keyed(snapshot, delta, contents)?,
             Layout::Sequence => self.append(delta, contents, commit)?,
             Layout::Multiset => self.apply_multiset(snapshot, delta, contents)?,
         };
         self.cache.flush(commit);
+        for index in &self.indexes {
+            index.write(&delta.batch, &moves, commit)?;
+        }
         self.put_contents(contents, commit)
     }
 
@@ -87,6 +117,7 @@ impl CollectionWriter {
         let contents = Contents { rows: 0, ..self.contents(snapshot)? };
         self.cache.clear();
         self.cache.flush(commit);
+        self.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
         self.put_contents(contents, commit)
     }
 
@@ -116,7 +147,7 @@ impl CollectionWriter {
         Ok(())
     }
 
-    fn apply_keyed(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<Contents> {
+    fn apply_keyed(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<(Contents, Vec<Move>)> {
         let keys = self.collection.key_of(&delta.batch)?;
         let values = self.encode_values(delta)?;
         let order = self.load_in_order(snapshot, &keys)?;
@@ -137,20 +168,32 @@ impl CollectionWriter {
                 }
             }
             left.retain(|(.., weight)| *weight != 0);
+            // What was there has gone, so the delta has it.
+            let row_of = |before: Option<&[u8]>| {
+                let before = before?;
+                group.iter().copied().find(|&row| values.row(row) == before)
+            };
             match left[..] {
-                [] if before.is_some() => changes.push(Change::Delete { key }),
-                [] => continue,
+                [] => match row_of(before) {
+                    Some(before) => changes.push(Change::Delete { key, before }),
+                    None => continue,
+                },
                 [(_, None, 1)] => continue,
-                [(_, Some(value), 1)] => changes.push(Change::Put { key, value }),
+                [(_, Some(value), 1)] => changes.push(Change::Put { key, value, before: row_of(before) }),
                 _ => return Err(self.contradiction(keys.row(key), &left.iter().map(|l| l.2).collect::<Vec<_>>())),
             }
             rows += left.len() as i64 - i64::from(before.is_some());
         }
         self.carry_out(&changes, &keys, Some(&values))?;
-        self.counted(contents, rows)
+        Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
-    fn apply_multiset(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<Contents> {
+    fn apply_multiset(
+        &mut self,
+        snapshot: &Snapshot,
+        delta: &Delta,
+        contents: Contents,
+    ) -> Result<(Contents, Vec<Move>)> {
         let keys = self.collection.key_of(&delta.batch)?;
         let order = self.load_in_order(snapshot, &keys)?;
         let mut changes = Vec::new();
@@ -162,16 +205,16 @@ impl CollectionWriter {
             rows += net;
             match before + net {
                 _ if net == 0 => {}
-                0 => changes.push(Change::Delete { key }),
-                weight if weight > 0 => changes.push(Change::Weigh { key, weight }),
+                0 => changes.push(Change::Delete { key, before: key }),
+                weight if weight > 0 => changes.push(Change::Weigh { key, weight, is_new: before == 0 }),
                 weight => return Err(self.contradiction(keys.row(key), &[weight])),
             }
         }
         self.carry_out(&changes, &keys, None)?;
-        self.counted(contents, rows)
+        Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
-    fn append(&mut self, delta: &Delta, contents: Contents, commit: &mut EpochCommit) -> Result<Contents> {
+    fn append(&mut self, delta: &Delta, contents: Contents, commit: &mut EpochCommit) -> Result<(Contents, Vec<Move>)> {
         let values = self.encode_values(delta)?;
         if let Some(row) = (0..delta.num_rows()).find(|&row| delta.weight(row) < 0) {
             let name = &self.collection.name;
@@ -179,13 +222,24 @@ impl CollectionWriter {
         }
         let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode();
         let mut next = contents.next_sequence;
+        let mut moves = Vec::new();
         for row in 0..delta.num_rows() {
             for _ in 0..delta.weight(row) {
-                commit.put_framed(&prefix, &next.to_be_bytes(), values.row(row));
+                let key = next.to_be_bytes();
+                commit.put_framed(&prefix, &key, values.row(row));
+                if !self.indexes.is_empty() {
+                    moves.push(Move { row_key: key.to_vec(), gone: None, come: Some(row) });
+                }
                 next += 1;
             }
         }
-        Ok(Contents { rows: contents.rows + (next - contents.next_sequence), next_sequence: next })
+        Ok((Contents { rows: contents.rows + (next - contents.next_sequence), next_sequence: next }, moves))
+    }
+
+    /// For the indexes, if there are any.
+    fn moves(&self, changes: &[Change], keys: &EncodedRows) -> Vec<Move> {
+        let changes = if self.indexes.is_empty() { &[] } else { changes };
+        changes.iter().filter_map(|change| change.as_move(keys)).collect()
     }
 
     fn encode_values(&self, delta: &Delta) -> Result<EncodedRows> {
@@ -205,17 +259,17 @@ impl CollectionWriter {
     fn carry_out(&mut self, changes: &[Change], keys: &EncodedRows, values: Option<&EncodedRows>) -> Result<()> {
         for change in changes {
             match *change {
-                Change::Put { key, value } => {
+                Change::Put { key, value, .. } => {
                     let values = values.ok_or_else(|| Error::internal("a keyed change without values"))?;
                     self.cache.put(keys.row(key), values.row(value));
                 }
-                Change::Weigh { key, weight } => {
+                Change::Weigh { key, weight, .. } => {
                     let mut buffer = [0; 10];
                     let encoded = postcard::to_slice(&weight, &mut buffer)
                         .map_err(|e| Error::internal(format!("cannot encode weight {weight}: {e}")))?;
                     self.cache.put(keys.row(key), encoded);
                 }
-                Change::Delete { key } => self.cache.delete(keys.row(key)),
+                Change::Delete { key, .. } => self.cache.delete(keys.row(key)),
             }
         }
         Ok(())
