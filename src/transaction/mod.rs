@@ -72,6 +72,17 @@ struct Savepoint {
     changes: usize,
     steps: usize,
     tables: BTreeMap<Oid, usize>,
+    /// Buffers of those that DDL has given up since.
+    forgotten: BTreeMap<Oid, TableBuffer>,
+}
+
+impl Savepoint {
+    /// A buffer that is given up while this is the last savepoint; what was first buffered after it is not needed again.
+    fn forget(&mut self, table: Oid, buffer: TableBuffer) {
+        if self.tables.contains_key(&table) {
+            self.forgotten.entry(table).or_insert(buffer);
+        }
+    }
 }
 
 impl Transaction {
@@ -113,7 +124,8 @@ impl Transaction {
 
     /// Bytes that may still be written.
     pub fn room(&self) -> usize {
-        let bytes: usize = self.tables.values().map(TableBuffer::bytes).sum();
+        let forgotten = self.savepoints.iter().flat_map(|s| s.forgotten.values());
+        let bytes: usize = self.tables.values().chain(forgotten).map(TableBuffer::bytes).sum();
         self.max_bytes.saturating_sub(bytes)
     }
 
@@ -145,8 +157,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// The table goes, or gets other contents. ROLLBACK TO a savepoint brings back what was buffered by then.
     pub fn forget_table(&mut self, table: Oid) {
-        self.tables.remove(&table);
+        if let (Some(buffer), Some(savepoint)) = (self.tables.remove(&table), self.savepoints.last_mut()) {
+            savepoint.forget(table, buffer);
+        }
     }
 
     /// True if COMMIT has nothing to do.
@@ -166,18 +181,30 @@ impl Transaction {
             changes: self.changes.len(),
             steps: self.steps.len(),
             tables: self.tables.iter().map(|(oid, b)| (*oid, b.mark())).collect(),
+            forgotten: BTreeMap::new(),
         });
     }
 
     pub fn release(&mut self, name: &str) -> Result<()> {
         let at = self.find_savepoint(name)?;
-        self.savepoints.truncate(at);
+        let released = self.savepoints.split_off(at);
+        if let Some(outer) = self.savepoints.last_mut() {
+            for (table, buffer) in released.into_iter().flat_map(|s| s.forgotten) {
+                outer.forget(table, buffer);
+            }
+        }
         Ok(())
     }
 
     /// Takes back what came after the savepoint, which stays.
     pub fn rollback_to(&mut self, name: &str) -> Result<Marks> {
         let at = self.find_savepoint(name)?;
+        let mut forgotten = BTreeMap::new();
+        for (table, buffer) in self.savepoints[at..].iter_mut().flat_map(|s| std::mem::take(&mut s.forgotten)) {
+            // The first one is of the time of the savepoint.
+            forgotten.entry(table).or_insert(buffer);
+        }
+        self.tables.extend(forgotten);
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
         self.catalog = savepoint.catalog.clone();
