@@ -82,7 +82,18 @@ impl<'a> Planner<'a> {
     }
 
     pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
-        Ok(self.state.optimize(plan)?)
+        if subqueries::would_go_astray(plan)? {
+            return Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?);
+        }
+        let optimized = self.state.optimize(plan);
+        let is_done = match &optimized {
+            Ok(done) => !subqueries::has_subqueries(done)?,
+            Err(_) => !subqueries::has_subqueries(plan)?,
+        };
+        if is_done {
+            return Ok(optimized?);
+        }
+        Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?)
     }
 
     fn sql_to_rel(&self) -> SqlToRel<'_, Self> {

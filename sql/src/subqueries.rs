@@ -9,9 +9,12 @@
 //! ```
 //!
 //! DataFusion turns EXISTS into joins of every kind. Of IN it forgets the NULLs unless it stands alone in WHERE; a scalar
-//! subquery tied to the outer row it wants to aggregate, so that there is one row.
+//! subquery tied to the outer row it wants to aggregate, so that there is one row. What is left in the plan after all that,
+//! [`unnest`] turns into joins.
 
+mod domain;
 mod one_row;
+mod unnest;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use datafusion::scalar::ScalarValue;
 use tidemark_common::{Error, Result};
 
 use one_row::gives_one_row;
+pub use unnest::{has_subqueries, unnest, would_go_astray};
 
 /// Which NOT IN become EXISTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

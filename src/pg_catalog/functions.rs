@@ -49,12 +49,13 @@ static DECLARED: LazyLock<HashMap<&'static str, &'static Declared>> = LazyLock::
 static OF_ARRAYS: LazyLock<HashMap<String, Arc<ScalarUDF>>> =
     LazyLock::new(|| array_functions::functions().into_iter().map(|f| (f.name().to_string(), Arc::new(f))).collect());
 
-/// The function of this name over `ctx`.
-pub fn function(name: &str, ctx: &Arc<SystemContext>) -> Option<Arc<ScalarUDF>> {
-    match DECLARED.get(name) {
-        Some(declared) => Some(Arc::new(ScalarUDF::new_from_impl(SystemFunction::new(declared, Arc::clone(ctx))))),
-        None => OF_ARRAYS.get(name).cloned(),
-    }
+/// The function of this name, over `ctx` if it needs that.
+pub fn function(name: &str, ctx: Option<&Arc<SystemContext>>) -> Option<Arc<ScalarUDF>> {
+    let of_context = || {
+        let function = SystemFunction::new(DECLARED.get(name)?, Arc::clone(ctx?));
+        Some(Arc::new(ScalarUDF::new_from_impl(function)))
+    };
+    OF_ARRAYS.get(name).cloned().or_else(of_context)
 }
 
 /// The names that [`function`] knows.

@@ -142,8 +142,7 @@ impl Resolver for Names {
     }
 
     fn function(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        let of_catalog = || self.system.as_ref().and_then(|system| pg_catalog::function(name, system));
-        of_catalog().or_else(|| self.functions.get(name).cloned())
+        pg_catalog::function(name, self.system.as_ref()).or_else(|| self.functions.get(name).cloned())
     }
 
     fn function_names(&self) -> Vec<String> {
