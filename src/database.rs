@@ -82,9 +82,18 @@ impl Database {
         }))
     }
 
-    /// Drops what temporary objects a crash has left behind. Call once, before the first session.
+    /// Drops what temporary objects a crash has left behind, and goes on with views that were to replace others. Call once, before
+    /// the first session.
     pub async fn clean_up(self: &Arc<Self>) -> Result<()> {
         let moment = self.engine.moment();
+        for object in moment.catalog.objects().filter(|o| o.replaces().is_some()) {
+            let (db, oid) = (self.clone(), object.oid);
+            tokio::spawn(async move {
+                if let Err(error) = db.replace_when_built(oid).await {
+                    tracing::warn!(%error, "a view was not replaced");
+                }
+            });
+        }
         let left: Vec<Oid> = moment.catalog.objects().filter(|o| o.temporary).map(|o| o.oid).collect();
         self.drop_objects(left).await
     }
@@ -98,14 +107,14 @@ impl Database {
             let catalog = self.engine.moment().catalog;
             let indexes = oids.iter().flat_map(|oid| catalog.indexes_of(*oid)).map(|(index, _)| index.oid);
             let oids: BTreeSet<Oid> = oids.iter().copied().chain(indexes).collect();
-            let changes: Vec<Change> =
-                oids.iter().filter(|o| catalog.get(**o).is_some()).map(|o| Change::Remove(*o)).collect();
+            let there = || oids.iter().filter(|o| catalog.get(**o).is_some());
+            let changes: Vec<Change> = there().map(|o| Change::Remove(*o)).collect();
             if changes.is_empty() {
                 return Ok(());
             }
             let commit = Commit {
-                steps: oids.iter().map(|o| tidemark_engine::Step::Drop(*o)).collect(),
-                objects: oids.iter().map(|o| (*o, None)).collect(),
+                steps: there().map(|o| tidemark_engine::Step::Drop(*o)).collect(),
+                objects: there().map(|o| (*o, None)).collect(),
                 catalog: Some(Arc::new(catalog.apply(&changes))),
                 ..Commit::default()
             };

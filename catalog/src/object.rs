@@ -151,6 +151,12 @@ pub struct MaterializedView {
     pub watermark: Option<usize>,
     /// The dataflow's EXPLAIN text: state on disk fits only the plan it was made by.
     pub fingerprint: String,
+    /// Whose OID its rows and state are kept under; `None`: its own. (`pg_class.relfilenode`, in Postgres.)
+    #[serde(default)]
+    pub storage: Option<Oid>,
+    /// The view whose place it takes when it has been built.
+    #[serde(default)]
+    pub replaces: Option<Oid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -298,6 +304,14 @@ impl Object {
 
     pub fn arrow_schema(&self) -> SchemaRef {
         columns_schema(self.columns())
+    }
+
+    /// The view whose place it takes when it has been built.
+    pub fn replaces(&self) -> Option<Oid> {
+        match &self.kind {
+            ObjectKind::MaterializedView(view) => view.replaces,
+            _ => None,
+        }
     }
 
     /// The table or view that it is an index of.

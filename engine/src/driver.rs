@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backfill::{Progress, Replaying};
 use crate::engine::{Command, Definition, EngineConfig, Moment, Shared, Transaction};
 use crate::job::{Job, Output};
+use crate::operators::Chunks;
 use crate::source_input::{QueueLimits, SourceInput, Waker};
 use crate::status::{EpochStatus, SourceStatus};
 use crate::subscription::{Subscriber, Subscription};
@@ -61,6 +62,8 @@ pub(crate) struct Driver {
     pub pending: VecDeque<Pending>,
     /// Who waits for the epoch being made. Here, so that who waited for one that fails is told why.
     pub admitted: Vec<oneshot::Sender<Result<Epoch>>>,
+    /// Of views that another one has replaced in this epoch, what that changes.
+    pub replaced: HashMap<Oid, Chunks>,
     pub delivered: BTreeMap<Oid, Epoch>,
     /// Who waits for which views to be built.
     pub waiting: Vec<(Vec<Oid>, oneshot::Sender<Result<()>>)>,
@@ -104,6 +107,7 @@ impl Driver {
             subscribers: HashMap::new(),
             pending: VecDeque::new(),
             admitted: Vec::new(),
+            replaced: HashMap::new(),
             delivered: BTreeMap::new(),
             waiting: Vec::new(),
             epochs: Arc::default(),

@@ -74,14 +74,18 @@ impl Definition {
         }
     }
 
-    /// Its own, and those of its indexes.
+    /// Those under which it and its indexes keep what they store.
     pub(crate) fn oids(&self) -> Vec<Oid> {
         let indexes: &[Arc<Index>] = match self {
             Definition::Table(d) => &d.indexes,
             Definition::View(d) => &d.indexes,
             Definition::Source(_) | Definition::Sink(_) => &[],
         };
-        indexes.iter().map(|index| index.id().oid()).chain([self.oid()]).collect()
+        let own = match self {
+            Definition::View(d) => d.storage,
+            other => other.oid(),
+        };
+        indexes.iter().map(|index| index.id().oid()).chain([own]).collect()
     }
 }
 
@@ -109,6 +113,8 @@ pub struct WatermarkDef {
 #[derive(Debug, Clone)]
 pub struct ViewDef {
     pub oid: Oid,
+    /// Whose OID its rows and state are kept under: its own, or that of the view that took its place.
+    pub storage: Oid,
     pub name: String,
     pub dataflow: Arc<Dataflow>,
     pub collection: Arc<Collection>,
@@ -136,6 +142,11 @@ pub enum Step {
     CreateIndex {
         relation: Oid,
         index: Arc<Index>,
+    },
+    /// A view that has been built takes the place of another one, whose readers are told what is different.
+    Replace {
+        view: Oid,
+        by: Oid,
     },
     /// Removes it and all it keeps.
     Drop(Oid),
@@ -168,6 +179,8 @@ pub struct Transaction {
     pub counters: Vec<(String, i64)>,
     /// The catalog after it.
     pub catalog: Option<Arc<Catalog>>,
+    /// Views that are being built already, for which `ready` waits too.
+    pub awaits: Vec<Oid>,
     /// Told when the views that it creates have caught up, or could not.
     pub ready: Option<oneshot::Sender<Result<()>>>,
 }

@@ -53,6 +53,8 @@ pub(crate) enum Output {
 
 pub(crate) struct Job {
     pub oid: Oid,
+    /// Whose OID its state is kept under.
+    pub storage: Oid,
     pub name: String,
     plan: Arc<Dataflow>,
     running: RunningDataflow,
@@ -82,19 +84,21 @@ impl Job {
         (now, interval): (i64, i64),
         commit: &mut EpochCommit,
     ) -> Result<Self> {
-        let (oid, name, plan) = match &definition {
-            Definition::View(ViewDef { oid, name, dataflow, .. })
-            | Definition::Sink(SinkDef { oid, name, dataflow, .. }) => (*oid, name.clone(), dataflow.clone()),
+        let (oid, storage, name, plan) = match &definition {
+            Definition::View(ViewDef { oid, storage, name, dataflow, .. }) => {
+                (*oid, *storage, name.clone(), dataflow.clone())
+            }
+            Definition::Sink(SinkDef { oid, name, dataflow, .. }) => (*oid, *oid, name.clone(), dataflow.clone()),
             Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),
         };
         let fingerprint = plan.fingerprint();
-        let before: Option<Stored> = snapshot.get_value(&Key::Job { oid, what: "state" })?;
+        let before: Option<Stored> = snapshot.get_value(&Key::Job { oid: storage, what: "state" })?;
         let stored = match before {
             Some(stored) if stored.fingerprint == fingerprint => stored,
             other => {
                 if other.is_some() {
                     tracing::warn!(job = name, "the plan has changed with this version: building it again");
-                    commit.delete_data_of(oid);
+                    commit.delete_data_of(storage);
                     if let Definition::View(def) = &definition {
                         def.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
                     }
@@ -116,8 +120,9 @@ impl Job {
             Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),
         };
         Ok(Self {
-            running: RunningDataflow::new(plan.clone(), oid, shards, cache)?,
+            running: RunningDataflow::new(plan.clone(), storage, shards, cache)?,
             oid,
+            storage,
             name,
             plan,
             output,
@@ -278,7 +283,7 @@ impl Job {
     /// Stores what has moved besides the state.
     pub fn store(&self, before: &StoredMark, commit: &mut EpochCommit) -> Result<()> {
         if self.stored != before.0 {
-            commit.put_value(&Key::Job { oid: self.oid, what: "state" }, &self.stored)?;
+            commit.put_value(&Key::Job { oid: self.storage, what: "state" }, &self.stored)?;
         }
         Ok(())
     }
@@ -293,7 +298,7 @@ impl Job {
         self.stored.failed = Some(error.to_string());
         self.error = Some(error.clone());
         self.replays.clear();
-        self.running = RunningDataflow::new(self.plan.clone(), self.oid, shards, 0)?;
+        self.running = RunningDataflow::new(self.plan.clone(), self.storage, shards, 0)?;
         Ok(())
     }
 

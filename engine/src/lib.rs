@@ -22,6 +22,7 @@ mod job;
 pub mod operators;
 mod outbox;
 mod pace;
+mod replace;
 mod source_input;
 mod status;
 mod subscription;

@@ -137,6 +137,7 @@ impl Driver {
             return Err(Error::new(SqlState::SerializationFailure, "the catalog was changed by another session")
                 .with_hint("Run the statement again."));
         }
+        self.may_replace(&transaction.steps)?;
         let mut new_tables = new_tables(&transaction, self)?;
         let built = self.build_indexes(&transaction.steps, &new_tables);
         let checked = match built.and_then(|()| self.check(transaction.writes, &mut new_tables)) {
@@ -148,7 +149,7 @@ impl Driver {
         };
         // Nothing below can refuse any more, except by failing the epoch as a whole.
         let has_steps = !transaction.steps.is_empty();
-        let mut building = Vec::new();
+        let mut building = transaction.awaits;
         for step in transaction.steps {
             if let Step::Create(Definition::View(_) | Definition::Sink(_)) = &step {
                 building.extend(step.created());
@@ -199,6 +200,11 @@ impl Driver {
     fn build_indexes(&mut self, steps: &[Step], new_tables: &BTreeMap<Oid, Table>) -> Result<()> {
         for step in steps {
             let Step::CreateIndex { relation, index } = step else { continue };
+            let replaced_by = |step: &Step| match step {
+                Step::Replace { view, by } if view == relation => Some(*by),
+                _ => None,
+            };
+            let relation = &steps.iter().find_map(replaced_by).unwrap_or(*relation);
             let table = new_tables.get(relation).or_else(|| self.tables.get(relation));
             let collection = match table {
                 Some(table) => Some(&table.def.collection),
@@ -274,6 +280,7 @@ impl Driver {
                     writer.add_index(index);
                 }
             }
+            Step::Replace { view, by } => self.replace(view, by, commit)?,
             Step::Drop(oid) => self.drop_object(oid, commit),
             Step::Pause(oid, paused) => self.pause(oid, paused, commit)?,
             Step::LimitBackfill(oid, rate) => {
@@ -289,7 +296,7 @@ impl Driver {
     fn drop_object(&mut self, oid: Oid, commit: &mut EpochCommit) {
         self.tables.remove(&oid);
         self.sources.remove(&oid);
-        self.jobs.remove(&oid);
+        let storage = self.jobs.remove(&oid).map_or(oid, |job| job.storage);
         self.subscribers.remove(&oid);
         self.delivered.remove(&oid);
         for job in self.jobs.values_mut() {
@@ -297,7 +304,7 @@ impl Driver {
                 writer.remove_indexes_of(oid);
             }
         }
-        commit.delete_all_of(oid);
+        commit.delete_all_of(storage);
     }
 
     fn pause(&mut self, oid: Oid, paused: bool, commit: &mut EpochCommit) -> Result<()> {
@@ -393,9 +400,14 @@ impl Driver {
             let inputs = self.job_inputs(oid, now, changes)?;
             let Some(job) = self.jobs.get_mut(&oid) else { continue };
             let mark = job.mark_at_start();
+            if let Some(chunks) = self.replaced.remove(&oid) {
+                changes.insert(oid, CollectionChanges { chunks, ..CollectionChanges::default() });
+            }
             if job.has_work(&inputs) {
                 match job.step(epoch, &self.snapshot, &inputs, commit) {
-                    Ok(output) => {
+                    Ok(mut output) => {
+                        let replaced = changes.remove(&oid).unwrap_or_default();
+                        output.chunks.splice(0..0, replaced.chunks);
                         changes.insert(oid, output);
                     }
                     Err(error) => {

@@ -326,13 +326,18 @@ pub fn stored_query(text: &str) -> Result<ast::Query> {
     Err(Error::internal("the stored text is no query"))
 }
 
+/// Whose OID a view's rows and state are kept under.
+pub fn view_storage(object: &Object, view: &MaterializedView) -> Oid {
+    view.storage.unwrap_or(object.oid)
+}
+
 pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<Collection>> {
     let layout = match (&view.key, view.append_only) {
         (Some(key), _) => Layout::Keyed { key: key.clone() },
         (None, true) => Layout::Sequence,
         (None, false) => Layout::Multiset,
     };
-    let collection = Collection::new(StateId::new(object.oid, 0), object.arrow_schema(), layout)?;
+    let collection = Collection::new(StateId::new(view_storage(object, view), 0), object.arrow_schema(), layout)?;
     Ok(Arc::new(collection.with_name(&object.name)))
 }
 
@@ -342,6 +347,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
     let dataflow = dataflow(&query, &view.search_path, emit_on_close, &object.reads, catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
+        storage: view_storage(object, view),
         name: object.name.clone(),
         dataflow: Arc::new(dataflow),
         collection: view_collection(object, view)?,

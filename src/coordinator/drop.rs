@@ -183,6 +183,8 @@ fn table_of_constraint<'a>(
 fn belongs_to(object: &Object, doomed: &[Arc<Object>]) -> bool {
     match &object.kind {
         ObjectKind::Index(index) => doomed.iter().any(|d| d.oid == index.relation),
+        // What was to take its place.
+        ObjectKind::MaterializedView(v) => v.replaces.is_some_and(|view| doomed.iter().any(|d| d.oid == view)),
         ObjectKind::Sequence(s) => s.owned_by.is_some_and(|(table, _)| doomed.iter().any(|d| d.oid == table)),
         _ => false,
     }

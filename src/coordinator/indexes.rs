@@ -21,6 +21,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 
 use super::{MAX_NAME, Target, already_exists};
+use crate::database::Database;
 use crate::query::{find_relation, object_name};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
@@ -180,38 +181,39 @@ impl Session {
         }
         if changes.is_empty() { Ok(()) } else { self.change_catalog(changes, steps) }
     }
+}
 
-    /// The indexes of a view that is replaced, over the one that takes its place.
-    pub(super) fn move_indexes(&mut self, before: &Object, after: &Object) -> Result<(Vec<Change>, Vec<PlannedStep>)> {
-        let catalog = self.catalog()?;
-        let (mut changes, mut steps) = (Vec::new(), Vec::new());
-        for (object, index) in catalog.indexes_of(before.oid) {
-            let mut index = Index { relation: after.oid, ..index.clone() };
-            for column in &mut index.columns {
-                let name = &before.columns()[column.column].name;
-                column.column = after.columns().iter().position(|c| c.name == *name).ok_or_else(|| {
-                    Error::new(
-                        SqlState::DependentObjectsStillExist,
-                        format!(
-                            "index {} needs column {name}, which the new {} does not have",
-                            object.name, after.name
-                        ),
-                    )
-                    .with_hint("Drop the index first.")
-                })?;
-                indexable(&after.columns()[column.column])?;
-            }
-            let mut moved = Object { kind: ObjectKind::Index(index), ..object.as_ref().clone() };
-            moved.oid = self.database().new_oid();
-            moved.depends_on = BTreeSet::from([after.oid]);
-            moved.reads.clear();
-            changes.push(Change::Remove(object.oid));
-            steps.push(PlannedStep::Drop(object.oid));
-            steps.push(PlannedStep::CreateIndex(moved.oid));
-            changes.push(Change::Put(Box::new(moved)));
+/// The indexes of a view that is replaced, over what takes its place.
+pub(super) fn move_indexes(
+    catalog: &Catalog,
+    db: &Database,
+    before: &Object,
+    after: &Object,
+) -> Result<(Vec<Change>, Vec<PlannedStep>)> {
+    let (mut changes, mut steps) = (Vec::new(), Vec::new());
+    for (object, index) in catalog.indexes_of(before.oid) {
+        let mut index = Index { relation: after.oid, ..index.clone() };
+        for column in &mut index.columns {
+            let name = &before.columns()[column.column].name;
+            column.column = after.columns().iter().position(|c| c.name == *name).ok_or_else(|| {
+                Error::new(
+                    SqlState::DependentObjectsStillExist,
+                    format!("index {} needs column {name}, which the new {} does not have", object.name, after.name),
+                )
+                .with_hint("Drop the index first.")
+            })?;
+            indexable(&after.columns()[column.column])?;
         }
-        Ok((changes, steps))
+        let mut moved = Object { kind: ObjectKind::Index(index), ..object.as_ref().clone() };
+        moved.oid = db.new_oid();
+        moved.depends_on = BTreeSet::from([after.oid]);
+        moved.reads.clear();
+        changes.push(Change::Remove(object.oid));
+        steps.push(PlannedStep::Drop(object.oid));
+        steps.push(PlannedStep::CreateIndex(moved.oid));
+        changes.push(Change::Put(Box::new(moved)));
     }
+    Ok((changes, steps))
 }
 
 /// What the statement describes, without its name.

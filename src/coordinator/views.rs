@@ -70,9 +70,6 @@ impl Session {
             if !create.or_replace {
                 return Err(already_exists(&before));
             }
-            self.replaceable(&before, "materialized view")?;
-            changes.push(Change::Remove(before.oid));
-            steps.push(PlannedStep::Drop(before.oid));
             replaced = Some(before);
         }
         if create.with_no_data {
@@ -82,13 +79,13 @@ impl Session {
         let mut object = self.plan_materialized_view(create)?;
         object.schema = target.schema;
         object.name = target.name;
-        steps.push(PlannedStep::Create(object.oid));
-        let indexes = replaced.map(|before| self.move_indexes(&before, &object)).transpose()?;
-        changes.push(Change::Put(Box::new(object)));
-        if let Some((index_changes, index_steps)) = indexes {
-            changes.extend(index_changes);
-            steps.extend(index_steps);
+        if let Some(before) = replaced {
+            let earlier = self.stand_in(&before, &mut object)?;
+            changes.extend(earlier.iter().map(|oid| Change::Remove(*oid)));
+            steps.extend(earlier.into_iter().map(PlannedStep::Drop));
         }
+        steps.push(PlannedStep::Create(object.oid));
+        changes.push(Change::Put(Box::new(object)));
         self.change_catalog(changes, steps)?;
         done()
     }
@@ -119,6 +116,8 @@ impl Session {
             append_only: output.properties.append_only,
             watermark: output.properties.watermarks.first().copied(),
             fingerprint: dataflow.fingerprint(),
+            storage: None,
+            replaces: None,
         };
         let target = self.target(&create.name, false)?;
         self.object(target, depends_on, ObjectKind::MaterializedView(view))
@@ -246,7 +245,7 @@ pub(super) fn stored_types(columns: &[Column]) -> Result<()> {
 }
 
 /// CREATE OR REPLACE VIEW may only add columns at the end, as in Postgres.
-fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
+pub(super) fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
     let (old, new) = (before.columns(), after.columns());
     if new.len() < old.len() {
         return Err(Error::new(SqlState::InvalidTableDefinition, "cannot drop columns from view"));

@@ -208,6 +208,8 @@ fn sample() -> Catalog {
         search_path: vec!["public".into()],
     };
     let totals = MaterializedView {
+        storage: None,
+        replaces: None,
         columns: vec![column(1, "order_id", SqlType::BigInt), column(2, "total", SqlType::BigInt)],
         query: "SELECT order_id, sum(qty) AS total FROM lines GROUP BY order_id".into(),
         search_path: vec!["sales".into(), "public".into()],
@@ -341,7 +343,7 @@ fn session(system: &Arc<SystemContext>) -> SessionContext {
         ctx.register_udf(function);
     }
     for name in function_names() {
-        ctx.register_udf(function(name, system).unwrap().as_ref().clone());
+        ctx.register_udf(function(name, Some(system)).unwrap().as_ref().clone());
     }
     if ctx.state().scalar_functions().get("pg_size_pretty").is_none() {
         ctx.register_udf(size_pretty());

@@ -236,7 +236,13 @@ impl Session {
         // If this future is dropped (cancel), what was being built goes again.
         let guard = DropUnlessReady { db: self.db.clone(), oids: builds };
         let built = ready.await.map_err(|_| Error::new(SqlState::AdminShutdown, "the server is shutting down"))?;
-        match built {
+        let mut done = built;
+        for oid in &guard.oids {
+            if done.is_ok() && self.db.moment().catalog.get(*oid).is_some_and(|o| o.replaces().is_some()) {
+                done = self.db.replace(*oid).await;
+            }
+        }
+        match done {
             Ok(()) => {
                 guard.disarm();
                 Ok(())

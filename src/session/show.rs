@@ -164,7 +164,9 @@ impl Session {
     /// Ends what a view's creation is still building.
     pub(super) fn cancel_job(&mut self, job: &str) -> Result<Outcome> {
         let status = self.db.engine.status();
-        let found = status.jobs.iter().find(|j| j.oid.to_string() == job || j.name == job);
+        let catalog = self.catalog()?;
+        let found =
+            status.jobs.iter().find(|j| j.oid.to_string() == job || catalog.get(j.oid).is_some_and(|o| o.name == job));
         let Some(found) = found else {
             return Err(Error::new(SqlState::UndefinedObject, format!("job \"{job}\" does not exist"))
                 .with_hint("SHOW JOBS lists what runs."));

@@ -31,6 +31,11 @@ pub enum PlannedStep {
     ReplaceTable(Oid),
     /// Its relation is kept, and what the relation holds goes into it.
     CreateIndex(Oid),
+    /// The view `by` takes the place of `view`.
+    Replace {
+        view: Oid,
+        by: Oid,
+    },
     Drop(Oid),
     Truncate(Oid),
     Pause(Oid, bool),
@@ -267,6 +272,7 @@ impl Transaction {
                     _ => return Err(Error::internal("only a table's contents can be replaced")),
                 },
                 PlannedStep::CreateIndex(oid) => self.create_index(*oid)?,
+                PlannedStep::Replace { view, by } => Step::Replace { view: *view, by: *by },
                 PlannedStep::Drop(oid) => Step::Drop(*oid),
                 PlannedStep::Truncate(oid) => Step::Truncate(*oid),
                 PlannedStep::Pause(oid, paused) => Step::Pause(*oid, *paused),
@@ -288,7 +294,14 @@ impl Transaction {
             .filter(|b| !dropped.contains(&b.def().oid))
             .filter_map(|b| b.into_write().transpose())
             .collect::<Result<_>>()?;
-        Ok(Commit { writes, steps, objects, counters: self.counters.into_iter().collect(), catalog, ready: None })
+        Ok(Commit {
+            writes,
+            steps,
+            objects,
+            counters: self.counters.into_iter().collect(),
+            catalog,
+            ..Commit::default()
+        })
     }
 
     /// Whether another step than the `i`th makes the engine know the table as it will be: once is enough.

@@ -28,6 +28,7 @@ mod pgbench;
 mod psql;
 mod raw;
 mod renames;
+mod replace;
 mod s3;
 mod slt;
 mod sources;

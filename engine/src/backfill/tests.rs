@@ -105,7 +105,15 @@ impl Running {
         let filter = (Op::Filter { predicate: lit(true) }, vec![0], columns.clone(), with_watermarks(&[]));
         let dataflow = plan(vec![(from, inputs, fields, properties), filter]);
         let name = format!("v{oid}");
-        let def = ViewDef { oid, name, dataflow, collection: collection(oid), backfill_rate: rate, indexes: vec![] };
+        let def = ViewDef {
+            oid,
+            storage: oid,
+            name,
+            dataflow,
+            collection: collection(oid),
+            backfill_rate: rate,
+            indexes: vec![],
+        };
         self.step(Step::Create(Definition::View(def))).await
     }
 
