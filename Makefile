@@ -28,6 +28,10 @@ test: check ## Everything that must pass: formatting, clippy, unit tests, SQL su
 	scripts/s3s.sh "$(TARGET_DIR)/s3s"
 	time cargo test --workspace --no-fail-fast
 
+.PHONY: soak
+soak: setup ## The differential test with new seeds, for an hour (TIDEMARK_SOAK_SECONDS=3600)
+	TIDEMARK_SOAK_SECONDS=$${TIDEMARK_SOAK_SECONDS:-3600} cargo test --workspace --test it differential -- --nocapture
+
 .PHONY: check
 check: setup ## Formatting and clippy, warnings denied
 	cargo fmt --all --check

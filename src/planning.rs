@@ -33,6 +33,8 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
     options.sql_parser.collect_spans = true;
     options.execution.time_zone = Some("UTC".into());
     options.optimizer.prefer_existing_sort = true;
+    // It refuses GROUP BY over a CASE of which the logical plan knows, and the physical one does not, that it is never NULL.
+    options.execution.skip_physical_aggregate_schema_check = true;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit as usize)))
         .build_arc()?;

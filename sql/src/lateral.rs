@@ -44,7 +44,9 @@ fn join(plan: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
         JoinType::Left if always && only_names(&join.right) => Empty::Keep,
         _ => return Ok(Transformed::no(plan)),
     };
-    let Some(beside) = graft(&join.right, &join.left, empty)? else { return Ok(Transformed::no(plan)) };
+    let left = Hidden::of(&join.left)?;
+    let Some(beside) = graft(&join.right, &left, empty)? else { return Ok(Transformed::no(plan)) };
+    let beside = left.shown(beside)?;
     let beside = match &join.filter {
         Some(filter) if !always => LogicalPlanBuilder::from(beside).filter(filter.clone())?.build()?,
         _ => beside,
@@ -109,12 +111,48 @@ fn never_empty(plan: LogicalPlan, columns: &[Column]) -> DfResult<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
+/// The table on the left, its columns under names that nothing in the right one has.
+struct Hidden {
+    plan: LogicalPlan,
+    /// As they were called.
+    columns: Vec<Column>,
+}
+
+impl Hidden {
+    fn of(left: &Arc<LogicalPlan>) -> DfResult<Self> {
+        let columns = left.schema().columns();
+        let renamed = columns.iter().enumerate().map(|(i, c)| Expr::Column(c.clone()).alias(Self::name(i)));
+        let plan = Projection::try_new(renamed.collect(), Arc::clone(left))?;
+        Ok(Self { plan: LogicalPlan::Projection(plan), columns })
+    }
+
+    fn name(column: usize) -> String {
+        format!("tidemark_outer_{column}")
+    }
+
+    fn column(&self, called: &Column) -> Option<Expr> {
+        let at = self.columns.iter().position(|c| c == called)?;
+        Some(Expr::Column(Column::from_name(Self::name(at))))
+    }
+
+    /// A plan that begins with the hidden columns, with their own names again.
+    fn shown(&self, plan: LogicalPlan) -> DfResult<LogicalPlan> {
+        let own = plan.schema().columns().into_iter().skip(self.columns.len()).map(Expr::Column);
+        let left = self.columns.iter().enumerate().map(|(i, column)| {
+            let hidden = Expr::Column(Column::from_name(Self::name(i)));
+            hidden.alias_qualified(column.relation.clone(), column.name.clone())
+        });
+        let exprs = left.chain(own).collect();
+        Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?))
+    }
+}
+
 /// `right` with the columns of `left` before its own; `None`: it has tables of its own.
-fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>, empty: Empty) -> DfResult<Option<LogicalPlan>> {
-    let kept = || left.schema().columns().into_iter().map(Expr::Column);
+fn graft(right: &LogicalPlan, left: &Hidden, empty: Empty) -> DfResult<Option<LogicalPlan>> {
+    let kept = || left.plan.schema().columns().into_iter().map(Expr::Column);
     Ok(match right {
         LogicalPlan::EmptyRelation(empty) if empty.produce_one_row && empty.schema.fields().is_empty() => {
-            Some(left.as_ref().clone())
+            Some(left.plan.clone())
         }
         LogicalPlan::Subquery(subquery) => graft(&subquery.subquery, left, empty)?,
         LogicalPlan::Projection(projection) => {
@@ -133,7 +171,7 @@ fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>, empty: Empty) -> DfResult
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let Some(input) = graft(&alias.input, left, empty)? else { return Ok(None) };
-            let width = left.schema().fields().len();
+            let width = left.columns.len();
             let own = input.schema().columns().into_iter().skip(width).collect::<Vec<Column>>();
             let renamed = own
                 .into_iter()
@@ -147,13 +185,14 @@ fn graft(right: &LogicalPlan, left: &Arc<LogicalPlan>, empty: Empty) -> DfResult
 }
 
 /// The expression with columns of `left` where it referred to them from outside, under the name that it had.
-fn inside(expr: &Expr, left: &LogicalPlan) -> DfResult<Expr> {
+fn inside(expr: &Expr, left: &Hidden) -> DfResult<Expr> {
     let (qualifier, name): (Option<TableReference>, String) = expr.qualified_name();
     let changed = expr.clone().transform_up(|e| {
         Ok(match e {
-            Expr::OuterReferenceColumn(_, column) if left.schema().has_column(&column) => {
-                Transformed::yes(Expr::Column(column))
-            }
+            Expr::OuterReferenceColumn(field, column) => match left.column(&column) {
+                Some(hidden) => Transformed::yes(hidden),
+                None => Transformed::no(Expr::OuterReferenceColumn(field, column)),
+            },
             other => Transformed::no(other),
         })
     })?;

@@ -8,6 +8,7 @@
 //!
 //! Architecture invariant: no I/O. Whoever calls has resolved what needs any.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
@@ -27,6 +28,7 @@ use datafusion::sql::sqlparser::ast;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use crate::grammar::build::call;
 use crate::grammar::types::sql_type;
 use crate::literals;
 use crate::subqueries::{self, NotIn};
@@ -63,6 +65,8 @@ impl<'a> Planner<'a> {
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let mut statement = statement.clone();
         crate::using::rewrite(&mut statement, self.resolver)?;
+        array_calls(&mut statement);
+        crate::order_names::rewrite(&mut statement)?;
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
         let plan = crate::set_operations::rewrite(plan)?;
         let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;
@@ -185,6 +189,19 @@ impl ContextProvider for Planner<'_> {
     fn udwf_names(&self) -> Vec<String> {
         self.state.window_functions().keys().cloned().collect()
     }
+}
+
+/// `ARRAY[t.x]` as the call that DataFusion makes of it: in the literal's elements it forgets the tables further out.
+fn array_calls(statement: &mut ast::Statement) {
+    let done = ast::visit_expressions_mut(statement, |expr| {
+        if let ast::Expr::Array(array) = expr
+            && !array.elem.is_empty()
+        {
+            *expr = call("make_array", std::mem::take(&mut array.elem));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    debug_assert!(done.is_continue());
 }
 
 /// Literals in quotes after a date or a timestamp: a series' end, and its step.

@@ -19,6 +19,8 @@ pub struct Server {
     pub http_port: u16,
     dir: PathBuf,
     log: PathBuf,
+    /// As it was started, to start it again.
+    flags: Vec<String>,
 }
 
 /// A port that nothing listens on just now.
@@ -88,7 +90,8 @@ impl Server {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()?;
-        Ok(Self { child, port, http_port, dir: dir.to_path_buf(), log })
+        let flags = flags.iter().map(|flag| flag.to_string()).collect();
+        Ok(Self { child, port, http_port, dir: dir.to_path_buf(), log, flags })
     }
 
     async fn wait_ready(&mut self) -> Result<()> {
@@ -138,10 +141,12 @@ impl Server {
         Ok(self.child.wait()?)
     }
 
-    /// SIGKILL, then a new process on the same directory.
+    /// SIGKILL, then a new process on the same directory, with the same flags.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.kill9()?;
-        *self = Self::start(&self.dir.clone()).await?;
+        let (dir, flags) = (self.dir.clone(), std::mem::take(&mut self.flags));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        *self = Self::start_with(&dir, &flags, &[]).await?;
         Ok(())
     }
 

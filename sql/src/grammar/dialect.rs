@@ -162,6 +162,15 @@ impl Dialect for TidemarkDialect {
         if parser.parse_keywords(&[Keyword::NOT, Keyword::BETWEEN, Keyword::SYMMETRIC]) {
             return Some(self.parse_symmetric(parser, expr, true));
         }
+        // sqlparser takes all that follows for the operand, AND and OR too.
+        if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+            let other = parser.parse_subexpr(self.prec_value(Precedence::Is));
+            return Some(other.map(|other| Expr::IsDistinctFrom(Box::new(expr.clone()), Box::new(other))));
+        }
+        if parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
+            let other = parser.parse_subexpr(self.prec_value(Precedence::Is));
+            return Some(other.map(|other| Expr::IsNotDistinctFrom(Box::new(expr.clone()), Box::new(other))));
+        }
         None
     }
 

@@ -233,15 +233,15 @@ fn column(expr: Expr, name: &str) -> SelectItem {
     SelectItem::ExprWithAlias { expr, alias: Ident::new(name) }
 }
 
-fn derived(subquery: Box<Query>, alias: TableAlias) -> TableFactor {
+pub(crate) fn derived(subquery: Box<Query>, alias: TableAlias) -> TableFactor {
     TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None }
 }
 
-fn alias(name: Ident) -> TableAlias {
+pub(crate) fn alias(name: Ident) -> TableAlias {
     TableAlias { explicit: true, name, columns: vec![], at: None }
 }
 
-fn template(sql: &str) -> Result<Box<Query>> {
+pub(crate) fn template(sql: &str) -> Result<Box<Query>> {
     let dialect = TidemarkDialect::for_tokens(0);
     match Parser::parse_sql(&dialect, sql).as_deref() {
         Ok([Statement::Query(query)]) => Ok(query.clone()),
@@ -249,7 +249,7 @@ fn template(sql: &str) -> Result<Box<Query>> {
     }
 }
 
-fn select_of(query: &mut Query) -> Result<&mut Select> {
+pub(crate) fn select_of(query: &mut Query) -> Result<&mut Select> {
     match query.body.as_mut() {
         SetExpr::Select(select) => Ok(select),
         other => Err(Error::internal(format!("template is not a SELECT: {other}"))),
