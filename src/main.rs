@@ -31,6 +31,9 @@ use tidemark_common::{Error, Result};
 
 use crate::config::{Command, Config};
 
+/// Of a worker thread, in bytes. Syntax trees and plans are walked by recursion, as deep as the grammar lets a statement be.
+const STACK: usize = 16 << 20;
+
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
@@ -53,6 +56,7 @@ fn run() -> Result<ExitCode> {
         tracing::debug!("a TLS provider is installed already");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK)
         .enable_all()
         .thread_name("worker")
         .build()

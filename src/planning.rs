@@ -14,13 +14,9 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::config::Config;
 use crate::pg_catalog::SystemSubqueries;
 
-/// What a plan of a statement as deeply nested as the grammar allows may need.
-const STACK: usize = 64 << 20;
-
 /// Does work that may take long without waiting, such as planning a query of many joins: the other sessions of this worker
-/// thread go on elsewhere meanwhile. Plans are walked by recursion, so it has a stack of its own.
+/// thread go on elsewhere meanwhile.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
-    let work = || stacker::grow(STACK, work);
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
