@@ -318,6 +318,11 @@ fn rocksdb_options(options: &StoreOptions, cores: usize) -> Options {
     blocks.set_block_size(16 << 10);
     blocks.set_format_version(6);
     blocks.set_bloom_filter(10.0, false);
+    // In parts of a block's size: the filter of a large file is larger than a shard of the cache, and would be read for every key.
+    blocks.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(16 << 10);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
 
