@@ -53,18 +53,36 @@ fn joins_by_name(table: &TableWithJoins) -> bool {
     nested(&table.relation) || table.joins.iter().any(|join| by_name(join).is_some() || nested(&join.relation))
 }
 
-fn by_name(join: &Join) -> Option<&JoinConstraint> {
-    let constraint = match &join.join_operator {
-        JoinOperator::Join(c)
-        | JoinOperator::Inner(c)
-        | JoinOperator::Left(c)
-        | JoinOperator::LeftOuter(c)
-        | JoinOperator::Right(c)
-        | JoinOperator::RightOuter(c)
-        | JoinOperator::FullOuter(c) => c,
+/// Whose column the joined one is.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Left,
+    Right,
+    Either,
+}
+
+/// A join that may be by name.
+struct Named<'a> {
+    constraint: &'a JoinConstraint,
+    /// The same join with another constraint.
+    with: fn(JoinConstraint) -> JoinOperator,
+    of: Of,
+}
+
+/// `None`: it has no USING and is not NATURAL.
+fn by_name(join: &Join) -> Option<Named<'_>> {
+    let (constraint, with, of): (_, fn(JoinConstraint) -> JoinOperator, _) = match &join.join_operator {
+        JoinOperator::Join(c) => (c, JoinOperator::Join, Of::Left),
+        JoinOperator::Inner(c) => (c, JoinOperator::Inner, Of::Left),
+        JoinOperator::Left(c) => (c, JoinOperator::Left, Of::Left),
+        JoinOperator::LeftOuter(c) => (c, JoinOperator::LeftOuter, Of::Left),
+        JoinOperator::Right(c) => (c, JoinOperator::Right, Of::Right),
+        JoinOperator::RightOuter(c) => (c, JoinOperator::RightOuter, Of::Right),
+        JoinOperator::FullOuter(c) => (c, JoinOperator::FullOuter, Of::Either),
         _ => return None,
     };
-    matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural).then_some(constraint)
+    let named = Named { constraint, with, of };
+    matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural).then_some(named)
 }
 
 /// What unqualified names of relations mean.
@@ -203,29 +221,24 @@ impl Scope<'_> {
     }
 
     fn join(&self, left: Side, right: Side, join: &mut Join) -> Result<Side> {
-        let on = match by_name(join) {
-            None => {
-                if let Some(on) = condition(&mut join.join_operator) {
-                    let merged = left.merged.iter().chain(&right.merged).map(|(n, e)| (n.clone(), e.clone())).collect();
-                    substitute(on, &merged, self);
-                }
-                let lefts = !matches!(join.join_operator, JoinOperator::RightSemi(_) | JoinOperator::RightAnti(_));
-                let rights = !matches!(
-                    join.join_operator,
-                    JoinOperator::Semi(_)
-                        | JoinOperator::LeftSemi(_)
-                        | JoinOperator::Anti(_)
-                        | JoinOperator::LeftAnti(_)
-                );
-                let sides = [(left, lefts), (right, rights)].into_iter().filter(|(_, kept)| *kept);
-                return Ok(sides.fold(Side::default(), |mut all, (side, _)| {
-                    all.star.extend(side.star);
-                    all.merged.extend(side.merged);
-                    all
-                }));
-            }
-            Some(JoinConstraint::Using(names)) => names.iter().map(using_name).collect::<Result<Vec<_>>>()?,
-            Some(_) => common(&left.star, &right.star),
+        let Some(named) = by_name(join) else {
+            let merged = left.merged.iter().chain(&right.merged).map(|(n, e)| (n.clone(), e.clone())).collect();
+            substitute(&mut join.join_operator, &merged, self);
+            let lefts = !matches!(join.join_operator, JoinOperator::RightSemi(_) | JoinOperator::RightAnti(_));
+            let rights = !matches!(
+                join.join_operator,
+                JoinOperator::Semi(_) | JoinOperator::LeftSemi(_) | JoinOperator::Anti(_) | JoinOperator::LeftAnti(_)
+            );
+            let sides = [(left, lefts), (right, rights)].into_iter().filter(|(_, kept)| *kept);
+            return Ok(sides.fold(Side::default(), |mut all, (side, _)| {
+                all.star.extend(side.star);
+                all.merged.extend(side.merged);
+                all
+            }));
+        };
+        let on = match named.constraint {
+            JoinConstraint::Using(names) => names.iter().map(using_name).collect::<Result<Vec<_>>>()?,
+            _ => common(&left.star, &right.star),
         };
         let mut all = Side { star: Vec::new(), merged: left.merged };
         all.merged.extend(right.merged);
@@ -243,50 +256,18 @@ impl Scope<'_> {
                     Expr::BinaryOp { left: Box::new(before), op: BinaryOperator::And, right: Box::new(equal) }
                 }
             });
-            let merged = match &join.join_operator {
-                JoinOperator::Right(_) | JoinOperator::RightOuter(_) => of_right,
-                JoinOperator::FullOuter(_) => call("coalesce", vec![of_left, of_right]),
-                _ => of_left,
+            let merged = match named.of {
+                Of::Left => of_left,
+                Of::Right => of_right,
+                Of::Either => call("coalesce", vec![of_left, of_right]),
             };
             all.star.push((name.clone(), merged.clone()));
             all.merged.insert(name.clone(), merged);
         }
         all.star.extend(left.star.into_iter().chain(right.star).filter(|(name, _)| !on.contains(name)));
         let always = || Expr::Value(Value::Boolean(true).into());
-        set_condition(&mut join.join_operator, condition.unwrap_or_else(always));
+        join.join_operator = (named.with)(JoinConstraint::On(condition.unwrap_or_else(always)));
         Ok(all)
-    }
-}
-
-fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
-    match operator {
-        JoinOperator::Join(c)
-        | JoinOperator::Inner(c)
-        | JoinOperator::Left(c)
-        | JoinOperator::LeftOuter(c)
-        | JoinOperator::Right(c)
-        | JoinOperator::RightOuter(c)
-        | JoinOperator::FullOuter(c)
-        | JoinOperator::Semi(c)
-        | JoinOperator::LeftSemi(c)
-        | JoinOperator::RightSemi(c)
-        | JoinOperator::Anti(c)
-        | JoinOperator::LeftAnti(c)
-        | JoinOperator::RightAnti(c) => Some(c),
-        _ => None,
-    }
-}
-
-fn condition(operator: &mut JoinOperator) -> Option<&mut Expr> {
-    match constraint(operator) {
-        Some(JoinConstraint::On(on)) => Some(on),
-        _ => None,
-    }
-}
-
-fn set_condition(operator: &mut JoinOperator, on: Expr) {
-    if let Some(constraint) = constraint(operator) {
-        *constraint = JoinConstraint::On(on);
     }
 }
 
@@ -418,13 +399,7 @@ fn not_known(from: &[TableWithJoins]) -> Result<Option<Merged>> {
             TableFactor::NestedJoin { table_with_joins, .. } => may_lack_left(table_with_joins),
             _ => false,
         };
-        let here = |join: &Join| {
-            let one_sided = matches!(
-                join.join_operator,
-                JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_)
-            );
-            (one_sided && by_name(join).is_some()) || nested(&join.relation)
-        };
+        let here = |join: &Join| by_name(join).is_some_and(|named| named.of != Of::Left) || nested(&join.relation);
         nested(&table.relation) || table.joins.iter().any(here)
     }
     if from.iter().any(may_lack_left) {
