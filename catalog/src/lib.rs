@@ -71,6 +71,7 @@ impl Catalog {
                 comment: (oid == PUBLIC).then(|| "standard public schema".into()),
                 depends_on: BTreeSet::new(),
                 reads: Vec::new(),
+                lookups: Vec::new(),
                 temporary: false,
                 kind: ObjectKind::Schema,
             });
@@ -316,6 +317,7 @@ mod tests {
             comment: None,
             depends_on: depends_on.iter().copied().collect(),
             reads: Vec::new(),
+            lookups: Vec::new(),
             temporary: false,
             kind: ObjectKind::View(View { columns: vec![], query: String::new(), search_path: vec![] }),
         }))

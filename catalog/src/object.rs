@@ -26,6 +26,10 @@ pub struct Object {
     /// The relations among those as they were when this was defined: in a stored query their names mean these, for ever.
     #[serde(default)]
     pub reads: Vec<Read>,
+    /// Where its joins look rows up instead of keeping them: a relation, and columns with which a key or an index of it begins.
+    /// The indexes that do are among `depends_on`.
+    #[serde(default)]
+    pub lookups: Vec<(Oid, Vec<usize>)>,
     /// The session whose end drops it; temporary objects are not there after a restart.
     #[serde(default)]
     pub temporary: bool,
@@ -388,6 +392,7 @@ mod tests {
             comment: Some("c".into()),
             reads: vec![Read { oid: 3, schema: "public".into(), name: "u".into(), columns: vec!["a".into()] }],
             depends_on: [3].into(),
+            lookups: vec![(3, vec![0])],
             temporary: false,
             kind: ObjectKind::Schema,
         };

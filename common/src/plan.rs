@@ -10,6 +10,7 @@
 //!
 //! Expressions are DataFusion's, over whole batches; columns are named by position.
 
+mod lookup;
 mod over;
 mod top_n;
 
@@ -21,9 +22,11 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
+pub use self::lookup::Stored;
 pub use self::over::Over;
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
@@ -146,6 +149,9 @@ pub struct Join {
     pub residual: Option<Arc<dyn PhysicalExpr>>,
     /// The columns that it gives, numbered likewise; of the left input only where rows of that one are all that is asked for.
     pub output: Vec<usize>,
+    /// Of each input: it is not kept, its rows are looked up by these columns of the collection that stores it ([`Stored`]), with
+    /// which a key or an index of that begins.
+    pub looked_up: [Option<Vec<usize>>; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +283,8 @@ impl Node {
             Op::Aggregate(aggregate) => aggregate.describe(&input_names, words),
             Op::Join(join) => {
                 let [left, right] = [0, 1].map(|i| &dataflow.nodes[self.inputs[i] as usize].schema);
-                join.describe(left, right, words)
+                let looked_up = [0, 1].map(|i| join.looked_up[i].as_ref().and(dataflow.stored_name(self.inputs[i])));
+                join.describe(left, right, looked_up, words)
             }
             Op::TopN(top_n) => top_n.describe(&input_names, words),
             Op::Over(over) => over.describe(&input_names, words),
@@ -303,6 +310,10 @@ impl Node {
         text.push(']');
         text
     }
+}
+
+fn as_column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<Column>().map(Column::index)
 }
 
 /// `expression AS name`; a name that the planner made up says no more than the expression.
@@ -351,7 +362,7 @@ impl Aggregate {
 }
 
 impl Join {
-    fn describe(&self, left: &SchemaRef, right: &SchemaRef, words: Words) -> String {
+    fn describe(&self, left: &SchemaRef, right: &SchemaRef, looked_up: [Option<&str>; 2], words: Words) -> String {
         let kind = match self.kind {
             JoinKind::Inner if self.on.is_empty() && self.residual.is_none() => "Cross",
             JoinKind::Inner => "Inner",
@@ -374,14 +385,33 @@ impl Join {
         if !conditions.is_empty() {
             let _ = write!(text, " on {}", conditions.join(" AND "));
         }
-        text.push_str(match self.keeps_counts() {
-            true => "; keeps the rows of the left input and how many each key has on the right",
-            false => "; keeps the rows of both inputs",
-        });
+        let kept = match (looked_up, self.keeps_counts()) {
+            ([None, _], true) => "the rows of the left input and how many each key has on the right",
+            ([Some(_), _], true) => "how many rows each key has on the right",
+            ([None, None], false) => "the rows of both inputs",
+            ([None, Some(_)], false) => "the rows of the left input",
+            ([Some(_), None], false) => "the rows of the right input",
+            ([Some(_), Some(_)], false) => "nothing",
+        };
+        let _ = write!(text, "; keeps {kept}");
         if words == Words::Exact {
-            let _ = write!(text, "; on {:?} gives {:?}", self.on, self.output);
+            let _ = write!(text, "; on {:?} gives {:?} looks up by {:?}", self.on, self.output, self.looked_up);
+        } else if looked_up.iter().any(Option::is_some) {
+            let stored: Vec<&str> = looked_up.into_iter().flatten().collect();
+            let _ = write!(text, ", looks up in {}", stored.join(" and "));
         }
         text
+    }
+
+    /// Whether it must know of each row of the left input (of the right one) how many rows match it.
+    pub fn counts_matches(&self, left: bool) -> bool {
+        match self.kind {
+            JoinKind::Inner => false,
+            JoinKind::Left => left,
+            JoinKind::Right => !left,
+            JoinKind::Full => true,
+            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => left && !self.keeps_counts(),
+        }
     }
 
     /// Only whether there is a partner counts, and all rows of a key are partners: of the right input a number a key is enough.

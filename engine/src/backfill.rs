@@ -27,7 +27,7 @@ use tidemark_common::{Delta, Oid, Result};
 use tidemark_storage::{Collection, KeyRange, Layout, Snapshot};
 
 use crate::dataflow::CollectionChanges;
-use crate::operators::{Chunks, Watermarks};
+use crate::operators::{Chunks, Seen, Watermarks};
 use crate::source_input::{Lanes, QueueLimits, ReadAhead, SourceInput, Waker, as_watermarks, widen};
 
 /// Replays that have caught up so often without meeting the source make it stand still.
@@ -49,6 +49,15 @@ pub(crate) enum Progress {
 impl Progress {
     pub fn is_live(&self) -> bool {
         matches!(self, Progress::Live { .. })
+    }
+
+    /// What of a stored collection has come to the dataflow.
+    pub fn seen(&self) -> Seen {
+        match self {
+            Progress::Live { .. } => Seen::All,
+            Progress::Scanning { after: Some(last), .. } => Seen::UpTo(last.clone()),
+            Progress::Scanning { after: None, .. } | Progress::Replaying { .. } => Seen::Nothing,
+        }
     }
 
     /// Rows read of what was there already.

@@ -44,7 +44,7 @@ use crate::operators::project::Project;
 use crate::operators::top_n::TopN;
 use crate::operators::union::Union;
 use crate::operators::unnest::Unnest;
-use crate::operators::{Chunks, Operator, StateSize, StepContext, Watermarks};
+use crate::operators::{Chunks, HeldCollections, Operator, StateSize, StepContext, Watermarks};
 
 /// What happened to a collection in an epoch.
 #[derive(Debug, Clone, Default)]
@@ -114,10 +114,12 @@ impl RunningDataflow {
         &self.plan
     }
 
-    /// Runs one epoch. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit.
+    /// Runs one epoch. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit, and
+    /// `held` the collections as of then in which the plan looks rows up.
     pub fn step(
         &mut self,
         snapshot: &Snapshot,
+        held: &HeldCollections,
         first: bool,
         inputs: &BTreeMap<Oid, CollectionChanges>,
     ) -> Result<CollectionChanges> {
@@ -134,7 +136,7 @@ impl RunningDataflow {
                     if users_left[input] == 0 { std::mem::take(&mut outputs[input]) } else { outputs[input].clone() }
                 })
                 .collect();
-            outputs.push(self.step_node(index, snapshot, first, inputs, node_inputs)?);
+            outputs.push(self.step_node(index, (snapshot, held), first, inputs, node_inputs)?);
         }
         let chunks = gather(outputs.pop().unwrap_or_default());
         Ok(CollectionChanges {
@@ -167,7 +169,7 @@ impl RunningDataflow {
     fn step_node(
         &mut self,
         index: usize,
-        snapshot: &Snapshot,
+        (snapshot, held): (&Snapshot, &HeldCollections),
         first: bool,
         changes: &BTreeMap<Oid, CollectionChanges>,
         inputs: Vec<Vec<Chunks>>,
@@ -195,7 +197,7 @@ impl RunningDataflow {
                 let (watermarks_before, watermarks) = before_and_after;
                 map_shards(instances, inputs, |shard, instance, inputs| {
                     let first = first && shard == 0;
-                    instance.step(&StepContext { snapshot, first, watermarks_before, watermarks }, inputs)
+                    instance.step(&StepContext { snapshot, held, first, watermarks_before, watermarks }, inputs)
                 })?
             }
         };
@@ -265,7 +267,7 @@ impl Task {
                 Box::new(move |shard| {
                     let shard_keys = Vec::new();
                     let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
-                    join::operator(join, sides.map(|side| &side.schema), &node.schema, &placement)
+                    join::operator(join, node, &plan.nodes, &placement)
                 })
             }
         };

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backfill::{Progress, Replaying};
 use crate::engine::{Command, Definition, EngineConfig, Moment, Shared, Transaction};
 use crate::job::{Job, Output};
-use crate::operators::Chunks;
+use crate::operators::{Chunks, Held, HeldCollections, Seen};
 use crate::source_input::{QueueLimits, SourceInput, Waker};
 use crate::status::{EpochStatus, SourceStatus};
 use crate::subscription::{Subscriber, Subscription};
@@ -62,6 +62,10 @@ pub(crate) struct Driver {
     pub pending: VecDeque<Pending>,
     /// Who waits for the epoch being made. Here, so that who waited for one that fails is told why.
     pub admitted: Vec<oneshot::Sender<Result<Epoch>>>,
+    /// Tables and views as of the last commit, all of them seen.
+    pub held: HeldCollections,
+    /// There is something else than at the last commit.
+    pub rewired: bool,
     /// Of views that another one has replaced in this epoch, what that changes.
     pub replaced: HashMap<Oid, Chunks>,
     pub delivered: BTreeMap<Oid, Epoch>,
@@ -107,6 +111,8 @@ impl Driver {
             subscribers: HashMap::new(),
             pending: VecDeque::new(),
             admitted: Vec::new(),
+            held: HeldCollections::new(),
+            rewired: false,
             replaced: HashMap::new(),
             delivered: BTreeMap::new(),
             waiting: Vec::new(),
@@ -127,6 +133,7 @@ impl Driver {
             driver.create(definition, &mut commit)?;
         }
         driver.rewire();
+        driver.hold();
         if !commit.is_empty() {
             driver.epoch += 1;
             driver.snapshot = driver.store.commit(commit, driver.epoch, driver.config.sync)?;
@@ -164,8 +171,26 @@ impl Driver {
         Ok(())
     }
 
+    /// After a commit that changed what there is: what joins look rows up in. In an epoch that changes it, they still find the
+    /// rows where the last one left them.
+    pub fn hold(&mut self) {
+        let seen = Seen::All;
+        let tables = self.tables.iter().map(|(oid, table)| {
+            let def = &table.def;
+            let held = Held { collection: def.collection.clone(), indexes: def.indexes.clone(), seen: seen.clone() };
+            (*oid, held)
+        });
+        let views = self.jobs.iter().filter_map(|(oid, job)| {
+            let Output::View(writer) = &job.output else { return None };
+            let (collection, indexes) = (writer.collection().clone(), writer.indexes().to_vec());
+            Some((*oid, Held { collection, indexes, seen: seen.clone() }))
+        });
+        self.held = tables.chain(views).collect();
+    }
+
     /// After anything was created or dropped: the order of jobs, what each source reads, who replays, who delivers.
     pub fn rewire(&mut self) {
+        self.rewired = true;
         self.order = self.topological_order();
         let mut columns: HashMap<Oid, Vec<usize>> = HashMap::new();
         for job in self.jobs.values_mut() {

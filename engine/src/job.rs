@@ -8,7 +8,7 @@
 //! A job that fails (a division by zero in a view's expression) stops alone: nothing of the epoch in which it failed is kept
 //! of it, and whoever reads it is told why. Everything else goes on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::backfill::{Progress, Replaying};
 use crate::dataflow::{CollectionChanges, RunningDataflow};
 use crate::engine::{Command, Definition, SinkDef, ViewDef};
-use crate::operators::Chunks;
+use crate::operators::{Chunks, Held, HeldCollections};
 use crate::outbox::Outbox;
 use crate::pace::Pace;
 use crate::status::{JobState, JobStatus, SinkStatus};
@@ -57,6 +57,8 @@ pub(crate) struct Job {
     pub storage: Oid,
     pub name: String,
     plan: Arc<Dataflow>,
+    /// Inputs whose rows joins look up instead of keeping them.
+    looks_up_in: BTreeSet<Oid>,
     running: RunningDataflow,
     pub output: Output,
     stored: Stored,
@@ -124,6 +126,7 @@ impl Job {
             oid,
             storage,
             name,
+            looks_up_in: plan.lookups().into_iter().map(|(collection, _)| collection).collect(),
             plan,
             output,
             stored,
@@ -181,6 +184,15 @@ impl Job {
         columns.sort_unstable();
         columns.dedup();
         columns
+    }
+
+    /// What it looks rows up in, of what is stored, before this epoch moves its backfill on.
+    pub fn held(&self, stored: &HeldCollections) -> HeldCollections {
+        let held = |oid: &Oid| {
+            let seen = self.stored.inputs.get(oid)?.seen();
+            Some((*oid, Held { seen, ..stored.get(oid)?.clone() }))
+        };
+        self.looks_up_in.iter().filter_map(held).collect()
     }
 
     pub fn is_backfilling(&self) -> bool {
@@ -255,11 +267,12 @@ impl Job {
         epoch: Epoch,
         snapshot: &Arc<Snapshot>,
         inputs: &BTreeMap<Oid, CollectionChanges>,
+        held: &HeldCollections,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let mut own = EpochCommit::new(epoch);
         let first = !self.stored.started;
-        let mut changes = self.running.step(snapshot, first, inputs)?;
+        let mut changes = self.running.step(snapshot, held, first, inputs)?;
         changes.chunks.retain(|c| !c.is_empty());
         self.running.flush(&mut own)?;
         self.rows_in += inputs.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum::<u64>();

@@ -52,6 +52,9 @@ impl Driver {
         let before_commit = self.clock.now_micros();
         self.snapshot = self.store.commit(commit, epoch, self.config.sync)?;
         self.epoch = epoch;
+        if std::mem::take(&mut self.rewired) {
+            self.hold();
+        }
         let now = self.clock.now_micros();
         self.remember(EpochStatus {
             epoch,
@@ -397,6 +400,7 @@ impl Driver {
             if let Some(job) = self.jobs.get_mut(&oid) {
                 job.begin_epoch();
             }
+            let held = self.jobs.get(&oid).map(|job| job.held(&self.held)).unwrap_or_default();
             let inputs = self.job_inputs(oid, now, changes)?;
             let Some(job) = self.jobs.get_mut(&oid) else { continue };
             let mark = job.mark_at_start();
@@ -404,7 +408,7 @@ impl Driver {
                 changes.insert(oid, CollectionChanges { chunks, ..CollectionChanges::default() });
             }
             if job.has_work(&inputs) {
-                match job.step(epoch, &self.snapshot, &inputs, commit) {
+                match job.step(epoch, &self.snapshot, &inputs, &held, commit) {
                     Ok(mut output) => {
                         let replaced = changes.remove(&oid).unwrap_or_default();
                         output.chunks.splice(0..0, replaced.chunks);

@@ -40,6 +40,8 @@ pub struct Relation {
     pub key: Option<Vec<usize>>,
     /// The first column of each of its indexes.
     pub indexed: Vec<usize>,
+    /// Columns by which a join may look its rows up: those with which a key or an index begins. None of a source.
+    pub lookups: Vec<Vec<usize>>,
     /// Column that carries a watermark.
     pub watermark: Option<usize>,
     /// PRIMARY KEY, so that GROUP BY it allows the other columns.

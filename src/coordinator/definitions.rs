@@ -13,7 +13,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Read, Sink, Source, Table};
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
@@ -273,11 +273,18 @@ impl Scans for NoRelations {
 }
 
 /// Relations as inputs of a dataflow.
-struct StreamInputs;
+struct StreamInputs {
+    /// Of a plan that has kept state: where it looks rows up, and nowhere else, whatever indexes were made since.
+    lookups: Option<Vec<(Oid, Vec<usize>)>>,
+}
 
 impl Scans for StreamInputs {
     fn relation(&self, catalog: &Catalog, object: &Arc<Object>) -> Result<Arc<dyn TableProvider>> {
-        Ok(Arc::new(stored_relation(catalog, object)?))
+        let mut relation = stored_relation(catalog, object)?;
+        if let Some(allowed) = &self.lookups {
+            relation.lookups.retain(|by| allowed.iter().any(|(oid, columns)| *oid == object.oid && columns == by));
+        }
+        Ok(Arc::new(relation))
     }
 }
 
@@ -289,12 +296,12 @@ fn for_dataflows(state: &SessionState) -> SessionState {
     state
 }
 
-/// Plans a view's or sink's query as a dataflow.
+/// Plans a view's or sink's query as a dataflow. `stored`: it is that of this object, and must come out as it did first.
 pub fn dataflow(
     query: &ast::Query,
     search_path: &[String],
     emit_on_close: bool,
-    reads: &[Read],
+    stored: Option<&Object>,
     catalog: &Arc<Catalog>,
     env: &Environment,
 ) -> Result<Dataflow> {
@@ -303,9 +310,9 @@ pub fn dataflow(
         functions: Arc::default(),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),
-        reads: reads.to_vec(),
+        reads: stored.map_or(Vec::new(), |object| object.reads.clone()),
         system: None,
-        scans: Arc::new(StreamInputs),
+        scans: Arc::new(StreamInputs { lookups: stored.map(|object| object.lookups.clone()) }),
         returned: HashMap::new(),
     };
     let plan = names.plan(query)?;
@@ -344,7 +351,7 @@ pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<C
 fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
     let query = stored_query(&view.query)?;
     let emit_on_close = view.emit_on_window_close;
-    let dataflow = dataflow(&query, &view.search_path, emit_on_close, &object.reads, catalog, env)?;
+    let dataflow = dataflow(&query, &view.search_path, emit_on_close, Some(object), catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
         storage: view_storage(object, view),
@@ -359,7 +366,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
     let query = stored_query(&sink.query)?;
     let emit_on_close = sink.emit_on_window_close;
-    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, &object.reads, catalog, env)?;
+    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, Some(object), catalog, env)?;
     let spec = SinkSpec {
         name: object.name.clone(),
         schema: object.arrow_schema(),

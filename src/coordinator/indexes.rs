@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use tidemark_catalog::{
     Catalog, Change, Index, IndexColumn, Key, Object, ObjectKind, SYSTEM_SCHEMAS, Table, quote_ident,
 };
+use tidemark_common::plan::Dataflow;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 
@@ -181,6 +182,20 @@ impl Session {
         }
         if changes.is_empty() { Ok(()) } else { self.change_catalog(changes, steps) }
     }
+}
+
+/// The indexes that a plan needs where it looks rows up by no key of a table.
+pub(super) fn indexes_used(dataflow: &Dataflow, catalog: &Catalog) -> Vec<Oid> {
+    let index = |(relation, columns): (Oid, Vec<usize>)| {
+        let object = catalog.get(relation)?;
+        // As `Way::by` of the storage has it.
+        let leads = |of: &[usize], partial: bool| of.starts_with(&columns) && (partial || of.len() == columns.len());
+        let by_key = crate::pg_catalog::keys(object).any(|(key, primary)| leads(&key.columns, primary));
+        let indexes = catalog.indexes_of(relation).filter(|(_, index)| leads(&index.positions(), !index.unique));
+        let shortest = indexes.min_by_key(|(_, index)| index.columns.len());
+        shortest.filter(|_| !by_key).map(|(index, _)| index.oid)
+    };
+    dataflow.lookups().into_iter().filter_map(index).collect()
 }
 
 /// The indexes of a view that is replaced, over what takes its place.

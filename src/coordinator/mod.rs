@@ -98,6 +98,7 @@ impl Session {
             comment: None,
             reads: relations.map(|o| read(&catalog, o)).collect(),
             depends_on,
+            lookups: Vec::new(),
             temporary: false,
             kind,
         })

@@ -73,6 +73,7 @@ impl Database {
             let after = in_place_of(before, object)?;
             check_readers(&catalog, before, &after, &self.environment)?;
             let (mut changes, mut steps) = move_indexes(&catalog, self, before, &after)?;
+            changes.extend(follow_indexes(&catalog, before, &changes));
             steps.insert(0, PlannedStep::Replace { view: before.oid, by: oid });
             changes.extend([Change::Remove(oid), Change::Put(Box::new(after))]);
             transaction.change_catalog(changes, steps)?;
@@ -108,6 +109,30 @@ impl Database {
             done => done,
         }
     }
+}
+
+/// Whoever looks rows of the view up by an index depends on the one that takes that one's place.
+fn follow_indexes(catalog: &Catalog, before: &Object, moved: &[Change]) -> Vec<Change> {
+    let new_oid = |name: &str| {
+        let mut put = moved.iter().filter_map(|change| match change {
+            Change::Put(object) => Some(object),
+            Change::Remove(_) => None,
+        });
+        put.find(|object| object.name == name).map(|object| object.oid)
+    };
+    let renamed: Vec<(Oid, Oid)> =
+        catalog.indexes_of(before.oid).filter_map(|(index, _)| Some((index.oid, new_oid(&index.name)?))).collect();
+    let uses = |object: &&Arc<Object>| renamed.iter().any(|(old, _)| object.depends_on.contains(old));
+    let follow = |object: &Arc<Object>| {
+        let mut object = object.as_ref().clone();
+        for (old, new) in &renamed {
+            if object.depends_on.remove(old) {
+                object.depends_on.insert(*new);
+            }
+        }
+        Change::Put(Box::new(object))
+    };
+    catalog.objects().filter(uses).map(follow).collect()
 }
 
 /// The object that `before` becomes: its identity, with the other's definition and contents.
@@ -148,7 +173,7 @@ fn check_readers(catalog: &Arc<Catalog>, before: &Object, after: &Object, env: &
         };
         let Some((query, path)) = reader.query() else { continue };
         let query = definitions::stored_query(query)?;
-        let plan = definitions::dataflow(&query, path, emit_on_close, &reader.reads, &next, env)?;
+        let plan = definitions::dataflow(&query, path, emit_on_close, Some(reader), &next, env)?;
         if plan.fingerprint() != *fingerprint {
             return Err(refused(before, reader, "Its plan would be another one, and its state is of the one it has."));
         }

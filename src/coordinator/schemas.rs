@@ -52,6 +52,7 @@ impl Session {
             comment: None,
             depends_on: BTreeSet::new(),
             reads: Vec::new(),
+            lookups: Vec::new(),
             temporary,
             kind: ObjectKind::Schema,
         };

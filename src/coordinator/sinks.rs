@@ -4,6 +4,7 @@ use tidemark_catalog::{Change, Format, ObjectKind, Sink, columns_of};
 use tidemark_common::Result;
 use tidemark_sql::ast::{CreateSink, Emit, SinkFrom};
 
+use super::indexes::indexes_used;
 use super::{already_exists, definitions, dependencies};
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
@@ -35,9 +36,10 @@ impl Session {
         let path = names.search_path.clone();
         let emit_on_window_close = emit == Emit::OnWindowClose;
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&query, &path, emit_on_window_close, &[], &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&query, &path, emit_on_window_close, None, &names.catalog, &env)?;
         let mut depends_on = dataflow.inputs();
         depends_on.extend(dependencies(&names.plan(&query)?, &names.catalog, &query, &path)?);
+        depends_on.extend(indexes_used(&dataflow, &names.catalog));
         let output = dataflow.output();
         let sink = Sink {
             query: text,
@@ -53,7 +55,8 @@ impl Session {
             }),
             fingerprint: dataflow.fingerprint(),
         };
-        let object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
+        let mut object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
+        object.lookups = dataflow.lookups().into_iter().collect();
         // Opened here for its errors; delivery opens its own.
         if let tidemark_engine::Definition::Sink(def) = definitions::define(&object, &names.catalog, &env)? {
             def.sink.writer().await?;

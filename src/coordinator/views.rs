@@ -6,6 +6,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{CreateMaterializedView, Emit, WithOptions};
 
+use super::indexes::indexes_used;
 use super::{already_exists, definitions, dependencies};
 use crate::pg_catalog::output_names;
 use crate::session::{Outcome, Session};
@@ -97,10 +98,11 @@ impl Session {
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, &[], &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, None, &names.catalog, &env)?;
         let depends_on: std::collections::BTreeSet<_> = {
             let mut inputs = dataflow.inputs();
             inputs.extend(dependencies(&names.plan(&create.query)?, &names.catalog, &create.query, &path)?);
+            inputs.extend(indexes_used(&dataflow, &names.catalog));
             inputs
         };
         let output = dataflow.output();
@@ -120,7 +122,9 @@ impl Session {
             replaces: None,
         };
         let target = self.target(&create.name, false)?;
-        self.object(target, depends_on, ObjectKind::MaterializedView(view))
+        let mut object = self.object(target, depends_on, ObjectKind::MaterializedView(view))?;
+        object.lookups = dataflow.lookups().into_iter().collect();
+        Ok(object)
     }
 
     /// WITH as it is stored; what it does not say, the session's settings do.

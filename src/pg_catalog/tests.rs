@@ -122,6 +122,7 @@ fn object(oid: Oid, schema: Oid, name: &str, depends_on: &[Oid], kind: ObjectKin
         comment: None,
         depends_on,
         reads: Vec::new(),
+        lookups: Vec::new(),
         temporary: false,
         kind,
     }

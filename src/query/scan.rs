@@ -115,6 +115,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         append_only: false,
         key: None,
         indexed: catalog.indexes_of(object.oid).filter_map(|(_, i)| i.columns.first()).map(|c| c.column).collect(),
+        lookups: lookups(catalog, object),
         watermark: None,
         constraints: None,
         scan: None,
@@ -146,6 +147,24 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         }
     }
     Ok(relation)
+}
+
+/// Columns with which a key or an index begins that leads to all rows without a NULL in them.
+pub fn lookups(catalog: &Catalog, object: &Object) -> Vec<Vec<usize>> {
+    let beginnings = |columns: &[usize]| (1..=columns.len()).map(|n| columns[..n].to_vec()).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    if let ObjectKind::Table(table) = &object.kind {
+        found.extend(table.primary_key.iter().flat_map(|key| beginnings(&key.columns)));
+        // A unique index has no entry for a row with a NULL in any of its columns.
+        found.extend(table.unique.iter().map(|key| key.columns.clone()));
+    }
+    for (_, index) in catalog.indexes_of(object.oid) {
+        match index.unique {
+            true => found.push(index.positions()),
+            false => found.extend(beginnings(&index.positions())),
+        }
+    }
+    found
 }
 
 fn source_positions(snapshot: &Arc<Snapshot>, source: Oid) -> Result<Positions> {

@@ -47,7 +47,7 @@ impl Session {
     fn explain_dataflow(&mut self, query: &sql::Query, emit_on_close: bool) -> Result<String> {
         let path = self.search_path();
         let catalog = self.catalog()?;
-        Ok(definitions::dataflow(query, &path, emit_on_close, &[], &catalog, &self.db.environment)?.to_string())
+        Ok(definitions::dataflow(query, &path, emit_on_close, None, &catalog, &self.db.environment)?.to_string())
     }
 
     fn explain_object(&mut self, object: &Object, analyze: bool) -> Result<String> {
@@ -56,12 +56,12 @@ impl Session {
             ObjectKind::MaterializedView(view) => {
                 let query = definitions::stored_query(&view.query)?;
                 let emit = view.emit_on_window_close;
-                definitions::dataflow(&query, &view.search_path, emit, &object.reads, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &view.search_path, emit, Some(object), &catalog, &self.db.environment)?
             }
             ObjectKind::Sink(sink) => {
                 let query = definitions::stored_query(&sink.query)?;
                 let emit = sink.emit_on_window_close;
-                definitions::dataflow(&query, &sink.search_path, emit, &object.reads, &catalog, &self.db.environment)?
+                definitions::dataflow(&query, &sink.search_path, emit, Some(object), &catalog, &self.db.environment)?
             }
             other => return Err(Error::unsupported(format!("a {} has no dataflow", other.name()))),
         };

@@ -27,7 +27,7 @@ mod store;
 pub mod value;
 
 pub use collection::{
-    Collection, CollectionScan, CollectionWriter, FoundRows, Index, IndexKeys, IndexScan, KeyRange, Layout,
+    Collection, CollectionScan, CollectionWriter, FoundRows, Index, IndexKeys, IndexScan, KeyRange, Layout, Way,
 };
 pub use commit::EpochCommit;
 pub use keys::{Key, Span, StateId, successor};

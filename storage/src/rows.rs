@@ -150,6 +150,17 @@ impl RowCodec {
         Ok(prefix)
     }
 
+    /// The bytes with which all rows start whose first columns are those of `values`; one element a row of these.
+    pub fn encode_prefixes(&self, values: &[ArrayRef]) -> Result<Vec<Vec<u8>>> {
+        let mut prefixes = vec![Vec::new(); values.first().map_or(0, |column| column.len())];
+        for (column, values) in self.columns.iter().zip(values) {
+            let values = if self.for_keys { normalized(values)? } else { Arc::clone(values) };
+            let encoded = column.converter.convert_columns(&[values])?;
+            prefixes.iter_mut().zip(encoded.iter()).for_each(|(prefix, row)| prefix.extend_from_slice(row.data()));
+        }
+        Ok(prefixes)
+    }
+
     /// All columns of rows that this codec encoded.
     pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         let Some((converter, parser)) = &self.whole else { return Ok(Vec::new()) };

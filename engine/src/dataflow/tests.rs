@@ -73,7 +73,7 @@ fn a_union_is_as_late_as_its_latest_input() {
             idle: false,
         };
         let inputs = BTreeMap::from([(INPUT, one(a, "+ 1")), (other, one(b, "+ 2"))]);
-        let output = flow.step(&store.snapshot(), false, &inputs).unwrap();
+        let output = flow.step(&store.snapshot(), &BTreeMap::new(), false, &inputs).unwrap();
         let mut rows: Vec<String> = show(&output.chunks).lines().map(String::from).collect();
         rows.sort();
         assert_eq!(rows, ["+ 1", "+ 2"]);
@@ -91,8 +91,14 @@ fn a_join_is_as_late_as_the_later_of_columns_that_must_be_equal() {
     let mut second = input(&table, &[0, 1]);
     second.0 = Op::Input { collection: other, name: "u".into(), projection: vec![0, 1] };
     let exchange = |of| (Op::Exchange { keys: vec![0] }, vec![of], Arc::clone(&table), with_watermarks(&[0, 1]));
-    let join =
-        Join { kind: JoinKind::Left, on: vec![(0, 0)], null_equal: false, residual: None, output: vec![1, 0, 2] };
+    let join = Join {
+        kind: JoinKind::Left,
+        on: vec![(0, 0)],
+        null_equal: false,
+        residual: None,
+        output: vec![1, 0, 2],
+        looked_up: [None, None],
+    };
     // The other columns may come from any time, whatever the planner says.
     let joined = (Op::Join(join), vec![2, 3], schema("a bigint, w bigint, u bigint"), with_watermarks(&[0, 1, 2]));
     let nodes = vec![input(&table, &[0, 1]), second, exchange(0), exchange(1), joined];

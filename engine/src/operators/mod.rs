@@ -25,12 +25,13 @@ pub mod union;
 pub mod unnest;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, BooleanArray};
 use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::{Delta, Error, Result};
-use tidemark_storage::{EpochCommit, Snapshot};
+use tidemark_common::{Delta, Error, Oid, Result};
+use tidemark_storage::{Collection, EpochCommit, Index, Snapshot};
 
 /// Changes of one epoch on one shard, in pieces, in order. No empty pieces.
 pub type Chunks = Vec<Delta>;
@@ -42,6 +43,8 @@ pub type Watermarks = BTreeMap<usize, ScalarValue>;
 pub struct StepContext<'a> {
     /// All state as of the last committed epoch.
     pub snapshot: &'a Snapshot,
+    /// The collections in which joins look rows up, as of that epoch.
+    pub held: &'a HeldCollections,
     /// The dataflow has never stepped before: what is there without input (constants, the row of an aggregate without
     /// GROUP BY) is sent now. True on one shard only, shard 0.
     pub first: bool,
@@ -49,6 +52,25 @@ pub struct StepContext<'a> {
     pub watermarks_before: &'a Watermarks,
     /// The input's watermarks after this epoch's rows: what lies below them becomes final now.
     pub watermarks: &'a Watermarks,
+}
+
+/// By OID.
+pub type HeldCollections = BTreeMap<Oid, Held>;
+
+/// A collection as it was stored before an epoch, and what of it had come to the dataflow.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub collection: Arc<Collection>,
+    pub indexes: Vec<Arc<Index>>,
+    pub seen: Seen,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    Nothing,
+    /// A backfill has read the keys up to this one.
+    UpTo(Vec<u8>),
+    All,
 }
 
 pub trait Operator: Send {

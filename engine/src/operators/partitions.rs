@@ -246,7 +246,7 @@ impl Partitions {
     }
 
     pub fn size(&self) -> StateSize {
-        super::aggregate::size_of(&[&self.rows])
+        super::aggregate::size_of([&self.rows])
     }
 
     pub fn take_late_rows(&mut self) -> u64 {

@@ -22,9 +22,9 @@ use datafusion::scalar::ScalarValue;
 use tempfile::TempDir;
 use tidemark_common::plan::{Aggregate, AggregateCall, AggregateStrategy, Dataflow, Node, NodeId, Op, Properties};
 use tidemark_common::{Delta, Oid, Result};
-use tidemark_storage::{Key, Store, StoreOptions};
+use tidemark_storage::{Collection, CollectionWriter, Index, Key, Layout, StateId, Store, StoreOptions};
 
-use super::{Chunks, Watermarks};
+use super::{Chunks, Held, HeldCollections, Seen, Watermarks};
 use crate::dataflow::{CollectionChanges, RunningDataflow};
 
 /// The collection that test plans read.
@@ -136,6 +136,8 @@ pub struct TestFlow {
     plan: Arc<Dataflow>,
     pub flow: RunningDataflow,
     first: bool,
+    /// Inputs that are stored, by an index on their first column.
+    held: HeldCollections,
 }
 
 impl TestFlow {
@@ -143,7 +145,15 @@ impl TestFlow {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
         let flow = RunningDataflow::new(Arc::clone(&plan), VIEW, shards, 1 << 20).unwrap();
-        Self { dir, store: Some(store), plan, flow, first: true }
+        Self { dir, store: Some(store), plan, flow, first: true, held: HeldCollections::new() }
+    }
+
+    /// Stores an input, too, in a multiset with an index on the first column.
+    pub fn store_input(&mut self, oid: Oid, schema: &SchemaRef) {
+        let collection = Collection::new(StateId::new(oid, 0), Arc::clone(schema), Layout::Multiset).unwrap();
+        let index = Index::new(StateId::new(oid, 1), "i", schema, vec![0], false).unwrap();
+        let held = Held { collection: Arc::new(collection), indexes: vec![Arc::new(index)], seen: Seen::All };
+        self.held.insert(oid, held);
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -157,10 +167,16 @@ impl TestFlow {
     /// Of several collections.
     pub fn try_epoch_of(&mut self, inputs: &BTreeMap<Oid, CollectionChanges>) -> Result<CollectionChanges> {
         let snapshot = self.store().snapshot();
-        let output = self.flow.step(&snapshot, self.first, inputs)?;
+        let output = self.flow.step(&snapshot, &self.held, self.first, inputs)?;
         self.first = false;
         let mut commit = self.store().begin();
         self.flow.flush(&mut commit)?;
+        for (oid, held) in &self.held {
+            let chunks = inputs.get(oid).map_or(&[][..], |changes| &changes.chunks);
+            let net = Delta::concat(held.collection.schema(), chunks)?;
+            let writer = CollectionWriter::new(Arc::clone(&held.collection), 0);
+            writer.with_indexes(held.indexes.clone()).apply(&snapshot, &net, &mut commit)?;
+        }
         self.store().commit(commit, snapshot.epoch() + 1, false)?;
         Ok(output)
     }

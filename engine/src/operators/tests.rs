@@ -1,5 +1,6 @@
 //! The operators without state: rows in, rows out, as text.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
@@ -25,7 +26,13 @@ fn step(operator: &mut dyn Operator, first: bool, inputs: Vec<Chunks>) -> Chunks
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
     let none = Watermarks::new();
-    let ctx = StepContext { snapshot: &store.snapshot(), first, watermarks_before: &none, watermarks: &none };
+    let ctx = StepContext {
+        snapshot: &store.snapshot(),
+        held: &BTreeMap::new(),
+        first,
+        watermarks_before: &none,
+        watermarks: &none,
+    };
     operator.step(&ctx, inputs).unwrap()
 }
 

@@ -7,6 +7,8 @@
 //!                                                  Exchange by lower(y)
 //!                                                    Project  b's columns, lower(y)
 //! ```
+//!
+//! If `a` is a table with a key or an index on `x`, its rows are looked up there and not kept again.
 
 use std::sync::Arc;
 
@@ -17,7 +19,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
-use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties};
+use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties, Stored};
 use tidemark_common::{Error, Result};
 
 use super::{Lowering, watermark};
@@ -62,10 +64,25 @@ impl Lowering {
         };
         let on = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
         let null_equal = join.null_equality == NullEquality::NullEqualsNull;
-        let op = plan::Join { kind, on, null_equal, residual, output };
+        let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None] };
+        op.looked_up = [self.looked_up(&op, &left, true), self.looked_up(&op, &right, false)];
         let properties = self.join_properties(&op, left.node, right.node);
         let schema = Arc::new(join.schema.as_arrow().clone());
         Ok(self.add(Op::Join(op), vec![left.node, right.node], schema, properties))
+    }
+
+    /// The columns by which an input's rows can be looked up where they are stored, so that the join need not keep them.
+    fn looked_up(&self, join: &plan::Join, side: &Side, is_left: bool) -> Option<Vec<usize>> {
+        // How many matches a row has is kept with it, how many rows a key has is less than the rows, and an index may have no
+        // entries for NULL.
+        if join.counts_matches(is_left) || (join.keeps_counts() && !is_left) || join.null_equal || side.keys.is_empty()
+        {
+            return None;
+        }
+        let stored = Stored::of(&self.nodes, side.node)?;
+        let columns = side.keys.iter().map(|key| stored.columns[*key]).collect::<Option<Vec<_>>>()?;
+        let same = |by: &&Vec<usize>| by.len() == columns.len() && by.iter().all(|column| columns.contains(column));
+        self.lookups.get(&stored.collection)?.iter().find(same).cloned()
     }
 
     /// Plans an input and makes columns of its keys.

@@ -21,7 +21,7 @@ mod top_n;
 mod unnest;
 mod watermark;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
@@ -36,7 +36,7 @@ use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tidemark_common::plan::{Dataflow, Node, NodeId, Op, Properties};
 use tidemark_common::types::SqlType;
-use tidemark_common::{Error, Result};
+use tidemark_common::{Error, Oid, Result};
 
 use crate::relation::Relation;
 
@@ -45,7 +45,13 @@ use crate::relation::Relation;
 /// `plan` must be optimized: types coerced, subqueries turned into joins. With `emit_on_close` windowed groups are sent once,
 /// when they are final.
 pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
-    let mut lowering = Lowering { nodes: Vec::new(), props: ExecutionProps::new(), emit_on_close, closes: false };
+    let mut lowering = Lowering {
+        nodes: Vec::new(),
+        lookups: BTreeMap::new(),
+        props: ExecutionProps::new(),
+        emit_on_close,
+        closes: false,
+    };
     let output = lowering.plan(strip_order(plan))?;
     let output = lowering.store_types(output)?;
     if emit_on_close {
@@ -95,6 +101,8 @@ fn strip_order(plan: &LogicalPlan) -> &LogicalPlan {
 
 struct Lowering {
     nodes: Vec<Node>,
+    /// Of the relations read, the columns by which rows can be looked up.
+    lookups: BTreeMap<Oid, Vec<Vec<usize>>>,
     props: ExecutionProps,
     emit_on_close: bool,
     /// An aggregate that closes windows has been seen.
@@ -169,6 +177,7 @@ impl Lowering {
             watermarks: relation.watermark.and_then(position).into_iter().collect(),
         };
         let schema = Arc::new(relation.schema.project(&projection)?);
+        self.lookups.insert(relation.oid, relation.lookups.clone());
         let op = Op::Input { collection: relation.oid, name: relation.name.clone(), projection };
         Ok(self.add(op, vec![], schema, properties))
     }

@@ -36,7 +36,7 @@ pub struct Index {
     columns: Vec<usize>,
     unique: bool,
     /// Its columns alone, all of them the key.
-    keys: Collection,
+    pub(super) keys: Collection,
 }
 
 /// A row of a delta that changes what is under a key of the collection.
@@ -159,6 +159,12 @@ impl Index {
             repeats: None,
             failed: false,
         })
+    }
+
+    /// The error for an entry whose row is not there.
+    pub(super) fn astray(&self, collection: &Collection) -> Error {
+        let (index, name) = (self.name(), collection.name());
+        Error::new(SqlState::DataCorrupted, format!("index \"{index}\" leads to a row that \"{name}\" does not have"))
     }
 
     /// The entry of a row; `None`: it has none.
@@ -293,7 +299,7 @@ impl IndexScan {
         let stored = self.snapshot.multi_get_encoded(&encoded)?;
         let mut values = Vec::with_capacity(stored.len());
         for value in &stored {
-            let value = value.as_deref().ok_or_else(|| self.astray())?;
+            let value = value.as_deref().ok_or_else(|| self.index.astray(&self.collection))?;
             values.push(value::unframe(value)?);
         }
         let keys: Vec<&[u8]> = row_keys.iter().map(Vec::as_slice).collect();
@@ -303,11 +309,6 @@ impl IndexScan {
             Layout::Keyed { .. } | Layout::Sequence => None,
         };
         Ok((batch, weights.filter(|weights| weights.iter().any(|weight| *weight != 1))))
-    }
-
-    fn astray(&self) -> Error {
-        let (index, name) = (self.index.name(), self.collection.name());
-        Error::new(SqlState::DataCorrupted, format!("index \"{index}\" leads to a row that \"{name}\" does not have"))
     }
 }
 

@@ -17,6 +17,7 @@ mod scan;
 mod split;
 #[cfg(test)]
 mod tests;
+mod way;
 mod writer;
 
 use std::ops::Bound;
@@ -35,6 +36,7 @@ use crate::value;
 
 pub use index::{Index, IndexKeys, IndexScan};
 pub use scan::CollectionScan;
+pub use way::Way;
 pub use writer::CollectionWriter;
 
 /// How the rows of a collection are keyed.

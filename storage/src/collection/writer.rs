@@ -75,6 +75,10 @@ impl CollectionWriter {
         self.indexes.push(index);
     }
 
+    pub fn indexes(&self) -> &[Arc<Index>] {
+        &self.indexes
+    }
+
     /// Forgets an object's indexes.
     pub fn remove_indexes_of(&mut self, oid: Oid) {
         self.indexes.retain(|kept| kept.id().oid() != oid);

@@ -177,7 +177,7 @@ impl Groups for Linear {
     }
 
     fn size(&self) -> StateSize {
-        super::size_of(&[&self.state])
+        super::size_of([&self.state])
     }
 }
 

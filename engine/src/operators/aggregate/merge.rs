@@ -185,7 +185,7 @@ impl Groups for Merge {
     }
 
     fn size(&self) -> StateSize {
-        super::size_of(&[&self.state])
+        super::size_of([&self.state])
     }
 }
 

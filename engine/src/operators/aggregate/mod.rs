@@ -364,9 +364,9 @@ impl Operator for Aggregate {
     }
 }
 
-pub(super) fn size_of(states: &[&KeyedState]) -> StateSize {
-    StateSize {
-        entries: states.iter().map(|s| s.len().unwrap_or(0) as u64).sum(),
-        cached_bytes: states.iter().map(|s| s.bytes() as u64).sum(),
-    }
+pub(super) fn size_of<'a>(states: impl IntoIterator<Item = &'a KeyedState>) -> StateSize {
+    states.into_iter().fold(StateSize::default(), |sum, state| StateSize {
+        entries: sum.entries + state.len().unwrap_or(0) as u64,
+        cached_bytes: sum.cached_bytes + state.bytes() as u64,
+    })
 }

@@ -261,7 +261,7 @@ impl Groups for Recompute {
     }
 
     fn size(&self) -> StateSize {
-        super::size_of(&[&self.rows, &self.sent])
+        super::size_of([&self.rows, &self.sent])
     }
 }
 

@@ -101,8 +101,3 @@ fn sent_alone(kind: JoinKind, is_left: bool) -> &'static [bool] {
         (JoinKind::Inner | JoinKind::Left | JoinKind::Semi | JoinKind::Anti | JoinKind::Mark, false) => &[],
     }
 }
-
-/// Whether a kind of join asks how many matches the rows of an input have.
-pub fn asks_for_matches(kind: JoinKind, is_left: bool) -> bool {
-    !sent_alone(kind, is_left).is_empty()
-}

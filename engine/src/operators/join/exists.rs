@@ -100,7 +100,7 @@ impl Operator for Exists {
         let right = self.right_changes(&right, &mut groups)?;
         let counts = self.count(ctx.snapshot, &groups, &right)?;
         let wanted: Vec<bool> = counts.iter().map(|count| count.appears_or_vanishes()).collect();
-        let mut rows = self.left.load(ctx.snapshot, &changes, &wanted, &groups)?;
+        let mut rows = self.left.load(ctx, &changes, &wanted, &groups)?;
         for (group, count) in counts.iter().enumerate() {
             rows.set_matches(group, count.before, count.after);
         }
@@ -117,6 +117,6 @@ impl Operator for Exists {
     }
 
     fn state_size(&self) -> StateSize {
-        size_of(&[self.left.kept(), &self.counts])
+        size_of(self.left.kept().into_iter().chain([&self.counts]))
     }
 }

@@ -7,52 +7,57 @@
 //! ```
 //!
 //! Both inputs are exchanged by the key, so a shard sees all rows of the keys that it sees. What they keep is all of the
-//! inputs' rows: only rows that go away again make it smaller.
+//! inputs' rows: only rows that go away again make it smaller. An input that is stored by its key already is not kept again
+//! but looked up there ([`stored`]).
 
 mod emit;
 mod exists;
 mod pairs;
 mod side;
+mod stored;
 #[cfg(test)]
 mod tests;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::Schema;
 use std::sync::Arc;
-use tidemark_common::plan;
+use tidemark_common::plan::{self, Node, Stored};
 use tidemark_common::{Error, Result};
 use tidemark_storage::KeyedState;
 
-use self::emit::{Output, asks_for_matches};
+use self::emit::Output;
 use self::exists::Exists;
 use self::pairs::{Pairs, Residual};
-use self::side::{Keys, Side};
+use self::side::{Kept, Keys, Side};
+use self::stored::StoredRows;
 use super::aggregate::Placement;
 use super::{Chunks, Operator};
 
 const LEFT: u32 = 0;
 const RIGHT: u32 = 1;
 
-/// The operator of one shard.
-pub fn operator(
-    join: &plan::Join,
-    inputs: [&SchemaRef; 2],
-    output: &SchemaRef,
-    placement: &Placement,
-) -> Result<Box<dyn Operator>> {
+/// The operator of one shard, as node `node` of `nodes` says.
+pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Placement) -> Result<Box<dyn Operator>> {
     let name = format!("node {} of object {}", placement.node, placement.oid);
     let state = |which| KeyedState::new(placement.state(which), placement.cache_budget / 2);
-    let [left, right] = inputs;
+    let [left, right] = [0, 1].map(|input| &nodes[node.inputs[input] as usize].schema);
+    let rows_of = |input: usize, which| -> Result<Kept> {
+        let Some(by) = &join.looked_up[input] else { return Ok(Kept::Own(state(which))) };
+        let astray = || Error::internal(format!("{name}: an input to look up in is not stored"));
+        let stored = Stored::of(nodes, node.inputs[input]).ok_or_else(astray)?;
+        let keys: Vec<usize> = join.on.iter().map(|on| if input == 0 { on.0 } else { on.1 }).collect();
+        Ok(Kept::Stored(StoredRows::new(name.clone(), &stored, by, &keys)?))
+    };
     let left_keys = Keys::new(left, join.on.iter().map(|on| on.0).collect(), join.null_equal)?;
     let right_keys = Keys::new(right, join.on.iter().map(|on| on.1).collect(), join.null_equal)?;
-    let sends = Output::new(join.output.clone(), left.fields().len(), Arc::clone(output));
+    let sends = Output::new(join.output.clone(), left.fields().len(), Arc::clone(&node.schema));
     if join.keeps_counts() {
-        let left = Side::new(name.clone(), left, left_keys, state(LEFT), false)?;
+        let left = Side::new(name.clone(), left, left_keys, rows_of(0, LEFT)?, false)?;
         return Ok(Box::new(Exists::new(name, join.kind, left, right_keys, state(RIGHT), sends)));
     }
     let all: Vec<_> = left.fields().iter().chain(right.fields()).cloned().collect();
     let residual = join.residual.as_ref().map(|expr| Residual::new(expr, &Schema::new(all))).transpose()?;
-    let left = Side::new(name.clone(), left, left_keys, state(LEFT), asks_for_matches(join.kind, true))?;
-    let right = Side::new(name, right, right_keys, state(RIGHT), asks_for_matches(join.kind, false))?;
+    let left = Side::new(name.clone(), left, left_keys, rows_of(0, LEFT)?, join.counts_matches(true))?;
+    let right = Side::new(name.clone(), right, right_keys, rows_of(1, RIGHT)?, join.counts_matches(false))?;
     Ok(Box::new(Pairs::new(join.kind, left, right, residual, sends)))
 }
 

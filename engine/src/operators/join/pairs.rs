@@ -108,8 +108,8 @@ impl Pairs {
         left.mark(&mut by_left);
         right.mark(&mut by_right);
         let mut inputs = Inputs {
-            left: self.left.load(ctx.snapshot, left, &by_right, groups)?,
-            right: self.right.load(ctx.snapshot, right, &by_left, groups)?,
+            left: self.left.load(ctx, left, &by_right, groups)?,
+            right: self.right.load(ctx, right, &by_left, groups)?,
             groups: groups.len(),
         };
         inputs.left.forget_matches_of_changed();
@@ -214,6 +214,6 @@ impl Operator for Pairs {
     }
 
     fn state_size(&self) -> StateSize {
-        size_of(&[self.left.kept(), self.right.kept()])
+        size_of([self.left.kept(), self.right.kept()].into_iter().flatten())
     }
 }

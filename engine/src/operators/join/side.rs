@@ -8,7 +8,8 @@
 //!              └▶ keyless: a NULL in the key            └──store──▶ kept
 //! ```
 //!
-//! A row whose key has a NULL never matches, so it is not kept (unless NULL equals NULL).
+//! A row whose key has a NULL never matches, so it is not kept (unless NULL equals NULL). What is [`stored`](super::stored)
+//! elsewhere is not kept either; which of its rows have changed is only looked for where the other input asks for their key.
 
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
 
-use crate::operators::Chunks;
+use super::stored::StoredRows;
 use crate::operators::aggregate::keys::GroupNumbers;
+use crate::operators::{Chunks, StepContext};
 
 pub struct Side {
     /// For errors.
@@ -30,9 +32,15 @@ pub struct Side {
     /// The columns that the key does not give back.
     rest: Vec<usize>,
     rest_codec: RowCodec,
-    kept: KeyedState,
+    kept: Kept,
     /// How many rows of the other input each row matches is kept with it.
     counts_matches: bool,
+}
+
+/// Where the rows of an input are.
+pub enum Kept {
+    Own(KeyedState),
+    Stored(StoredRows),
 }
 
 /// The key columns of an input.
@@ -99,7 +107,9 @@ impl Keys {
 }
 
 impl Side {
-    pub fn new(name: String, schema: &SchemaRef, keys: Keys, kept: KeyedState, counts_matches: bool) -> Result<Self> {
+    /// What is stored elsewhere counts no matches.
+    pub fn new(name: String, schema: &SchemaRef, keys: Keys, kept: Kept, counts_matches: bool) -> Result<Self> {
+        debug_assert!(!(counts_matches && matches!(kept, Kept::Stored(_))));
         let given_back = |c: &usize| keys.on.contains(c) && is_exact(schema.field(*c).data_type());
         let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
         let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
@@ -150,24 +160,89 @@ impl Side {
     /// The changed rows and, of the groups in `wanted`, all others that are kept.
     pub fn load(
         &mut self,
+        ctx: &StepContext<'_>,
+        changes: &Changes,
+        wanted: &[bool],
+        groups: &GroupNumbers,
+    ) -> Result<Rows> {
+        match &self.kept {
+            Kept::Own(_) => self.load_own(ctx.snapshot, changes, wanted, groups),
+            Kept::Stored(_) => self.load_stored(ctx, changes, wanted, groups),
+        }
+    }
+
+    /// A changed row of a group that is not wanted counts as if it had not been there before: with nothing changed on the other
+    /// side, only the difference matters.
+    fn load_stored(
+        &mut self,
+        ctx: &StepContext<'_>,
+        changes: &Changes,
+        wanted: &[bool],
+        groups: &GroupNumbers,
+    ) -> Result<Rows> {
+        let Kept::Stored(stored) = &mut self.kept else { return Err(Error::internal("the rows are not stored")) };
+        let (mut changed_of, mut others_of) = (vec![Vec::new(); wanted.len()], vec![Vec::new(); wanted.len()]);
+        let mut rows: Vec<Row> = changes.weights.iter().map(|&after| Row { after, ..Row::default() }).collect();
+        for (number, &group) in changes.groups.iter().enumerate().filter(|(_, group)| **group != usize::MAX) {
+            changed_of[group].push(number as u32);
+        }
+        let keys: Vec<&[u8]> =
+            (0..wanted.len()).filter(|&group| wanted[group]).map(|group| groups.key(group)).collect();
+        let found = match keys.is_empty() {
+            true => Chunks::new(),
+            false => stored.find(ctx, &self.keys.codec.decode(keys)?)?,
+        };
+        let found = Delta::concat(&self.schema, &found)?;
+        let rest: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(found.batch.column(c))).collect();
+        let rest = self.rest_codec.encode_rows(&rest, found.num_rows())?;
+        let mut bytes = Vec::new();
+        self.keys.each(&found.batch, |row, key| {
+            let Some(group) = key.and_then(|key| groups.find(key)) else { return };
+            let weight = found.weight(row);
+            bytes.clear();
+            bytes.extend_from_slice(groups.key(group));
+            bytes.extend_from_slice(rest.row(row));
+            match changes.encoded.find(&bytes).filter(|&number| changes.weights[number] != 0) {
+                Some(number) => {
+                    rows[number].before += weight;
+                    rows[number].after += weight;
+                }
+                None => others_of[group].push(row as u32),
+            }
+        })?;
+        let changed = rows.len();
+        // The rows found lie behind the changed ones, those that are changed ones themselves unused.
+        rows.extend((0..found.num_rows()).map(|row| {
+            let weight = found.weight(row);
+            Row { before: weight, after: weight, ..Row::default() }
+        }));
+        others_of.iter_mut().flatten().for_each(|row| *row += changed as u32);
+        for number in changed_of.iter().flatten().filter(|number| wanted[changes.groups[**number as usize]]) {
+            check(&self.name, rows[*number as usize].after)?;
+        }
+        let batch = match found.num_rows() {
+            0 => changes.batch.clone(),
+            _ => concat_batches(&self.schema, [&changes.batch, &found.batch])?,
+        };
+        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded: Vec::new() })
+    }
+
+    fn load_own(
+        &mut self,
         snapshot: &Snapshot,
         changes: &Changes,
         wanted: &[bool],
         groups: &GroupNumbers,
     ) -> Result<Rows> {
+        let Kept::Own(kept) = &mut self.kept else { return Err(Error::internal("the rows are stored elsewhere")) };
         let mut encoded: Vec<Vec<u8>> = changes.encoded.keys().into_iter().map(<[u8]>::to_vec).collect();
-        self.kept.load(snapshot, &encoded)?;
+        kept.load(snapshot, &encoded)?;
         let (mut changed_of, mut others_of) = (vec![Vec::new(); wanted.len()], vec![Vec::new(); wanted.len()]);
         let mut rows = Vec::with_capacity(encoded.len());
         for (number, (key, &weight)) in encoded.iter().zip(&changes.weights).enumerate() {
-            let (before, matches) = self.kept.get(key).map_or(Ok((0, 0)), read_value)?;
+            let (before, matches) = kept.get(key).map_or(Ok((0, 0)), read_value)?;
             let after = before + weight;
-            if after < 0 {
-                return Err(Error::internal(format!(
-                    "{}: a row is there {after} times: it went away more often than it had come",
-                    self.name
-                )));
-            }
+            check(&self.name, after)?;
             rows.push(Row { before, after, matches_before: matches, matches_after: matches });
             if weight != 0 {
                 changed_of[changes.groups[number]].push(number as u32);
@@ -179,7 +254,7 @@ impl Side {
         let mut key_lens = Vec::new();
         let mut found: Vec<(usize, (i64, i64))> = Vec::new();
         let mut broken = Ok(());
-        self.kept.scan_prefixes(snapshot, &prefixes, |at, entry, value| {
+        kept.scan_prefixes(snapshot, &prefixes, |at, entry, value| {
             if changes.encoded.find(entry).is_some_and(|n| changes.weights[n] != 0) {
                 return;
             }
@@ -205,36 +280,32 @@ impl Side {
 
     /// Keeps the rows as they are after the epoch.
     pub fn store(&mut self, rows: &Rows) -> Result<()> {
+        let Kept::Own(kept) = &mut self.kept else { return Ok(()) };
         for (row, key) in rows.rows.iter().zip(&rows.encoded) {
             let same_matches = !self.counts_matches || row.matches_before == row.matches_after;
             if row.before == row.after && same_matches {
                 continue;
             }
             match row.after {
-                0 => self.kept.delete(key),
-                _ => self.put(key, row)?,
+                0 => kept.delete(key),
+                _ => put(kept, key, row, self.counts_matches)?,
             }
         }
         Ok(())
     }
 
     pub fn flush(&mut self, commit: &mut EpochCommit) {
-        self.kept.flush(commit);
+        if let Kept::Own(kept) = &mut self.kept {
+            kept.flush(commit);
+        }
     }
 
-    pub fn kept(&self) -> &KeyedState {
-        &self.kept
-    }
-
-    fn put(&mut self, key: &[u8], row: &Row) -> Result<()> {
-        let mut buffer = [0; 20];
-        let encoded = match self.counts_matches {
-            true => postcard::to_slice(&(row.after, row.matches_after), &mut buffer),
-            false => postcard::to_slice(&row.after, &mut buffer),
-        };
-        let value = encoded.map_err(|e| Error::internal(format!("cannot encode weight {}: {e}", row.after)))?;
-        self.kept.put(key, value);
-        Ok(())
+    /// What it keeps of its own.
+    pub fn kept(&self) -> Option<&KeyedState> {
+        match &self.kept {
+            Kept::Own(kept) => Some(kept),
+            Kept::Stored(_) => None,
+        }
     }
 
     fn decode(&self, entries: &[Vec<u8>], key_lens: &[usize]) -> Result<RecordBatch> {
@@ -308,6 +379,26 @@ impl Rows {
             (row.matches_before, row.matches_after) = (0, 0);
         }
     }
+}
+
+fn check(name: &str, after: i64) -> Result<()> {
+    match after {
+        0.. => Ok(()),
+        _ => Err(Error::internal(format!(
+            "{name}: a row is there {after} times: it went away more often than it had come"
+        ))),
+    }
+}
+
+fn put(kept: &mut KeyedState, key: &[u8], row: &Row, with_matches: bool) -> Result<()> {
+    let mut buffer = [0; 20];
+    let encoded = match with_matches {
+        true => postcard::to_slice(&(row.after, row.matches_after), &mut buffer),
+        false => postcard::to_slice(&row.after, &mut buffer),
+    };
+    let value = encoded.map_err(|e| Error::internal(format!("cannot encode weight {}: {e}", row.after)))?;
+    kept.put(key, value);
+    Ok(())
 }
 
 /// The value of a kept row: its weight, its matches.

@@ -28,9 +28,11 @@ struct Test {
     null_equal: bool,
     /// And v > w.
     greater: bool,
+    /// The inputs are stored by k: what can be looked up is not kept.
+    stored: bool,
 }
 
-const ON_K: Test = Test { kind: JoinKind::Inner, keyed: true, null_equal: false, greater: false };
+const ON_K: Test = Test { kind: JoinKind::Inner, keyed: true, null_equal: false, greater: false, stored: false };
 
 fn left() -> SchemaRef {
     schema("k bigint, v bigint")
@@ -43,6 +45,15 @@ fn right() -> SchemaRef {
 impl Test {
     fn left_only(self) -> bool {
         matches!(self.kind, JoinKind::Semi | JoinKind::Anti | JoinKind::Mark)
+    }
+
+    fn flow(self, shards: usize) -> TestFlow {
+        let mut flow = TestFlow::new(self.plan(), shards);
+        if self.stored {
+            flow.store_input(INPUT, &left());
+            flow.store_input(OTHER, &right());
+        }
+        flow
     }
 
     fn plan(self) -> Arc<Dataflow> {
@@ -70,7 +81,13 @@ impl Test {
             null_equal: self.null_equal,
             residual: self.greater.then_some(residual),
             output,
+            looked_up: [None, None],
         };
+        let looks_up = |left| {
+            let keeps = join.counts_matches(left) || (join.keeps_counts() && !left);
+            (self.stored && self.keyed && !self.null_equal && !keeps).then(|| vec![0])
+        };
+        let join = Join { looked_up: [looks_up(true), looks_up(false)], ..join };
         plan(vec![
             input(INPUT, &left()),
             input(OTHER, &right()),
@@ -94,7 +111,7 @@ fn epoch(flow: &mut TestFlow, l: &str, r: &str) -> String {
 }
 
 fn check(test: Test, epochs: &[(&str, &str)], expected: Expect) {
-    let mut flow = TestFlow::new(test.plan(), 1);
+    let mut flow = test.flow(1);
     let sent = epochs.iter().enumerate().map(|(n, (l, r))| format!("epoch {}\n{}", n + 1, epoch(&mut flow, l, r)));
     expected.assert_eq(&sent.collect::<String>());
 }
@@ -314,10 +331,11 @@ fn random_changes() {
         (true, true, true),
     ];
     for (n, kind) in KINDS.into_iter().enumerate() {
-        for (m, (keyed, null_equal, greater)) in choices.into_iter().enumerate() {
-            let test = Test { kind, keyed, null_equal, greater };
-            let mut rng = StdRng::seed_from_u64((n * 10 + m) as u64);
-            let mut flow = TestFlow::new(test.plan(), rng.random_range(1..4));
+        let stored = [false, true].into_iter().flat_map(|stored| choices.map(|choice| (stored, choice)));
+        for (m, (stored, (keyed, null_equal, greater))) in stored.enumerate() {
+            let test = Test { kind, keyed, null_equal, greater, stored };
+            let mut rng = StdRng::seed_from_u64((n * 20 + m) as u64);
+            let mut flow = test.flow(rng.random_range(1..4));
             let (mut left_rows, mut right_rows) = (Contents::new(), Contents::new());
             let mut got: BTreeMap<String, i64> = BTreeMap::new();
             for step in 0..30 {
@@ -352,7 +370,7 @@ fn random_changes() {
 fn what_goes_leaves_nothing_behind() {
     for kind in KINDS {
         for greater in [false, true] {
-            let mut flow = TestFlow::new(Test { kind, greater, ..ON_K }.plan(), 2);
+            let mut flow = Test { kind, greater, ..ON_K }.flow(2);
             epoch(&mut flow, "+ 1 10\n+ 2 20\n+ NULL 1", "+ 1 5\n+ 1 6\n+ NULL 1");
             assert!(flow.stored_entries() > 0);
             epoch(&mut flow, "- 1 10\n- NULL 1", "- 1 5");
@@ -363,11 +381,54 @@ fn what_goes_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn what_is_stored_is_not_kept_again() {
+    let kept = |kind, greater| {
+        let mut flow = Test { kind, greater, stored: true, ..ON_K }.flow(2);
+        epoch(&mut flow, "+ 1 10\n+ 1 11", "+ 1 5\n+ 2 6\n+ 3 7");
+        flow.stored_entries()
+    };
+    let kept = KINDS.map(|kind| format!("{kind:?} {} {}\n", kept(kind, false), kept(kind, true)));
+    // Rows: of neither input, of the one whose matches are counted, of both; or three keys of the right one.
+    expect![[r#"
+        Inner 0 0
+        Left 2 2
+        Right 3 3
+        Full 5 5
+        Semi 3 2
+        Anti 3 2
+        Mark 3 2
+    "#]]
+    .assert_eq(&kept.concat());
+}
+
+#[test]
+fn both_partners_change_where_they_are_stored() {
+    check(
+        Test { stored: true, ..ON_K },
+        &[
+            ("+ 1 10\n+2 2 20", "+ 1 100\n+ 2 200"),
+            // Each is replaced: the pair goes and another one comes, nothing is sent and taken back.
+            ("- 1 10\n+ 1 11", "- 1 100\n+ 1 101"),
+            ("-1 2 20", "+ 2 200"),
+        ],
+        expect![[r#"
+            epoch 1
+            + 1 10 1 100
+            +2 2 20 2 200
+            epoch 2
+            - 1 10 1 100
+            + 1 11 1 101
+            epoch 3
+        "#]],
+    );
+}
+
 /// What is on disk must be read for ever.
 #[test]
 fn bytes_are_pinned() {
     let stored = |test: Test| {
-        let mut flow = TestFlow::new(test.plan(), 1);
+        let mut flow = test.flow(1);
         epoch(&mut flow, "+ 1 10\n+2 2 NULL", "+ 1 5\n+ 1 6");
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let entries = flow.stored().into_iter().filter(|(state, ..)| *state >= 4);
