@@ -14,6 +14,7 @@ pub mod grammar;
 pub mod lateral;
 mod literals;
 pub mod lower;
+mod order_constants;
 mod order_names;
 pub mod planner;
 pub mod relation;

@@ -67,6 +67,7 @@ impl<'a> Planner<'a> {
         crate::using::rewrite(&mut statement, self.resolver)?;
         array_calls(&mut statement);
         crate::order_names::rewrite(&mut statement)?;
+        crate::order_constants::rewrite(&mut statement);
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
         let plan = crate::set_operations::rewrite(plan)?;
         let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;

@@ -85,6 +85,11 @@ impl Schema {
             }
             let name = format!("t{number}");
             schema.setup.push(format!("CREATE TABLE {name} ({})", parts.join(", ")));
+            // Joins look rows up by it.
+            let indexed = random.below(2 * columns.len() as u64) as usize;
+            if indexed < columns.len() && !matches!(columns[indexed].1, Ty::Ints) {
+                schema.setup.push(format!("CREATE INDEX ON {name} (c{indexed})"));
+            }
             schema.tables.push(Table { name, columns, key });
         }
         schema
