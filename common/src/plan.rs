@@ -19,7 +19,7 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -131,10 +131,29 @@ pub struct AggregateCall {
 pub enum AggregateStrategy {
     /// Accumulator states, merged with what each epoch adds. Append-only input.
     Merge,
-    /// Counts and exact sums, which can be taken back. Any input; count and integer or decimal sums only.
+    /// Counts and exact sums, which can be taken back, and the values of min and max. Any input; count, integer or decimal sum
+    /// and avg, and [ordered](is_ordered_extreme) min and max only.
     Linear,
     /// All rows of each group; touched groups are computed anew. Any input, any function.
     Recompute,
+}
+
+/// A min or max whose values are in the order of their encoding, so that they can be kept in it. Not so floats (-0.0 is 0.0) and
+/// intervals ('1 month' is '30 days').
+pub fn is_ordered_extreme(function: &AggregateFunctionExpr) -> bool {
+    let ordered = matches!(
+        function.field().data_type(),
+        DataType::Int16
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::Decimal128(..)
+            | DataType::Decimal256(..)
+            | DataType::Date32
+            | DataType::Time64(_)
+            | DataType::Timestamp(..)
+            | DataType::Utf8
+    );
+    ordered && matches!(function.fun().name(), "min" | "max") && function.expressions().len() == 1
 }
 
 /// Pairs of rows of two inputs, or those rows of the left one that have, or lack, a partner.
@@ -347,6 +366,9 @@ impl Aggregate {
             "; keeps {}",
             match self.strategy {
                 AggregateStrategy::Merge => "one state a group",
+                AggregateStrategy::Linear if self.calls.iter().any(|c| is_ordered_extreme(&c.function)) => {
+                    "counts and sums a group, and the values of min and max"
+                }
                 AggregateStrategy::Linear => "counts and sums a group",
                 AggregateStrategy::Recompute => "the rows of each group",
             }

@@ -39,6 +39,12 @@ struct Stored {
     paused: bool,
 }
 
+impl Stored {
+    fn rows_done(&self) -> u64 {
+        self.inputs.values().map(Progress::rows).sum()
+    }
+}
+
 pub(crate) enum Output {
     View(Box<CollectionWriter>),
     Sink {
@@ -64,6 +70,8 @@ pub(crate) struct Job {
     stored: Stored,
     /// Of its backfill.
     pub pace: Pace,
+    /// What this epoch's chunk of it took.
+    pub chunk: Option<ChunkWork>,
     pub replays: HashMap<Oid, Replaying>,
     /// What this epoch's replays gave, by source.
     pub replayed: HashMap<Oid, CollectionChanges>,
@@ -73,6 +81,14 @@ pub(crate) struct Job {
     error: Option<Error>,
     rows_in: u64,
     rows_out: u64,
+}
+
+/// A chunk of a backfill: its rows, the time they took, and what they add to the commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkWork {
+    pub rows: u64,
+    pub micros: i64,
+    pub bytes: usize,
 }
 
 impl Job {
@@ -133,6 +149,7 @@ impl Job {
             pace: Pace::new(rate, interval, now),
             replays: HashMap::new(),
             replayed: HashMap::new(),
+            chunk: None,
             at_start: None,
             error: None,
             rows_in: 0,
@@ -215,7 +232,7 @@ impl Job {
 
     /// Rows of existing data that its backfill has read.
     pub fn rows_done(&self) -> u64 {
-        self.stored.inputs.values().map(Progress::rows).sum()
+        self.stored.rows_done()
     }
 
     /// `None`: it is still being built; else whether it can be read.
@@ -401,6 +418,12 @@ impl Job {
 
 /// What a job had stored before a step.
 pub(crate) struct StoredMark(Stored);
+
+impl StoredMark {
+    pub fn rows_done(&self) -> u64 {
+        self.0.rows_done()
+    }
+}
 
 /// The same columns under the names and nullability that the catalog has for them.
 fn restate(schema: &datafusion::arrow::datatypes::SchemaRef, chunks: Chunks) -> Result<Chunks> {

@@ -7,6 +7,13 @@
 //! ```
 //!
 //! A chunk that cannot be cut (a batch of a source's reader) may take more than there is: the next one waits for longer.
+//!
+//! Without a rate a chunk has as many rows as could be worked off in half an `interval`, going by the chunk before, so that a
+//! backfill takes no more than a part of each epoch and everybody else keeps their pace:
+//!
+//! ```text
+//!   chunk of 8192 took 12 ms ──▶ 16384 took 30 ms ──▶ 32768 took 90 ms ──▶ 18204 took 51 ms ──▶ 17847
+//! ```
 
 const SECOND: i64 = 1_000_000;
 
@@ -20,11 +27,18 @@ pub(crate) struct Pace {
     credit: i128,
     counted_at: i64,
     spent_at: i64,
+    /// Rows that a chunk has at most.
+    chunk: usize,
 }
+
+/// Rows of the first chunk, of which nothing is known.
+const FIRST_CHUNK: usize = 8192;
+/// However long they take.
+const SMALLEST_CHUNK: usize = 512;
 
 impl Pace {
     pub fn new(rate: Option<u64>, interval: i64, now: i64) -> Self {
-        Self { rate, interval, credit: 0, counted_at: now, spent_at: now }
+        Self { rate, interval, credit: 0, counted_at: now, spent_at: now, chunk: FIRST_CHUNK }
     }
 
     pub fn rate(&self) -> Option<u64> {
@@ -46,9 +60,11 @@ impl Pace {
     /// Rows that a chunk may have now.
     pub fn allowance(&self, now: i64) -> usize {
         match self.rate {
-            None => usize::MAX,
+            None => self.chunk,
             Some(_) if self.interval_left(now) > 0 => 0,
-            Some(_) => usize::try_from((self.credit_at(now) / i128::from(SECOND)).max(0)).unwrap_or(usize::MAX),
+            Some(_) => {
+                usize::try_from((self.credit_at(now) / i128::from(SECOND)).max(0)).unwrap_or(usize::MAX).min(self.chunk)
+            }
         }
     }
 
@@ -58,6 +74,16 @@ impl Pace {
             self.counted_at = now;
             self.spent_at = now;
         }
+    }
+
+    /// A chunk of `rows` took so many microseconds: the next one may take half an interval, and no more than twice the rows.
+    pub fn took(&mut self, rows: u64, micros: i64) {
+        let wanted = i128::from(rows) * i128::from(self.interval / 2) / i128::from(micros.max(1));
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let most = self.chunk.saturating_mul(2);
+        // What was no whole chunk says nothing for a larger one.
+        let most = if rows >= self.chunk as u64 / 2 { most } else { self.chunk };
+        self.chunk = wanted.min(most).max(SMALLEST_CHUNK);
     }
 
     /// Microseconds until there is something to spend; `None`: that will not come.
@@ -105,6 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn chunks_take_half_an_interval() {
+        let mut pace = Pace::new(None, 100_000, 0);
+        let mut after = |rows, micros| {
+            pace.took(rows, micros);
+            pace.allowance(0)
+        };
+        assert_eq!(after(8192, 12_000), 16_384);
+        assert_eq!(after(16_384, 30_000), 27_306);
+        assert_eq!(after(27_306, 0), 54_612);
+        assert_eq!(after(54_612, 1_000_000), 2730);
+        assert_eq!(after(10, 50_000_000), SMALLEST_CHUNK);
+        assert_eq!(after(100, 1), SMALLEST_CHUNK, "the last few rows");
+        assert_eq!(after(512, 1), 1024);
+    }
+
+    #[test]
     fn slow_none_and_no_limit() {
         // Less than a row in an interval, and none of it lost to rounding.
         let mut pace = Pace::new(Some(3), 100_000, 0);
@@ -115,7 +157,7 @@ mod tests {
         assert_eq!((pace.allowance(9_000_000), pace.due_in(9_000_000)), (0, None));
         pace.set_rate(None, 9_000_000);
         pace.spend(1_000_000, 9_000_000);
-        assert_eq!((pace.allowance(9_000_000), pace.due_in(9_000_000)), (usize::MAX, Some(0)));
+        assert_eq!((pace.allowance(9_000_000), pace.due_in(9_000_000)), (FIRST_CHUNK, Some(0)));
         // The clock is set back.
         let mut pace = Pace::new(Some(10), 1000, 5_000_000);
         pace.spend(0, 5_000_000);

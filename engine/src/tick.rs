@@ -19,7 +19,7 @@ use crate::backfill::{Allowed, Progress, scan_step};
 use crate::dataflow::CollectionChanges;
 use crate::driver::Driver;
 use crate::engine::{Definition, Step, Transaction};
-use crate::job::{Job, Output};
+use crate::job::{ChunkWork, Job, Output};
 use crate::status::{EPOCHS_KEPT, EpochStatus};
 use crate::subscription::Change;
 use crate::table::{Checked, Table, TableWrite, conflict};
@@ -56,6 +56,13 @@ impl Driver {
             self.hold();
         }
         let now = self.clock.now_micros();
+        for job in self.jobs.values_mut() {
+            if let Some(ChunkWork { rows, micros, bytes: own }) = job.chunk.take() {
+                // Its part of the commit, by its bytes.
+                let part = i128::from(now - before_commit) * own as i128 / bytes.max(1) as i128;
+                job.pace.took(rows, micros + i64::try_from(part).unwrap_or(i64::MAX));
+            }
+        }
         self.remember(EpochStatus {
             epoch,
             committed_at: now,
@@ -401,6 +408,7 @@ impl Driver {
                 job.begin_epoch();
             }
             let held = self.jobs.get(&oid).map(|job| job.held(&self.held)).unwrap_or_default();
+            let (started, bytes_before) = (self.clock.now_micros(), commit.bytes());
             let inputs = self.job_inputs(oid, now, changes)?;
             let Some(job) = self.jobs.get_mut(&oid) else { continue };
             let mark = job.mark_at_start();
@@ -422,6 +430,9 @@ impl Driver {
                 }
             }
             job.store(&mark, commit)?;
+            let rows = job.rows_done().saturating_sub(mark.rows_done());
+            let micros = self.clock.now_micros() - started;
+            job.chunk = (rows > 0).then(|| ChunkWork { rows, micros, bytes: commit.bytes() - bytes_before });
         }
         self.unfreeze();
         Ok(())

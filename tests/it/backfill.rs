@@ -151,5 +151,7 @@ async fn a_join_looks_up_only_what_was_read() {
     instance.run("INSERT INTO b SELECT k, -id FROM a WHERE id < 50").await;
     assert_eq!(instance.lines("VALIDATE MATERIALIZED VIEW v").await, Vec::<String>::new());
     assert_ne!(instance.value("SELECT count(*) FROM v").await, "0");
-    assert!(instance.lines("EXPLAIN MATERIALIZED VIEW v").await.concat().contains("keeps nothing, looks up in public.a"));
+    assert!(
+        instance.lines("EXPLAIN MATERIALIZED VIEW v").await.concat().contains("keeps nothing, looks up in public.a")
+    );
 }

@@ -53,7 +53,11 @@ fn calls_of(name: &str) -> Vec<(String, Same)> {
             calls
         }
         // Not of kf: which of two NaNs or zeros is the least depends on DataFusion's batches.
-        "min" | "max" => each(&["i", "n", "f", "s", "b", "t", "DISTINCT s"], Exactly),
+        "min" | "max" => {
+            let mut calls = each(&["i", "n", "f", "s", "b", "t", "DISTINCT s"], Exactly);
+            calls.push((format!("{name}(s) FILTER (WHERE b)"), Exactly));
+            calls
+        }
         "avg" | "mean" => each(&["i", "n", "f"], ROUNDING),
         // Of one value a group there is only one choice.
         "any_value" => each(&["k"], Exactly),
@@ -100,7 +104,10 @@ fn suits(call: &str, strategy: AggregateStrategy) -> bool {
         Merge | Recompute => true,
         Linear => {
             let exact_sum = call.starts_with("sum(") && call != "sum(f)";
-            (call.starts_with("count(") || exact_sum) && !call.contains("DISTINCT")
+            let extreme = ["min(", "max("].iter().any(|name| call.starts_with(name));
+            let kept_in_order = extreme && !["(f)", "(b)"].iter().any(|argument| call.ends_with(argument));
+            let total = call.starts_with("count(") || exact_sum || call == "avg(n)";
+            (kept_in_order || total) && !call.contains("DISTINCT")
         }
     }
 }

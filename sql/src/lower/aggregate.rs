@@ -9,7 +9,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams,
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use tidemark_common::plan::{self, AggregateCall, AggregateStrategy, NodeId, Op, Properties};
+use tidemark_common::plan::{self, AggregateCall, AggregateStrategy, NodeId, Op, Properties, is_ordered_extreme};
 use tidemark_common::{Error, Result};
 
 use super::Lowering;
@@ -206,8 +206,11 @@ fn strategy(calls: &[AggregateCall], append_only: bool) -> AggregateStrategy {
     }
 }
 
-/// Counts, and sums that are exact, can be taken back by subtracting.
+/// Counts, and sums that are exact, can be taken back by subtracting; after a smallest or greatest value comes the next one.
 fn is_linear(function: &AggregateFunctionExpr) -> bool {
+    if is_ordered_extreme(function) {
+        return true;
+    }
     let exact = matches!(
         function.field().data_type(),
         DataType::Int64 | DataType::UInt64 | DataType::Decimal128(..) | DataType::Decimal256(..)
@@ -216,7 +219,8 @@ fn is_linear(function: &AggregateFunctionExpr) -> bool {
         && function.order_bys().is_empty()
         && match function.fun().name() {
             "count" => function.expressions().len() == 1,
-            "sum" => exact,
+            // An average of floats is a float.
+            "sum" | "avg" => exact,
             _ => false,
         }
 }

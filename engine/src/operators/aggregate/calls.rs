@@ -160,7 +160,12 @@ impl Call {
         Ok(Some(true_rows(mask)))
     }
 
-    /// The first argument, evaluated.
+    /// The same argument of the same rows.
+    pub fn counts_same_values(&self, other: &Call) -> bool {
+        self.filter == other.filter && self.inputs.first() == other.inputs.first()
+    }
+
+    /// An argument, evaluated.
     pub fn argument(&self, batch: &RecordBatch, index: usize) -> Result<ArrayRef> {
         Ok(self.inputs[index].evaluate(batch)?.into_array(batch.num_rows())?)
     }

@@ -1,9 +1,11 @@
-//! Counts and sums that can be taken back: each row adds its weight, and its weight times its value. For any input.
+//! Counts and sums that can be taken back: each row adds its weight, and its weight times its value. For any input. Averages
+//! are made of both; min and max are found among their values, which [`Extremes`] keeps.
 //!
 //! ```text
 //!   group key ─▶ weight of its rows (i64) | call 1 | call 2 | ...       big-endian
-//!                                            └─ weight of the rows that count (i64), then for a sum: the sum,
-//!                                               16 bytes, 32 for a Decimal256
+//!                                            └─ weight of the rows that count (i64), then
+//!                                               sum, avg: the sum, 16 bytes, 32 for a Decimal256
+//!                                               min, max: the length of the encoded value + 1, or 0 (u32), and the value
 //! ```
 //!
 //! A group without rows is no group (except the one without GROUP BY). What does not fit, a sum or a result, is an error
@@ -12,42 +14,43 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, PrimitiveBuilder, RecordBatch,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, PrimitiveBuilder, RecordBatch, UInt32Array,
 };
+use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{
     ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
     DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Int8Type, Int16Type,
     Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
 };
+use tidemark_common::plan::is_ordered_extreme;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, Snapshot};
 
 use super::calls::{Call, conform};
+use super::extremes::{Extreme, Extremes, Wanted};
 use super::{Change, Closed, Groups, Owned, Side, Touched};
 use crate::operators::StateSize;
 
 pub struct Linear {
     /// For errors.
     name: String,
-    calls: Vec<LinearCall>,
+    calls: Vec<Call>,
+    kinds: Vec<Kind>,
     state: KeyedState,
+    extremes: Extremes,
     /// There is no GROUP BY: the one group is there without rows, too.
     global: bool,
     sends_changes: bool,
 }
 
-struct LinearCall {
-    call: Call,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     Count,
     Sum,
     /// Of Decimal256.
     WideSum,
+    Extreme(Wanted),
 }
 
 /// The state of some groups, column by column.
@@ -68,23 +71,33 @@ enum Sums {
     None,
     Narrow(Vec<i128>),
     Wide(Vec<i256>),
+    Extreme(Vec<Extreme>),
 }
 
 impl Linear {
-    pub fn new(name: String, calls: Vec<Call>, state: KeyedState, global: bool, sends_changes: bool) -> Result<Self> {
-        let calls = calls
-            .into_iter()
-            .map(|call| Ok(LinearCall { kind: Kind::of(&call)?, call }))
-            .collect::<Result<Vec<_>>>()
-            .map_err(|e| e.context(&name))?;
-        Ok(Self { name, calls, state, global, sends_changes })
+    /// `values`: where min and max are found.
+    pub fn new(
+        name: String,
+        calls: Vec<Call>,
+        state: KeyedState,
+        values: KeyedState,
+        global: bool,
+        sends_changes: bool,
+    ) -> Result<Self> {
+        let mut extremes = Extremes::new(name.clone(), values);
+        let kind = |at: usize| match is_extreme(&calls[at]) {
+            true => Ok(Kind::Extreme(extremes.keep(&calls, at)?)),
+            false => Kind::of(&calls[at]),
+        };
+        let kinds = (0..calls.len()).map(kind).collect::<Result<Vec<_>>>().map_err(|e| e.context(&name))?;
+        Ok(Self { name, calls, kinds, state, extremes, global, sends_changes })
     }
 
     /// The stored totals of the touched groups, zeros where there are none, and which are stored.
     fn load(&mut self, snapshot: &Snapshot, touched: &Touched) -> Result<(Totals, Vec<bool>)> {
         let keys = touched.groups.keys();
         self.state.load(snapshot, &keys)?;
-        let mut totals = Totals::zeros(&self.calls, keys.len());
+        let mut totals = Totals::zeros(&self.kinds, keys.len());
         let mut stored = vec![false; keys.len()];
         for (group, key) in keys.iter().enumerate() {
             if let Some(value) = self.state.get(key) {
@@ -123,13 +136,32 @@ impl Linear {
 
     fn side(&self, totals: &Totals, is_there: impl Fn(usize) -> bool) -> Result<Side> {
         let groups: Vec<usize> = (0..totals.weights.len()).filter(|&g| is_there(g)).collect();
-        let columns = self
-            .calls
-            .iter()
-            .zip(&totals.calls)
-            .map(|(call, totals)| totals.results(&groups, call.call.result.data_type()))
-            .collect::<Result<_>>()?;
-        Ok(Side { groups, columns })
+        let calls = self.calls.iter().zip(&self.kinds).zip(&totals.calls);
+        let columns = calls.map(|((call, kind), totals)| self.results(call, *kind, totals, &groups));
+        Ok(Side { columns: columns.collect::<Result<_>>()?, groups })
+    }
+
+    /// One row for each of `groups`; NULL for all calls but count where no row counts.
+    fn results(&self, call: &Call, kind: Kind, totals: &CallTotals, groups: &[usize]) -> Result<ArrayRef> {
+        let result = call.result.data_type();
+        match (kind, &totals.sums) {
+            (Kind::Extreme(wanted), Sums::Extreme(extremes)) => {
+                let values = self.extremes.decode(wanted, groups.iter().map(|&group| &extremes[group]), result)?;
+                conform(values, result)
+            }
+            _ if call.function.fun().name() == "avg" => {
+                // Of nothing there is no average, and accumulators divide by how many there are.
+                let counted: Vec<usize> = groups.iter().copied().filter(|&g| totals.counts[g] != 0).collect();
+                let mut places = 0..counted.len() as u32;
+                let places = groups.iter().map(|&g| (totals.counts[g] != 0).then(|| places.next()).flatten());
+                let places = UInt32Array::from_iter(places);
+                let counts = conform(Arc::new(totals.counts_of(&counted)), call.state_fields[0].data_type())?;
+                let sums = totals.sums_of(&counted, call.state_fields[1].data_type())?;
+                Ok(take(&call.results_of(&[counts, sums], counted.len())?, &places, None)?)
+            }
+            (Kind::Count, _) => conform(Arc::new(totals.counts_of(groups)), result),
+            _ => conform(totals.sums_of(groups, result)?, result),
+        }
     }
 
     fn corrupted(&self) -> Error {
@@ -148,6 +180,12 @@ impl Groups for Linear {
                 totals.add(call, &piece.batch, &piece.groups, weights)?;
             }
         }
+        let wanted =
+            self.kinds.iter().zip(&mut after.calls).filter_map(|(kind, totals)| match (kind, &mut totals.sums) {
+                (Kind::Extreme(wanted), Sums::Extreme(extremes)) => Some((*wanted, extremes)),
+                _ => None,
+            });
+        self.extremes.apply(snapshot, touched, &self.calls, &mut wanted.collect::<Vec<_>>())?;
         self.store(touched, &after, &stored)?;
         if !self.sends_changes {
             return Ok(Change::default());
@@ -158,13 +196,15 @@ impl Groups for Linear {
     }
 
     fn drop_closed(&mut self, snapshot: &Snapshot, horizon: &[u8]) -> Result<()> {
+        self.extremes.drop_below(snapshot, horizon)?;
         self.state.drop_below(snapshot, horizon)
     }
 
     fn take_closed(&mut self, snapshot: &Snapshot, horizon: &[u8], owned: &Owned<'_>) -> Result<Closed> {
+        self.extremes.drop_below(snapshot, horizon)?;
         let (keys, values): (Vec<_>, Vec<_>) = self.state.take_below(snapshot, horizon)?.into_iter().unzip();
         let (keys, values) = owned.only(keys, values)?;
-        let mut totals = Totals::zeros(&self.calls, keys.len());
+        let mut totals = Totals::zeros(&self.kinds, keys.len());
         for (group, value) in values.iter().enumerate() {
             totals.read(group, value).ok_or_else(|| self.corrupted())?;
         }
@@ -174,10 +214,11 @@ impl Groups for Linear {
 
     fn flush(&mut self, commit: &mut EpochCommit) {
         self.state.flush(commit);
+        self.extremes.flush(commit);
     }
 
     fn size(&self) -> StateSize {
-        super::size_of([&self.state])
+        super::size_of([&self.state, self.extremes.state()])
     }
 }
 
@@ -189,9 +230,15 @@ impl Kind {
         if call.function.is_distinct() {
             return refuse("it is DISTINCT");
         }
-        match (call.function.fun().name(), call.result.data_type()) {
+        let name = call.function.fun().name();
+        let summed = match (name, call.state_fields.as_slice()) {
+            ("avg", [_, sum]) => sum.data_type(),
+            _ => call.result.data_type(),
+        };
+        match (name, summed) {
             ("count", DataType::Int64) => Ok(Kind::Count),
-            ("sum", DataType::Decimal256(..)) => Ok(Kind::WideSum),
+            ("sum" | "avg", DataType::Decimal256(..)) => Ok(Kind::WideSum),
+            ("avg", DataType::Decimal128(..)) => Ok(Kind::Sum),
             (
                 "sum",
                 DataType::Int64
@@ -207,16 +254,17 @@ impl Kind {
 }
 
 impl Totals {
-    fn zeros(calls: &[LinearCall], groups: usize) -> Self {
-        let zeros = |call: &LinearCall| CallTotals {
+    fn zeros(kinds: &[Kind], groups: usize) -> Self {
+        let zeros = |kind: &Kind| CallTotals {
             counts: vec![0; groups],
-            sums: match call.kind {
+            sums: match kind {
                 Kind::Count => Sums::None,
                 Kind::Sum => Sums::Narrow(vec![0; groups]),
                 Kind::WideSum => Sums::Wide(vec![i256::ZERO; groups]),
+                Kind::Extreme(_) => Sums::Extreme(vec![None; groups]),
             },
         };
-        Self { weights: vec![0; groups], calls: calls.iter().map(zeros).collect() }
+        Self { weights: vec![0; groups], calls: kinds.iter().map(zeros).collect() }
     }
 
     fn add_rows(&mut self, groups: &[usize], weights: Option<&[i64]>) {
@@ -233,6 +281,11 @@ impl Totals {
                 Sums::None => {}
                 Sums::Narrow(sums) => out.extend(sums[group].to_be_bytes()),
                 Sums::Wide(sums) => out.extend(sums[group].to_be_bytes()),
+                Sums::Extreme(values) => {
+                    let value = values[group].as_deref();
+                    out.extend(value.map_or(0, |value| value.len() as u32 + 1).to_be_bytes());
+                    out.extend(value.unwrap_or_default());
+                }
             }
         }
     }
@@ -246,6 +299,12 @@ impl Totals {
                 Sums::None => {}
                 Sums::Narrow(sums) => sums[group] = i128::from_be_bytes(take_bytes(&mut value)?),
                 Sums::Wide(sums) => sums[group] = i256::from_be_bytes(take_bytes(&mut value)?),
+                Sums::Extreme(values) => {
+                    if let Some(len) = u32::from_be_bytes(take_bytes(&mut value)?).checked_sub(1) {
+                        let (extreme, rest) = value.split_at_checked(len as usize)?;
+                        (values[group], value) = (Some(extreme.into()), rest);
+                    }
+                }
             }
         }
         value.is_empty().then_some(())
@@ -259,23 +318,22 @@ fn take_bytes<const N: usize>(value: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl CallTotals {
-    fn add(&mut self, call: &LinearCall, batch: &RecordBatch, groups: &[usize], weights: Option<&[i64]>) -> Result<()> {
-        let arguments =
-            (0..call.call.num_arguments()).map(|i| call.call.argument(batch, i)).collect::<Result<Vec<_>>>()?;
-        let counted = counted_rows(&arguments, call.call.mask(batch)?.as_ref());
+    fn add(&mut self, call: &Call, batch: &RecordBatch, groups: &[usize], weights: Option<&[i64]>) -> Result<()> {
+        let arguments = (0..call.num_arguments()).map(|i| call.argument(batch, i)).collect::<Result<Vec<_>>>()?;
+        let counted = counted_rows(&arguments, call.mask(batch)?.as_ref());
         let counts = |row: usize| counted.as_ref().is_none_or(|c| c[row]);
         let weight = |row: usize| weights.map_or(1, |w| w[row]);
         for (row, &group) in groups.iter().enumerate().filter(|(row, _)| counts(*row)) {
             self.counts[group] += weight(row);
         }
         match &mut self.sums {
-            Sums::None => {}
+            Sums::None | Sums::Extreme(_) => {}
             Sums::Narrow(sums) => {
                 let values = integers(&arguments[0])?;
                 for (row, &group) in groups.iter().enumerate().filter(|(row, _)| counts(*row)) {
                     let product = values[row].checked_mul(i128::from(weight(row)));
                     let sum = product.and_then(|product| sums[group].checked_add(product));
-                    sums[group] = sum.ok_or_else(|| out_of_range(call.call.result.data_type()))?;
+                    sums[group] = sum.ok_or_else(|| out_of_range(call.result.data_type()))?;
                 }
             }
             Sums::Wide(sums) => {
@@ -283,34 +341,41 @@ impl CallTotals {
                 for (row, &group) in groups.iter().enumerate().filter(|(row, _)| counts(*row)) {
                     let product = values.value(row).checked_mul(i256::from_i128(i128::from(weight(row))));
                     let sum = product.and_then(|product| sums[group].checked_add(product));
-                    sums[group] = sum.ok_or_else(|| out_of_range(call.call.result.data_type()))?;
+                    sums[group] = sum.ok_or_else(|| out_of_range(call.result.data_type()))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// One row for each of `groups`; a sum of no rows is NULL.
-    fn results(&self, groups: &[usize], data_type: &DataType) -> Result<ArrayRef> {
+    fn counts_of(&self, groups: &[usize]) -> Int64Array {
+        Int64Array::from_iter_values(groups.iter().map(|&group| self.counts[group]))
+    }
+
+    /// A sum of no rows is NULL.
+    fn sums_of(&self, groups: &[usize], data_type: &DataType) -> Result<ArrayRef> {
         let counts = &self.counts;
-        let result: ArrayRef = match &self.sums {
-            Sums::None => Arc::new(Int64Array::from_iter_values(groups.iter().map(|&g| counts[g]))),
+        match &self.sums {
             Sums::Narrow(sums) => {
-                let sums = groups.iter().map(|&g| (counts[g] != 0).then_some(sums[g]));
-                narrow_results(sums, data_type)?
+                narrow_results(groups.iter().map(|&g| (counts[g] != 0).then_some(sums[g])), data_type)
             }
             Sums::Wide(sums) => {
                 let mut builder = PrimitiveBuilder::<Decimal256Type>::new();
                 groups.iter().for_each(|&g| builder.append_option((counts[g] != 0).then_some(sums[g])));
-                decimals(builder.finish(), data_type)?
+                decimals(builder.finish(), data_type)
             }
-        };
-        conform(result, data_type)
+            Sums::None | Sums::Extreme(_) => Err(Error::internal("a call without a sum was asked for it")),
+        }
     }
 }
 
+/// A min or max whose values have an order that is that of their bytes.
+pub fn is_extreme(call: &Call) -> bool {
+    is_ordered_extreme(&call.function)
+}
+
 /// Which rows a call counts: its FILTER lets them through and no argument is NULL. `None`: all of them.
-fn counted_rows(arguments: &[ArrayRef], mask: Option<&BooleanArray>) -> Option<Vec<bool>> {
+pub fn counted_rows(arguments: &[ArrayRef], mask: Option<&BooleanArray>) -> Option<Vec<bool>> {
     let mut counted: Option<Vec<bool>> = mask.map(|m| m.values().iter().collect());
     for argument in arguments {
         if let Some(nulls) = argument.logical_nulls().filter(|n| n.null_count() > 0) {

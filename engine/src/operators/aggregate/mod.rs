@@ -14,6 +14,7 @@
 //! the keys that its rows can have; where a range of keys is taken, [`Owned`] leaves the others' alone.
 
 mod calls;
+mod extremes;
 pub(super) mod keys;
 mod linear;
 mod merge;
@@ -186,7 +187,9 @@ impl Aggregate {
         let groups: Box<dyn Groups> = match plan.strategy {
             AggregateStrategy::Merge => Box::new(Merge::new(calls, state(0, budget), sends_changes)?),
             AggregateStrategy::Linear => {
-                Box::new(Linear::new(name, calls, state(0, budget), plan.group == 0, sends_changes)?)
+                let values = state(1, if calls.iter().any(linear::is_extreme) { budget / 2 } else { 0 });
+                let totals = state(0, budget - budget / 2);
+                Box::new(Linear::new(name, calls, totals, values, plan.group == 0, sends_changes)?)
             }
             AggregateStrategy::Recompute => {
                 let (rows, sent) = (state(0, budget - budget / 4), state(1, budget / 4));

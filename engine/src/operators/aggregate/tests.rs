@@ -382,3 +382,52 @@ async fn stored_bytes_are_pinned() {
         17  0100000000000000000000  01018000000000000001000000000000000000
     "#]].assert_eq(&text);
 }
+
+#[tokio::test]
+async fn the_next_value_follows_an_extreme_that_goes() {
+    check(
+        &[Linear, Recompute],
+        "k text, v bigint, s text",
+        "SELECT k, min(v), max(v), max(s), max(v) FILTER (WHERE v < 3) FROM t GROUP BY k",
+        &[
+            "+ a 1 x\n+ a 2 y\n+2 a 5 NULL\n+ b NULL b",
+            "- a 1 x\n- a 5 NULL",
+            // The last 5 goes while something smaller, and something between, come.
+            "- a 5 NULL\n+ a 0 z\n+ a 3 NULL",
+            "- a 2 y\n- a 0 z\n- b NULL b",
+            "- a 3 NULL\n+ c 7 NULL",
+        ],
+        expect![[r#"
+            epoch 1
+            + a 1 5 y 2
+            + b NULL NULL b NULL
+            epoch 2
+            - a 1 5 y 2
+            + a 2 5 y 2
+            epoch 3
+            - a 2 5 y 2
+            + a 0 3 z 2
+            epoch 4
+            - a 0 3 z 2
+            + a 3 3 NULL NULL
+            - b NULL NULL b NULL
+            epoch 5
+            - a 3 3 NULL NULL
+            + c 7 7 NULL NULL
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn values_of_min_and_max_go_with_their_rows() {
+    let schema = schema("k text, v bigint");
+    let sql = "SELECT k, min(v), max(v), count(*) FROM t GROUP BY k";
+    let mut flow = flow(&schema, sql, Linear, 2).await;
+    flow.rows(&schema, "+ a 1\n+ a 2\n+ b 3\n+ b NULL");
+    assert_eq!(flow.stored_entries(), 2 + 3, "two groups, three values that both calls look at");
+    flow.rows(&schema, "- a 1\n- b 3");
+    flow.reopen(1);
+    flow.rows(&schema, "- a 2\n- b NULL");
+    assert_eq!(flow.stored_entries(), 0);
+}
