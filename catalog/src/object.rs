@@ -110,6 +110,18 @@ pub struct Table {
     /// Distinguishes the stored contents from those before a rewriting ALTER TABLE.
     #[serde(default)]
     pub generation: u32,
+    #[serde(default)]
+    pub load: Option<TableLoad>,
+}
+
+/// How rows are loaded into a table: WITH (strategy = ..).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableLoad {
+    pub options: Vec<(String, String)>,
+    /// Columns that the strategy has added to those that were declared.
+    pub own: Vec<String>,
+    /// The key as it was declared, where the stored one is another.
+    pub declared_key: Option<Key>,
 }
 
 /// A PRIMARY KEY or UNIQUE constraint over columns by position.

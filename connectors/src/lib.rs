@@ -14,6 +14,7 @@ mod datagen;
 mod file;
 pub mod formats;
 mod generator;
+pub mod load;
 mod nexmark;
 pub mod options;
 mod pace;

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
-use tidemark_common::{Delta, Error, Oid, Result, SqlState};
+use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{
     Collection, CollectionWriter, EncodedRows, EpochCommit, Index, Key, RowCodec, Snapshot, StateId,
 };
@@ -40,6 +40,8 @@ pub struct TableWrite {
     pub table: Oid,
     /// The contents that the session saw; a table rewritten meanwhile has others.
     pub contents: StateId,
+    /// Nothing of the table may have changed after this epoch, in which the session saw all of it.
+    pub unchanged_since: Option<Epoch>,
     pub removed: Option<RecordBatch>,
     pub added: Option<RecordBatch>,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Table {
     /// The same for each index that is unique: its key -> the table's key.
     changed_unique: Vec<ByKey>,
     changes: Vec<Delta>,
+    /// The last epoch that changed it.
+    changed_at: Epoch,
 }
 
 /// A write that may be admitted: everything to remember of it.
@@ -91,6 +95,7 @@ impl Table {
             changed: HashMap::new(),
             changed_unique: vec![HashMap::new(); def.indexes.len()],
             changes: Vec::new(),
+            changed_at: snapshot.epoch(),
             def,
         })
     }
@@ -98,6 +103,9 @@ impl Table {
     /// Compares what the session saw with what is there, this epoch's earlier writes included.
     pub fn check(&mut self, snapshot: &Arc<Snapshot>, write: TableWrite) -> Result<Checked> {
         if write.contents != self.def.collection.id() {
+            return Err(conflict(&self.def.name));
+        }
+        if write.unchanged_since.is_some_and(|epoch| self.changed_at > epoch || !self.changes.is_empty()) {
             return Err(conflict(&self.def.name));
         }
         let mut added = write.added;
@@ -159,12 +167,14 @@ impl Table {
         if !changes.is_empty() {
             let net = Delta::concat(self.def.collection.schema(), &changes)?;
             self.writer.apply(snapshot, &net, commit)?;
+            self.changed_at = commit.epoch();
         }
         Ok(changes)
     }
 
     /// Empties it; the epoch has no other change of it.
     pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
+        self.changed_at = commit.epoch();
         self.writer.truncate(snapshot, commit)
     }
 

@@ -49,6 +49,12 @@ impl Session {
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a table", object.name)));
         };
+        if let Op::RenameColumn { old_column_name: name, .. } | Op::AlterColumn { column_name: name, .. } = operation {
+            self.refuse_if_loaded_by(object, &fold(name))?;
+        }
+        if let Op::DropColumn { column_names, .. } = operation {
+            column_names.iter().try_for_each(|name| self.refuse_if_loaded_by(object, &fold(name)))?;
+        }
         match operation {
             Op::AddColumn { if_not_exists, column_def, .. } => {
                 self.add_column(object, table, column_def, *if_not_exists).await
@@ -219,6 +225,7 @@ impl Session {
             checks: table.checks.iter().filter(|c| !names_column(&c.expr, &quoted)).cloned().collect(),
             generation: table.generation + 1,
             columns,
+            load: table.load.clone(),
         };
         let values: Vec<String> = after.columns.iter().map(|c| quote_ident(&c.name)).collect();
         self.drop_indexed_column(object.oid, position)?;

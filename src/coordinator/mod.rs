@@ -11,6 +11,7 @@ mod alter;
 pub mod definitions;
 pub mod drop;
 mod indexes;
+pub(crate) mod loads;
 mod replace;
 mod schemas;
 mod sinks;

@@ -7,7 +7,8 @@ use datafusion::common::DFSchema;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{
-    Change, Check, Column, Identity, Key, Object, ObjectKind, Sequence, Table, columns_of, columns_schema, quote_ident,
+    Change, Check, Column, Identity, Key, Object, ObjectKind, Sequence, Table, TableLoad, columns_of, columns_schema,
+    quote_ident,
 };
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
@@ -30,15 +31,16 @@ pub fn select_into(query: &sql::Query) -> Option<sql::CreateTable> {
 }
 
 /// A table in the making.
-struct Draft {
-    oid: Oid,
-    name: String,
-    columns: Vec<Column>,
-    primary_key: Option<Key>,
-    unique: Vec<Key>,
+pub(super) struct Draft {
+    pub oid: Oid,
+    pub name: String,
+    pub columns: Vec<Column>,
+    pub primary_key: Option<Key>,
+    pub unique: Vec<Key>,
     checks: Vec<Check>,
     /// Sequences of serial and identity columns, by column.
     sequences: Vec<(usize, Sequence)>,
+    pub load: Option<TableLoad>,
 }
 
 impl Session {
@@ -94,6 +96,7 @@ impl Session {
             unique: vec![],
             checks: vec![],
             sequences: vec![],
+            load: None,
         };
         let object = self.add_table(draft, target, create.temporary)?;
         let rows = self.insert_rows(&object, plan).await?;
@@ -109,6 +112,7 @@ impl Session {
             unique: Vec::new(),
             checks: Vec::new(),
             sequences: Vec::new(),
+            load: None,
         };
         if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) =
             &create.like
@@ -126,6 +130,7 @@ impl Session {
         for constraint in &create.constraints {
             self.draft_constraint(&mut draft, constraint)?;
         }
+        self.draft_load(&mut draft, super::loads::options(create)?)?;
         if let Some(key) = &draft.primary_key {
             for column in &key.columns {
                 draft.columns[*column].nullable = false;
@@ -281,6 +286,7 @@ impl Session {
             unique: table.unique.clone(),
             checks: table.checks.clone(),
             sequences: Vec::new(),
+            load: None,
         };
         self.draft_constraint(&mut draft, constraint)?;
         self.check_expressions(&draft)?;
@@ -292,7 +298,7 @@ impl Session {
         let Draft { columns, primary_key, unique, checks, .. } = draft;
         let is_new = |key: &&Key| !table.unique.contains(key) && table.primary_key.as_ref() != Some(key);
         self.check_key_names(object.schema, primary_key.iter().chain(&unique).filter(is_new))?;
-        Ok(Table { columns, primary_key, unique, checks, generation: table.generation })
+        Ok(Table { columns, primary_key, unique, checks, generation: table.generation, load: table.load.clone() })
     }
 
     /// DEFAULT and CHECK must make sense now, not at the first INSERT.
@@ -327,7 +333,7 @@ impl Session {
 
     fn add_table(&mut self, draft: Draft, target: Target, temporary: bool) -> Result<Arc<Object>> {
         let schema = target.schema;
-        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences } = draft;
+        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences, load } = draft;
         self.check_key_names(schema, primary_key.iter().chain(&unique))?;
         let mut changes = Vec::new();
         for (position, mut sequence) in sequences {
@@ -346,7 +352,7 @@ impl Session {
             object.temporary = temporary;
             changes.push(Change::Put(Box::new(object)));
         }
-        let table = Table { columns, primary_key, unique, checks, generation: 0 };
+        let table = Table { columns, primary_key, unique, checks, generation: 0, load };
         let mut object = self.object(target, BTreeSet::new(), ObjectKind::Table(table))?;
         object.oid = oid;
         object.temporary = temporary;
@@ -434,15 +440,6 @@ fn no_foreign_keys() -> Error {
 }
 
 fn check_options(create: &sql::CreateTable) -> Result<()> {
-    if let sql::CreateTableOptions::With(options) = &create.table_options
-        && let Some(option) = options.first()
-    {
-        let append = option.to_string().replace(['"', '\'', ' '], "").to_lowercase() == "strategy=append";
-        if options.len() > 1 || !append {
-            return Err(Error::unsupported(format!("table option {option} is not supported yet"))
-                .with_hint("Leave WITH (..) out: a table keeps what is inserted."));
-        }
-    }
     if create.partition_by.is_some() || create.partition_of.is_some() || create.inherits.is_some() {
         return Err(Error::unsupported("partitioned and inherited tables are not supported")
             .with_hint("A plain table needs no partitions: it is kept in order of its primary key."));

@@ -50,8 +50,17 @@ fn comments(object: &Object, name: &str, text: &mut String) {
 }
 
 fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -> String {
-    let mut lines: Vec<String> = table.columns.iter().map(|c| table_column(catalog, object, c)).collect();
+    let own = |column: &&Column| table.load.as_ref().is_some_and(|load| load.own.contains(&column.name));
+    let declared = table.columns.iter().filter(|column| !own(column));
+    let mut lines: Vec<String> = declared.map(|c| table_column(catalog, object, c)).collect();
     for (key, primary) in keys(object) {
+        let key = match (&table.load, primary) {
+            (Some(load), true) => match &load.declared_key {
+                Some(declared) => declared,
+                None => continue,
+            },
+            _ => key,
+        };
         lines.push(format!("CONSTRAINT {} {}", quote_ident(&key.name), key_definition(object, key, primary)));
     }
     for check in &table.checks {
@@ -60,7 +69,8 @@ fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -
     // A temporary table's schema is the session's own.
     let (temporary, name) =
         if object.temporary { ("TEMPORARY ", quote_ident(&object.name)) } else { ("", name.to_string()) };
-    format!("CREATE {temporary}TABLE {name} (\n    {}\n)", lines.join(",\n    "))
+    let options = table.load.as_ref().map_or(String::new(), |load| format!(" {}", with(&load.options)));
+    format!("CREATE {temporary}TABLE {name} (\n    {}\n){options}", lines.join(",\n    "))
 }
 
 fn table_column(catalog: &Catalog, table: &Object, column: &Column) -> String {

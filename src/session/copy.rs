@@ -11,10 +11,13 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_connectors::load::{Load, Strategy};
 
 use super::dml::{self, Writer};
 use super::insert::Defaults;
+use super::load::{LoadInput, given_to_load};
 use super::{CopyFormat, CopyIn, CopyOptions, Outcome, Rows, RowsTag, Session, fold, select};
+use crate::coordinator::loads::load_of;
 use crate::query::find_relation;
 
 /// A COPY .. FROM STDIN under way.
@@ -23,6 +26,8 @@ pub(super) struct CopyState {
     writer: Writer,
     positions: Vec<usize>,
     defaults: Defaults,
+    /// The rows go through the table's strategy, when all have come.
+    input: Option<LoadInput>,
 }
 
 impl Session {
@@ -60,7 +65,7 @@ impl Session {
                 let plan = self.names(None)?.plan(&dml::select_query(items, select.from, None)?)?;
                 self.copy_out(plan, given).await
             }
-            sql::CopySource::Table { table_name, columns } => self.copy_in(table_name, columns, given),
+            sql::CopySource::Table { table_name, columns } => self.copy_in(table_name, columns, given).await,
         }
     }
 
@@ -87,11 +92,13 @@ impl Session {
         self.subscribe(subscribe, Some(options)).await
     }
 
-    fn copy_in(&mut self, table: &sql::ObjectName, columns: &[sql::Ident], given: Given) -> Result<Outcome> {
+    async fn copy_in(&mut self, table: &sql::ObjectName, columns: &[sql::Ident], given: Given) -> Result<Outcome> {
         let object = self.table_to_change(table, "copy to")?;
         let names = self.names(None)?;
         let writer = self.writer(&names, &object)?;
         let positions = dml::column_positions(&object, columns)?;
+        let positions = given_to_load(&object, positions, columns.is_empty())?;
+        let load = load_of(&object)?;
         let fields: Vec<Field> = positions
             .iter()
             .map(|at| object.columns()[*at].sql_type.to_field(&object.columns()[*at].name, true))
@@ -100,8 +107,12 @@ impl Session {
         let options = given.settle(&named, false)?;
         // Refused now, before the client has sent anything.
         self.transaction_mut()?.buffer_mut(&writer.def)?;
-        let defaults = Defaults::plan(&names, &object, &positions, &self.db.environment)?;
-        self.copy = Some(CopyState { rows: 0, writer, positions, defaults });
+        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
+            self.replace_contents(&object, &writer.def).await?;
+        }
+        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, &object)).transpose()?;
+        let defaults = Defaults::for_load(&names, &object, &positions, &self.db.environment)?;
+        self.copy = Some(CopyState { rows: 0, writer, positions, defaults, input });
         Ok(Outcome::CopyIn(CopyIn { schema: Arc::new(Schema::new(fields)), options }))
     }
 
@@ -111,12 +122,30 @@ impl Session {
             return Err(Error::new(SqlState::ProtocolViolation, "there is no COPY under way"));
         };
         let rows = batch.num_rows();
+        copy.rows += rows as u64;
+        if let Some(input) = &mut copy.input {
+            let columns = copy.defaults.columns(&copy.writer, &copy.positions, batch.columns().to_vec(), rows)?;
+            input.push(&columns, rows, self.transaction()?.room())?;
+            self.copy = Some(copy);
+            return Ok(());
+        }
         let stored = copy.defaults.complete(&copy.writer, &copy.positions, batch.columns().to_vec(), rows)?;
         copy.writer.check(&stored)?;
         copy.writer.add(stored, self.transaction_mut()?)?;
-        copy.rows += rows as u64;
         self.copy = Some(copy);
         Ok(())
+    }
+
+    /// All rows have come; how many.
+    pub(super) async fn copy_end(&mut self) -> Result<u64> {
+        let Some(copy) = self.copy.take() else {
+            return Err(Error::new(SqlState::ProtocolViolation, "there is no COPY under way"));
+        };
+        if let Some(input) = copy.input {
+            let object = copy.writer.object.clone();
+            self.apply_load(&object, copy.writer, input).await?;
+        }
+        Ok(copy.rows)
     }
 }
 

@@ -20,13 +20,16 @@ use futures::StreamExt;
 use tidemark_catalog::{Identity, Object};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_connectors::load::{Load, Strategy};
 use tidemark_sql::ast::{Overriding, overriding};
 
 use self::conflict::Conflict;
 pub(super) use self::defaults::Defaults;
 use super::assign::{self, Source};
 use super::dml::{self, Returning, RowSet, Writer};
+use super::load::{LoadInput, given_to_load};
 use super::{Outcome, Session, describe, fold, select, with_parameters};
+use crate::coordinator::loads::load_of;
 use crate::query::Names;
 
 /// An INSERT under way.
@@ -39,6 +42,8 @@ struct Insertion {
     overriding: Option<Overriding>,
     /// Rows for RETURNING.
     returned: Option<RowSet>,
+    /// The rows go through the table's strategy, when all have come.
+    input: Option<LoadInput>,
     rows: u64,
 }
 
@@ -65,7 +70,13 @@ impl Session {
         let (object, alias) = self.insert_target(insert)?;
         let names = self.names(None)?;
         let positions = given_columns(&object, insert)?;
+        let load = load_of(&object)?;
+        check_clauses(insert, load.as_ref(), &object)?;
         let writer = self.writer(&names, &object)?;
+        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
+            self.replace_contents(&object, &writer.def).await?;
+        }
+        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, &object)).transpose()?;
         let conflict = match &insert.on {
             None => None,
             Some(sql::OnInsert::OnConflict(on)) => Some(Conflict::plan(&names, &writer, &alias, on)?),
@@ -78,11 +89,11 @@ impl Session {
         };
         let overriding = overriding(insert);
         let mut insertion =
-            Insertion { writer, positions, defaults: Defaults::none(), conflict, overriding, returned, rows: 0 };
+            Insertion { writer, positions, defaults: Defaults::none(), conflict, overriding, returned, input, rows: 0 };
         match &insert.source {
             None => {
                 insertion.positions.clear();
-                insertion.defaults = Defaults::plan(&names, &object, &[], &self.db.environment)?;
+                self.plan_defaults(&names, &mut insertion)?;
                 self.insert_arrays(&names, &mut insertion, vec![], 1, parameters).await?;
             }
             Some(query) => match row_values::of(query) {
@@ -95,10 +106,20 @@ impl Session {
                 }
             },
         }
+        if let Some(input) = insertion.input {
+            let counts = self.apply_load(&object, insertion.writer, input).await?;
+            return Ok(Outcome::Command(format!("INSERT 0 {}", counts.inserted + counts.updated)));
+        }
         match (returning, insertion.returned) {
             (Some(returning), Some(rows)) => returning.outcome(&names, &rows, parameters, "INSERT 0").await,
             _ => Ok(Outcome::Command(format!("INSERT 0 {}", insertion.rows))),
         }
+    }
+
+    fn plan_defaults(&self, names: &Names, insertion: &mut Insertion) -> Result<()> {
+        let object = &insertion.writer.object;
+        insertion.defaults = Defaults::for_load(names, object, &insertion.positions, &self.db.environment)?;
+        Ok(())
     }
 
     fn insert_target(&self, insert: &sql::Insert) -> Result<(Arc<Object>, String)> {
@@ -131,8 +152,7 @@ impl Session {
         let arrays = row_values::arrays(names, insertion, rows, parameters).await?;
         let arrays = insertion.kept_of(&given, arrays);
         insertion.forget_ignored();
-        insertion.defaults =
-            Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
+        self.plan_defaults(names, insertion)?;
         self.insert_arrays(names, insertion, arrays, rows.len(), parameters).await
     }
 
@@ -153,8 +173,7 @@ impl Session {
         insertion.writer.check_assignable(&sources, &insertion.positions)?;
         let given = insertion.positions.clone();
         insertion.forget_ignored();
-        insertion.defaults =
-            Defaults::plan(names, &insertion.writer.object, &insertion.positions, &self.db.environment)?;
+        self.plan_defaults(names, insertion)?;
         let (_, mut stream) = select::execute(names, plan).await?;
         while let Some(batch) = stream.next().await {
             let batch = batch?;
@@ -176,6 +195,10 @@ impl Session {
     ) -> Result<()> {
         if rows == 0 {
             return Ok(());
+        }
+        if let Some(input) = &mut insertion.input {
+            let columns = insertion.defaults.columns(&insertion.writer, &insertion.positions, arrays, rows)?;
+            return input.push(&columns, rows, self.transaction()?.room());
         }
         let batch = insertion.defaults.complete(&insertion.writer, &insertion.positions, arrays, rows)?;
         insertion.writer.check(&batch)?;
@@ -205,6 +228,7 @@ impl Session {
             conflict: None,
             overriding: None,
             returned: None,
+            input: None,
             rows: 0,
         };
         let sources: Vec<Source> = plan.schema().fields().iter().map(|f| Source::lenient(f)).collect();
@@ -352,5 +376,24 @@ fn visible(writer: &Writer) -> impl Iterator<Item = &datafusion::arrow::datatype
 
 fn given_columns(object: &Object, insert: &sql::Insert) -> Result<Vec<usize>> {
     let idents = insert.columns.iter().map(dml::column_ident).collect::<Result<Vec<_>>>()?;
-    dml::column_positions(object, &idents)
+    given_to_load(object, dml::column_positions(object, &idents)?, idents.is_empty())
+}
+
+/// What INSERT can say besides, where rows go through a strategy.
+fn check_clauses(insert: &sql::Insert, load: Option<&Load>, object: &Object) -> Result<()> {
+    let Some(load) = load else { return Ok(()) };
+    let refuse = |what: &str| {
+        let table = &object.name;
+        Error::unsupported(format!(
+            "{what} is not possible: strategy {} decides what becomes of \"{table}\"",
+            load.name()
+        ))
+        .with_hint("Leave it out, or load a table without a strategy.")
+    };
+    let plain = matches!(load.strategy, Strategy::Append { .. });
+    match insert {
+        sql::Insert { on: Some(_), .. } if !plain => Err(refuse("ON CONFLICT")),
+        sql::Insert { returning: Some(_), .. } if load.compares() => Err(refuse("RETURNING")),
+        _ => Ok(()),
+    }
 }

@@ -21,6 +21,7 @@ mod explain;
 mod facts;
 mod info;
 mod insert;
+mod load;
 mod parts;
 mod plans;
 mod run;
@@ -315,8 +316,12 @@ impl Session {
 
     /// All data has come; returns the tag.
     pub async fn copy_finish(&mut self) -> Result<String> {
-        let Some(copy) = self.copy.take() else {
-            return Err(Error::new(SqlState::ProtocolViolation, "there is no COPY under way"));
+        let rows = match self.copy_end().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.statement_failed();
+                return Err(error);
+            }
         };
         if self.ends_with_statement()
             && let Err(error) = self.commit().await
@@ -324,7 +329,7 @@ impl Session {
             self.statement_failed();
             return Err(error);
         }
-        Ok(format!("COPY {}", copy.rows))
+        Ok(format!("COPY {rows}"))
     }
 
     /// The client gave up, or its data did not parse: nothing of the COPY is kept.

@@ -19,10 +19,12 @@ use futures::StreamExt;
 use tidemark_catalog::Object;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_connectors::load::{Load, Strategy};
 
 use super::assign::Source;
 use super::dml::{self, Returning, RowSet, Writer};
 use super::{Outcome, Session, describe, fold, select, with_parameters};
+use crate::coordinator::loads::load_of;
 use crate::query::Names;
 
 /// The table that UPDATE or DELETE changes, and where its rows are looked for.
@@ -61,6 +63,18 @@ impl Hits {
     }
 }
 
+/// Versions and their hashes would not fit the rows any more.
+fn refuse_of_versions(object: &Object) -> Result<()> {
+    match load_of(object)? {
+        Some(Load { strategy: Strategy::Scd2(_), .. }) => Err(Error::new(
+            SqlState::ObjectNotInPrerequisiteState,
+            format!("cannot update \"{}\": its strategy scd2 keeps every version of a row", object.name),
+        )
+        .with_hint("INSERT the row with its new values: that ends the version that is current.")),
+        _ => Ok(()),
+    }
+}
+
 impl Session {
     pub(super) async fn update(&mut self, update: &sql::Update, parameters: &[ScalarValue]) -> Result<Outcome> {
         self.update_with(update, None, parameters).await
@@ -73,6 +87,7 @@ impl Session {
         parameters: &[ScalarValue],
     ) -> Result<Outcome> {
         let scope = self.update_scope(update, with)?;
+        refuse_of_versions(&scope.object)?;
         let set = dml::set_list(&scope.object, &update.assignments)?;
         let (positions, values): (Vec<usize>, Vec<sql::Expr>) = set.into_iter().unzip();
         let names = self.names(Some(scope.object.oid))?;

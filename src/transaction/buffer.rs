@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use datafusion::arrow::compute::interleave_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Epoch, Error, Result, SqlState};
 use tidemark_engine::{TableDef, TableWrite};
 use tidemark_storage::{EncodedRows, KeyRange, StateId};
 
@@ -184,11 +184,24 @@ pub struct TableBuffer {
     /// By UNIQUE constraint: keys of the rows put in that are still there, with the rows' own keys.
     indexes: HashMap<StateId, Index>,
     index_bytes: usize,
+    unchanged_since: Option<Epoch>,
 }
 
 impl TableBuffer {
     pub fn new(def: TableDef) -> Self {
-        Self { def, changes: Arc::default(), next_row_number: i64::MIN, indexes: HashMap::new(), index_bytes: 0 }
+        Self {
+            def,
+            changes: Arc::default(),
+            next_row_number: i64::MIN,
+            indexes: HashMap::new(),
+            index_bytes: 0,
+            unchanged_since: None,
+        }
+    }
+
+    /// The changes were made from all of the table as of that epoch: what others did since is a conflict.
+    pub fn depends_on_all(&mut self, epoch: Epoch) {
+        self.unchanged_since = Some(epoch);
     }
 
     pub fn def(&self) -> &TableDef {
@@ -358,6 +371,7 @@ impl TableBuffer {
         Ok(Some(TableWrite {
             table: self.def.oid,
             contents: self.def.collection.id(),
+            unchanged_since: self.unchanged_since,
             removed: (removed.num_rows() > 0).then_some(removed),
             added: (added.num_rows() > 0).then_some(added),
         }))

@@ -7,12 +7,19 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::ExprSchemable;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::scalar::ScalarValue;
+use rand::Rng;
 use tidemark_catalog::Object;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
+use tidemark_connectors::load::{Load, Strategy};
+
+use uuid::Uuid;
 
 use crate::coordinator::definitions::{self, Environment};
+use crate::coordinator::loads::load_of;
 use crate::query::Names;
 use crate::session::assign::{self, Source};
 use crate::session::dml::{Writer, parse_expression, rewritten};
@@ -50,6 +57,23 @@ impl Defaults {
         Ok(Self(defaults.collect::<Result<_>>()?))
     }
 
+    /// As [`Defaults::plan`], for one load: what its strategy fills in is the same in all of its rows.
+    pub fn for_load(names: &Names, object: &Object, given: &[usize], env: &Environment) -> Result<Self> {
+        let mut defaults = Self::plan(names, object, given, env)?;
+        if let Some(Load { strategy: Strategy::Append { batch_id: Some(name), .. }, .. }) = load_of(object)?
+            && let Some(at) = object.columns().iter().position(|column| column.name == name)
+        {
+            defaults.set_text(at, Uuid::from_u128(rand::rng().random()).to_string());
+        }
+        Ok(defaults)
+    }
+
+    /// The column holds this text's value, whatever else was its default.
+    pub fn set_text(&mut self, column: usize, text: String) {
+        let expr = Arc::new(Literal::new(ScalarValue::Utf8(Some(text))));
+        self.0[column] = Some(Default { expr, sql_type: SqlType::Text });
+    }
+
     /// Whole rows as they are stored, of `arrays` for the columns at `positions`.
     pub fn complete(
         &self,
@@ -58,6 +82,17 @@ impl Defaults {
         arrays: Vec<ArrayRef>,
         rows: usize,
     ) -> Result<RecordBatch> {
+        writer.stored(self.columns(writer, positions, arrays, rows)?, rows)
+    }
+
+    /// All columns of rows, of `arrays` for the columns at `positions`.
+    pub fn columns(
+        &self,
+        writer: &Writer,
+        positions: &[usize],
+        arrays: Vec<ArrayRef>,
+        rows: usize,
+    ) -> Result<Vec<ArrayRef>> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; writer.columns().len()];
         for (position, array) in positions.iter().zip(arrays) {
             columns[*position] = Some(array);
@@ -77,6 +112,6 @@ impl Defaults {
                 });
             }
         }
-        writer.stored(columns.into_iter().flatten().collect(), rows)
+        Ok(columns.into_iter().flatten().collect())
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, PrimitiveBuilder, RecordBatch, UInt32Array,
+    new_null_array,
 };
 use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{
@@ -152,6 +153,9 @@ impl Linear {
             _ if call.function.fun().name() == "avg" => {
                 // Of nothing there is no average, and accumulators divide by how many there are.
                 let counted: Vec<usize> = groups.iter().copied().filter(|&g| totals.counts[g] != 0).collect();
+                if counted.is_empty() {
+                    return Ok(new_null_array(result, groups.len()));
+                }
                 let mut places = 0..counted.len() as u32;
                 let places = groups.iter().map(|&g| (totals.counts[g] != 0).then(|| places.next()).flatten());
                 let places = UInt32Array::from_iter(places);

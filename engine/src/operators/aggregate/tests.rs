@@ -420,6 +420,14 @@ async fn the_next_value_follows_an_extreme_that_goes() {
 }
 
 #[tokio::test]
+async fn nothing_has_no_average() {
+    let epochs = ["", "+ a NULL\n+ b 1.50", "+ a 3.00\n+ b 2.00", "- b 1.50\n- b 2.00\n- a 3.00", "- a NULL"];
+    let both = [Linear, Recompute];
+    check(&both, "k text, n numeric", "SELECT avg(n), min(k) FROM t", &epochs, expect![[r#""#]]).await;
+    check(&both, "k text, n numeric", "SELECT k, avg(n) FROM t GROUP BY k", &epochs, expect![[r#""#]]).await;
+}
+
+#[tokio::test]
 async fn values_of_min_and_max_go_with_their_rows() {
     let schema = schema("k text, v bigint");
     let sql = "SELECT k, min(v), max(v), count(*) FROM t GROUP BY k";
