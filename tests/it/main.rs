@@ -22,6 +22,7 @@ mod explain;
 mod harness;
 mod indexes;
 mod limits;
+mod loads;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
 mod pgbench;

@@ -15,7 +15,7 @@ impl Load {
         let mut differs: Vec<String> = merge
             .update_columns
             .iter()
-            .map(|name| format!("s.{name} IS DISTINCT FROM t.{name}", name = quoted(name)))
+            .map(|name| format!("{} IS DISTINCT FROM {}", self.comparable("s.", name), self.comparable("t.", name)))
             .collect();
         differs.extend(merge.is_deleted.iter().map(|flag| format!("t.{}", quoted(flag))));
         if differs.is_empty() {

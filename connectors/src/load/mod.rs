@@ -19,6 +19,7 @@ mod encoding;
 mod merge;
 mod options;
 mod scd2;
+mod script;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use tidemark_common::{Error, Result, SqlState};
 pub use self::encoding::row_hash;
 pub use self::options::Table;
 pub use self::scd2::{OutOfOrder, Scd2};
+pub use self::script::{CHANGES, Script};
 
 /// The relations that the queries read besides the table.
 pub const INPUT: &str = "tidemark_input";
@@ -233,7 +235,7 @@ impl Load {
     /// The input, of rows with one identity only the one to be taken.
     fn input(&self) -> String {
         let Some(latest_by) = &self.latest_by else { return INPUT.to_string() };
-        let rest = self.columns.iter().map(|c| format!("{} DESC NULLS LAST", quoted(&c.name)));
+        let rest = self.columns.iter().map(|c| format!("{} DESC NULLS LAST", self.comparable("", &c.name)));
         let order: Vec<String> = [format!("{} DESC NULLS LAST", quoted(latest_by))].into_iter().chain(rest).collect();
         format!(
             "(SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS tidemark_rank \
@@ -250,6 +252,12 @@ impl Load {
 
     fn is_declared(&self, name: &str) -> bool {
         self.columns.iter().any(|c| c.name == name)
+    }
+
+    /// A column of `of`, which ends in a dot, as something that can be compared: a json has no order, nor equality, but its text.
+    fn comparable(&self, of: &str, name: &str) -> String {
+        let is_json = self.columns.iter().any(|c| c.name == name && c.sql_type == SqlType::Json);
+        format!("{of}{}{}", quoted(name), if is_json { "::text" } else { "" })
     }
 
     /// `a.k = b.k AND ..` for every key.

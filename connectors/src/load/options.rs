@@ -103,7 +103,7 @@ impl Reading<'_> {
             if column.sql_type != SqlType::TimestampTz {
                 return Err(Error::new(
                     SqlState::DatatypeMismatch,
-                    format!("event_time \"{name}\" is a {}, not a timestamp with time zone", column.sql_type),
+                    format!("event_time \"{name}\" is of type {}, not timestamp with time zone", column.sql_type),
                 )
                 .with_hint("Declare the column TIMESTAMPTZ."));
             }

@@ -231,16 +231,13 @@ impl Load {
 
     /// Versions that have ended and are older than is asked for; columns of the table.
     pub fn expired(&self, target: &Target<'_>) -> Option<String> {
-        let Strategy::Scd2(scd2) = &self.strategy else { return None };
-        let ttl = scd2.ttl.as_ref()?;
-        Some(format!(
-            "SELECT {} FROM {} WHERE {} < {} - INTERVAL '{}'",
-            list(target.columns),
-            target.name,
-            quoted(&scd2.valid_to),
-            target.now,
-            ttl.replace('\'', "''"),
-        ))
+        let expired = self.when_expired(target)?;
+        Some(format!("SELECT {} FROM {} WHERE {expired}", list(target.columns), target.name))
+    }
+
+    pub(super) fn when_expired(&self, target: &Target<'_>) -> Option<String> {
+        let Strategy::Scd2(Scd2 { ttl: Some(ttl), valid_to, .. }) = &self.strategy else { return None };
+        Some(format!("{} < {} - INTERVAL '{}'", quoted(valid_to), target.now, ttl.replace('\'', "''")))
     }
 }
 

@@ -20,10 +20,10 @@ use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Delta, Error, Result, SqlState};
 
-use super::scan::Repeats;
-use super::{Collection, KeyRange, Layout, weight_of};
+use super::scan::Repeating;
+use super::{Collection, KeyRange, Layout};
 use crate::commit::EpochCommit;
 use crate::keys::{Key, StateId};
 use crate::rows::EncodedRows;
@@ -156,8 +156,7 @@ impl Index {
             scan: None,
             chunk: Chunk::default(),
             batch_size: batch_size.max(1),
-            repeats: None,
-            failed: false,
+            repeating: Repeating::default(),
         })
     }
 
@@ -246,28 +245,20 @@ pub struct IndexScan {
     scan: Option<Scan>,
     chunk: Chunk,
     batch_size: usize,
-    repeats: Option<Repeats>,
-    failed: bool,
+    repeating: Repeating,
 }
 
 impl IndexScan {
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            if let Some(repeats) = &mut self.repeats {
-                if let Some(batch) = repeats.next_batch(self.batch_size)? {
-                    return Ok(Some(batch));
-                }
-                self.repeats = None;
-            }
-            let row_keys = self.next_row_keys()?;
-            if row_keys.is_empty() {
-                return Ok(None);
-            }
-            let (batch, weights) = self.rows(&row_keys)?;
-            match weights {
-                None => return Ok(Some(batch)),
-                Some(weights) => self.repeats = Some(Repeats::new(batch, weights)),
-            }
+    fn next_delta(&mut self) -> Result<Option<Delta>> {
+        let row_keys = self.next_row_keys()?;
+        if row_keys.is_empty() {
+            return Ok(None);
+        }
+        let wanted = row_keys.len();
+        let rows = self.collection.rows_at(&self.snapshot, row_keys, &self.columns, &self.schema)?;
+        match rows.num_rows() == wanted {
+            true => Ok(Some(rows)),
+            false => Err(self.index.astray(&self.collection)),
         }
     }
 
@@ -292,36 +283,15 @@ impl IndexScan {
         }
         Ok(row_keys)
     }
-
-    fn rows(&self, row_keys: &[Vec<u8>]) -> Result<(RecordBatch, Option<Vec<i64>>)> {
-        let encoded: Vec<Vec<u8>> =
-            row_keys.iter().map(|key| Key::Row { collection: self.collection.id, key }.encode()).collect();
-        let stored = self.snapshot.multi_get_encoded(&encoded)?;
-        let mut values = Vec::with_capacity(stored.len());
-        for value in &stored {
-            let value = value.as_deref().ok_or_else(|| self.index.astray(&self.collection))?;
-            values.push(value::unframe(value)?);
-        }
-        let keys: Vec<&[u8]> = row_keys.iter().map(Vec::as_slice).collect();
-        let batch = self.collection.decode(&keys, &values, &self.columns, &self.schema)?;
-        let weights = match self.collection.layout {
-            Layout::Multiset => Some(values.iter().map(|v| weight_of(v)).collect::<Result<Vec<i64>>>()?),
-            Layout::Keyed { .. } | Layout::Sequence => None,
-        };
-        Ok((batch, weights.filter(|weights| weights.iter().any(|weight| *weight != 1))))
-    }
 }
 
 impl Iterator for IndexScan {
     type Item = Result<RecordBatch>;
 
-    /// After an error comes nothing more.
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.next_batch();
-        self.failed = next.is_err();
-        next.transpose()
+        let mut repeating = std::mem::take(&mut self.repeating);
+        let next = repeating.next(self.batch_size, || self.next_delta());
+        self.repeating = repeating;
+        next
     }
 }

@@ -23,11 +23,11 @@ mod writer;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Delta, Error, Result, SqlState};
 
 use crate::keys::{Key, StateId, successor};
 use crate::rows::{EncodedRows, RowCodec, orders_as_sql};
@@ -247,6 +247,37 @@ impl Collection {
             unframed.push(stored.as_deref().map(value::unframe).transpose()?);
         }
         self.found_rows(keys, &unframed)
+    }
+
+    /// The rows with these keys, with their weights, only `columns` of them, which `schema` describes. Those that are not there are
+    /// left out.
+    fn rows_at(
+        &self,
+        snapshot: &Snapshot,
+        mut row_keys: Vec<Vec<u8>>,
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<Delta> {
+        let encoded: Vec<Vec<u8>> = row_keys.iter().map(|key| Key::Row { collection: self.id, key }.encode()).collect();
+        let stored = snapshot.multi_get_encoded(&encoded)?;
+        let mut there = stored.iter().map(Option::is_some);
+        row_keys.retain(|_| there.next() == Some(true));
+        let keys: Vec<&[u8]> = row_keys.iter().map(Vec::as_slice).collect();
+        let values: Vec<&[u8]> = stored.iter().flatten().map(|value| value::unframe(value)).collect::<Result<_>>()?;
+        self.delta_of(&keys, &values, columns, schema)
+    }
+
+    /// Rows from their keys and values (out of their frames), with their weights.
+    fn delta_of(&self, keys: &[&[u8]], values: &[&[u8]], columns: &[usize], schema: &SchemaRef) -> Result<Delta> {
+        let batch = self.decode(keys, values, columns, schema)?;
+        let weights = match self.layout {
+            Layout::Multiset => {
+                let weights = values.iter().map(|v| weight_of(v)).collect::<Result<Vec<_>>>()?;
+                weights.iter().any(|&w| w != 1).then(|| Int64Array::from(weights))
+            }
+            Layout::Keyed { .. } | Layout::Sequence => None,
+        };
+        Ok(Delta::new(batch, weights))
     }
 
     /// Reads keys in `range` on `columns` of the schema (`None`: all), `batch_size` rows at a time.

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Delta, Error, Result};
 
-use super::{Collection, Layout, weight_of};
+use super::Collection;
 use crate::keys::Key;
 use crate::snapshot::{Chunk, Scan};
 use crate::value;
@@ -25,13 +25,19 @@ pub struct CollectionScan {
     batch_size: usize,
     chunk: Chunk,
     last_key: Option<Vec<u8>>,
-    /// Rows of a multiset that the iterator has not shown often enough yet.
+    repeating: Repeating,
+}
+
+/// Deltas as batches: each row as often as it is there. After an error comes nothing more.
+#[derive(Debug, Default)]
+pub(super) struct Repeating {
+    /// Rows that were not shown often enough yet.
     repeats: Option<Repeats>,
     failed: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Repeats {
+struct Repeats {
     batch: RecordBatch,
     weights: Vec<i64>,
     row: usize,
@@ -49,7 +55,7 @@ impl CollectionScan {
     ) -> Self {
         let batch_size = batch_size.max(1);
         let chunk = Chunk::default();
-        Self { collection, scan, columns, schema, batch_size, chunk, last_key: None, repeats: None, failed: false }
+        Self { collection, scan, columns, schema, batch_size, chunk, last_key: None, repeating: Repeating::default() }
     }
 
     /// The schema of the batches.
@@ -79,27 +85,40 @@ impl CollectionScan {
         for i in 0..self.chunk.len() {
             values.push(value::unframe(self.chunk.value(i))?);
         }
-        let batch = self.collection.decode(&keys, &values, &self.columns, &self.schema)?;
-        let weights = match self.collection.layout {
-            Layout::Multiset => {
-                let weights = values.iter().map(|v| weight_of(v)).collect::<Result<Vec<_>>>()?;
-                weights.iter().any(|&w| w != 1).then(|| Int64Array::from(weights))
-            }
-            Layout::Keyed { .. } | Layout::Sequence => None,
-        };
+        let rows = self.collection.delta_of(&keys, &values, &self.columns, &self.schema)?;
         self.last_key = keys.last().map(|key| key.to_vec());
-        Ok(Some(Delta::new(batch, weights)))
+        Ok(Some(rows))
+    }
+}
+
+impl Repeating {
+    /// The next batch of what `deltas` gives.
+    pub fn next(
+        &mut self,
+        batch_size: usize,
+        deltas: impl FnMut() -> Result<Option<Delta>>,
+    ) -> Option<Result<RecordBatch>> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_batch(batch_size, deltas);
+        self.failed = next.is_err();
+        next.transpose()
     }
 
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+    fn next_batch(
+        &mut self,
+        batch_size: usize,
+        mut deltas: impl FnMut() -> Result<Option<Delta>>,
+    ) -> Result<Option<RecordBatch>> {
         loop {
             if let Some(repeats) = &mut self.repeats {
-                if let Some(batch) = repeats.next_batch(self.batch_size)? {
+                if let Some(batch) = repeats.next_batch(batch_size)? {
                     return Ok(Some(batch));
                 }
                 self.repeats = None;
             }
-            match self.next_delta()? {
+            match deltas()? {
                 None => return Ok(None),
                 Some(Delta { batch, weights: None }) => return Ok(Some(batch)),
                 Some(Delta { batch, weights: Some(weights) }) => {
@@ -111,11 +130,11 @@ impl CollectionScan {
 }
 
 impl Repeats {
-    pub(super) fn new(batch: RecordBatch, weights: Vec<i64>) -> Self {
+    fn new(batch: RecordBatch, weights: Vec<i64>) -> Self {
         Self { batch, weights, row: 0, shown: 0 }
     }
 
-    pub(super) fn next_batch(&mut self, batch_size: usize) -> Result<Option<RecordBatch>> {
+    fn next_batch(&mut self, batch_size: usize) -> Result<Option<RecordBatch>> {
         let mut rows: Vec<u32> = Vec::new();
         while self.row < self.batch.num_rows() && rows.len() < batch_size {
             let left = self.weights[self.row] - self.shown;
@@ -146,13 +165,10 @@ fn without_columns(batch: &RecordBatch, rows: usize) -> Result<RecordBatch> {
 impl Iterator for CollectionScan {
     type Item = Result<RecordBatch>;
 
-    /// After an error comes nothing more.
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.next_batch();
-        self.failed = next.is_err();
-        next.transpose()
+        let mut repeating = std::mem::take(&mut self.repeating);
+        let next = repeating.next(self.batch_size, || self.next_delta());
+        self.repeating = repeating;
+        next
     }
 }

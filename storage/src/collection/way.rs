@@ -17,7 +17,7 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Delta, Result};
 
-use super::{Collection, Index, Layout, weight_of};
+use super::{Collection, Index, Layout};
 use crate::keys::{Key, StateId, successor};
 use crate::snapshot::Snapshot;
 use crate::value;
@@ -28,12 +28,6 @@ pub struct Way {
     /// `None`: by the collection's own key.
     index: Option<Arc<Index>>,
     columns: usize,
-}
-
-/// A row on its way from the store.
-struct Entry {
-    row_key: Vec<u8>,
-    stored: Vec<u8>,
 }
 
 impl Way {
@@ -65,63 +59,43 @@ impl Way {
         let prefixes = keys.key_codec.encode_prefixes(values)?;
         let seen = |row_key: &[u8]| last.is_none_or(|last| row_key <= last);
         let whole = keys.key_columns.len() == self.columns;
-        let entries = match &self.index {
-            None if whole => self.entries(snapshot, prefixes.into_iter().filter(|key| seen(key)).collect())?,
-            None => {
-                let mut entries = Vec::new();
-                visit(snapshot, self.collection.id, &prefixes, |row_key, stored| {
-                    if seen(row_key) {
-                        entries.push(Entry { row_key: row_key.to_vec(), stored: stored.to_vec() });
-                    }
-                    Ok(())
-                })?;
-                entries
+        let Some(index) = &self.index else {
+            if whole {
+                let row_keys = prefixes.into_iter().filter(|key| seen(key)).collect();
+                return self.collection.rows_at(snapshot, row_keys, projection, schema);
             }
-            Some(index) => {
-                let mut row_keys: Vec<Vec<u8>> = Vec::new();
-                let mut each = |stored: &[u8]| {
-                    let row_key = value::unframe(stored)?;
-                    if seen(row_key) {
-                        row_keys.push(row_key.to_vec());
-                    }
-                    Ok(())
-                };
-                match index.is_unique() && whole {
-                    true => {
-                        let wanted = prefixes.iter().map(|key| Key::Row { collection: index.id(), key }.encode());
-                        let found = snapshot.multi_get_encoded(&wanted.collect::<Vec<_>>())?;
-                        found.iter().flatten().try_for_each(|stored| each(stored))?;
-                    }
-                    false => visit(snapshot, index.id(), &prefixes, |_, stored| each(stored))?,
+            let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+            visit(snapshot, self.collection.id, &prefixes, |row_key, stored| {
+                if seen(row_key) {
+                    entries.push((row_key.to_vec(), value::unframe(stored)?.to_vec()));
                 }
-                let wanted = row_keys.len();
-                let entries = self.entries(snapshot, row_keys)?;
-                if entries.len() < wanted {
-                    return Err(index.astray(&self.collection));
-                }
-                entries
+                Ok(())
+            })?;
+            let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) =
+                entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).unzip();
+            return self.collection.delta_of(&keys, &values, projection, schema);
+        };
+        let mut row_keys: Vec<Vec<u8>> = Vec::new();
+        let mut each = |stored: &[u8]| {
+            let row_key = value::unframe(stored)?;
+            if seen(row_key) {
+                row_keys.push(row_key.to_vec());
             }
+            Ok(())
         };
-        self.rows(&entries, projection, schema)
-    }
-
-    /// The rows with these keys; those that are not there are left out.
-    fn entries(&self, snapshot: &Snapshot, wanted: Vec<Vec<u8>>) -> Result<Vec<Entry>> {
-        let id = self.collection.id;
-        let keys: Vec<Vec<u8>> = wanted.iter().map(|key| Key::Row { collection: id, key }.encode()).collect();
-        let stored = snapshot.multi_get_encoded(&keys)?;
-        let entry = |(row_key, stored): (_, Option<Vec<u8>>)| Some(Entry { row_key, stored: stored? });
-        Ok(wanted.into_iter().zip(stored).filter_map(entry).collect())
-    }
-
-    fn rows(&self, entries: &[Entry], projection: &[usize], schema: &SchemaRef) -> Result<Delta> {
-        let keys: Vec<&[u8]> = entries.iter().map(|entry| entry.row_key.as_slice()).collect();
-        let values = entries.iter().map(|entry| value::unframe(&entry.stored)).collect::<Result<Vec<_>>>()?;
-        let weights = match self.collection.layout {
-            Layout::Multiset => Some(values.iter().map(|value| weight_of(value)).collect::<Result<Vec<i64>>>()?.into()),
-            Layout::Keyed { .. } | Layout::Sequence => None,
-        };
-        Ok(Delta::new(self.collection.decode(&keys, &values, projection, schema)?, weights))
+        if index.is_unique() && whole {
+            let wanted = prefixes.iter().map(|key| Key::Row { collection: index.id(), key }.encode());
+            let found = snapshot.multi_get_encoded(&wanted.collect::<Vec<_>>())?;
+            found.iter().flatten().try_for_each(|stored| each(stored))?;
+        } else {
+            visit(snapshot, index.id(), &prefixes, |_, stored| each(stored))?;
+        }
+        let wanted = row_keys.len();
+        let rows = self.collection.rows_at(snapshot, row_keys, projection, schema)?;
+        match rows.num_rows() == wanted {
+            true => Ok(rows),
+            false => Err(index.astray(&self.collection)),
+        }
     }
 }
 
