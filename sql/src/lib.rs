@@ -18,6 +18,7 @@ mod order_constants;
 mod order_names;
 pub mod planner;
 pub mod relation;
+mod rows;
 mod set_operations;
 pub mod subqueries;
 mod using;

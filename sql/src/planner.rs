@@ -31,7 +31,7 @@ use tidemark_common::{Error, Result, SqlState, nearest};
 use crate::grammar::build::call;
 use crate::grammar::types::sql_type;
 use crate::literals;
-use crate::subqueries::{self, NotIn};
+use crate::subqueries::{self, Found, NotIn};
 
 /// Finds what names stand for.
 pub trait Resolver: Send + Sync {
@@ -64,6 +64,7 @@ impl<'a> Planner<'a> {
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let mut statement = statement.clone();
+        crate::rows::rewrite(&mut statement)?;
         crate::using::rewrite(&mut statement, self.resolver)?;
         array_calls(&mut statement);
         crate::order_names::rewrite(&mut statement)?;
@@ -76,7 +77,10 @@ impl<'a> Planner<'a> {
 
     /// An expression over `schema`, with its types settled.
     pub fn expr(&self, expr: &ast::Expr, schema: &DFSchema) -> Result<Expr> {
-        let expr = self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new()).map_err(located)?;
+        let mut expr = expr.clone();
+        crate::rows::rewrite(&mut expr)?;
+        let expr = self.sql_to_rel().sql_to_expr(expr, schema, &mut PlannerContext::new()).map_err(located)?;
+        subqueries::rows::refuse(&expr)?;
         Ok(literals::settle_expr(expr)?)
     }
 
@@ -87,8 +91,10 @@ impl<'a> Planner<'a> {
     }
 
     pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
-        if subqueries::would_go_astray(plan)? {
-            return Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?);
+        match subqueries::find(plan)? {
+            Found::None => return Ok(self.state.optimize(plan)?),
+            Found::Astray => return Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?),
+            Found::Some => {}
         }
         let optimized = self.state.optimize(plan);
         let is_done = match &optimized {
@@ -152,7 +158,8 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.resolver.function(name).or_else(|| self.state.scalar_functions().get(name).cloned())
+        let known = || self.state.scalar_functions().get(name).cloned();
+        self.resolver.function(name).or_else(known).or_else(|| subqueries::rows::function(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
