@@ -19,7 +19,7 @@ use datafusion::common::{DFSchema, Result as DfResult, ScalarValue, TableReferen
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF, lit,
 };
@@ -28,6 +28,7 @@ use datafusion::sql::sqlparser::ast;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use crate::column_names;
 use crate::grammar::build::call;
 use crate::grammar::types::sql_type;
 use crate::literals;
@@ -66,12 +67,14 @@ impl<'a> Planner<'a> {
         let mut statement = statement.clone();
         crate::rows::rewrite(&mut statement)?;
         crate::using::rewrite(&mut statement, self.resolver)?;
+        column_names::rewrite(&mut statement)?;
         array_calls(&mut statement);
         crate::order_names::rewrite(&mut statement)?;
         crate::order_constants::rewrite(&mut statement);
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
-        let plan = crate::set_operations::rewrite(plan)?;
-        let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;
+        let plan = crate::grouping_keys::rewrite(crate::set_operations::rewrite(plan)?)?;
+        let plan = crate::partition_keys::rewrite(crate::outer_types::settle(literals::settle(plan)?)?)?;
+        let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(plan)?)?;
         Ok(subqueries::rewrite(plan, NotIn::Some)?)
     }
 
@@ -147,6 +150,10 @@ impl ContextProvider for Planner<'_> {
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DfResult<Arc<dyn TableSource>> {
         Ok(provider_as_source(Arc::new(datafusion::datasource::cte_worktable::CteWorkTable::new(name, schema))))
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        column_names::planners()
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
