@@ -319,7 +319,12 @@ mod tests {
             reads: Vec::new(),
             lookups: Vec::new(),
             temporary: false,
-            kind: ObjectKind::View(View { columns: vec![], query: String::new(), search_path: vec![] }),
+            kind: ObjectKind::View(View {
+                columns: vec![],
+                query: String::new(),
+                search_path: vec![],
+                own_names: false,
+            }),
         }))
     }
 

@@ -147,6 +147,9 @@ pub struct View {
     pub query: String,
     /// Names in `query` were resolved along this path.
     pub search_path: Vec<String>,
+    /// Its columns are called otherwise than those of `query`: a list of names was given, or one was renamed.
+    #[serde(default)]
+    pub own_names: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,6 +157,9 @@ pub struct MaterializedView {
     pub columns: Vec<Column>,
     pub query: String,
     pub search_path: Vec<String>,
+    /// As a [`View`]'s.
+    #[serde(default)]
+    pub own_names: bool,
     pub emit_on_window_close: bool,
     #[serde(default)]
     pub options: Vec<(String, String)>,

@@ -34,8 +34,8 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
         DataFusionError::SchemaError(inner, _) => translate_schema(&inner),
         DataFusionError::SQL(inner, _) => Error::syntax(inner.to_string()),
         DataFusionError::NotImplemented(message) => Error::unsupported(message),
-        DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), unwrapped(&message)),
-        DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), unwrapped(&message)),
+        DataFusionError::Plan(message) => Error::new(state_of_plan_error(&message), reworded(&message)),
+        DataFusionError::Execution(message) => Error::new(state_of_value_error(&message), reworded(&message)),
         DataFusionError::ResourcesExhausted(message) => {
             Error::new(SqlState::OutOfMemory, message).with_hint("Raise query_memory_limit, or ask for less at once.")
         }
@@ -47,6 +47,22 @@ pub(crate) fn translate(error: DataFusionError) -> Error {
             }
         }
     }
+}
+
+/// The message, in Postgres' words where it has some for the same.
+fn reworded(message: &str) -> String {
+    if message.contains("Scalar subquery returned more than one row") {
+        return "more than one row returned by a subquery used as an expression".into();
+    }
+    if message.starts_with("Too many columns! The subquery should only return one column") {
+        return "subquery has too many columns".into();
+    }
+    if let Some((_, column)) = message.split_once("While expanding wildcard, column ")
+        && let Some((column, _)) = column.split_once(" must appear in the GROUP BY clause")
+    {
+        return format!("column {column} must appear in the GROUP BY clause or be used in an aggregate function");
+    }
+    unwrapped(message).to_string()
 }
 
 /// A function's own words about its arguments, which DataFusion keeps only as text within its own.
@@ -69,7 +85,7 @@ fn translate_shared(error: &DataFusionError) -> Error {
         },
         root => {
             let message = root.strip_backtrace();
-            Error::new(state_of_value_error(&message), message)
+            Error::new(state_of_value_error(&message), reworded(&message))
         }
     }
 }

@@ -2,6 +2,14 @@
 
 use datafusion::sql::sqlparser::ast;
 
+/// An identifier as Postgres folds it.
+pub fn fold(ident: &ast::Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    }
+}
+
 /// One statement of a script.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
@@ -228,6 +236,8 @@ pub struct Alter {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AlterAction {
     Rename(ast::Ident),
+    /// The column's name, and the new one.
+    RenameColumn(ast::Ident, ast::Ident),
     SetSchema(ast::Ident),
     OwnerTo(String),
     Set(WithOptions),

@@ -8,16 +8,21 @@
 //! Architecture invariant: no I/O, and no knowledge of how anything is stored.
 
 pub mod ast;
+mod column_names;
 mod distinct_on;
 pub mod functions;
 pub mod grammar;
+mod grouping_keys;
 pub mod lateral;
 mod literals;
 pub mod lower;
 mod order_constants;
 mod order_names;
+mod outer_types;
+mod partition_keys;
 pub mod planner;
 pub mod relation;
+mod rows;
 mod set_operations;
 pub mod subqueries;
 mod using;

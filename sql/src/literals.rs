@@ -9,9 +9,11 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::{Cast, Placeholder};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Union};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::types::SqlType;
+
+use crate::set_operations;
 
 pub(crate) fn settle(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let settled = plan.transform_down_up_with_subqueries(
@@ -49,7 +51,7 @@ fn settle_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     })?;
     Ok(Transformed::yes(match node.data {
         LogicalPlan::Values(values) if node.transformed => LogicalPlanBuilder::values(values.values)?.build()?,
-        LogicalPlan::Union(union) => LogicalPlan::Union(Union::try_new_with_loose_types(union.inputs)?),
+        LogicalPlan::Union(union) => set_operations::union(union.inputs)?,
         other => other.recompute_schema()?,
     }))
 }
@@ -90,7 +92,7 @@ fn counting(expr: Expr) -> Expr {
 fn takes_constants(expr: &Expr) -> bool {
     match expr {
         Expr::AggregateFunction(_) | Expr::WindowFunction(_) => true,
-        Expr::ScalarFunction(function) => function.name().starts_with("tidemark_"),
+        Expr::ScalarFunction(f) => f.name().starts_with("tidemark_") && !crate::subqueries::rows::is_call(f.name()),
         _ => false,
     }
 }

@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use tidemark_common::{Error, Result};
 
+use crate::ast::fold;
 use crate::grammar::windows::{alias, derived, select_of, template};
 
 /// Rewrites every such query of the statement.
@@ -139,9 +140,5 @@ fn place(sort: &Expr, outputs: &[(Ident, Expr)]) -> Option<usize> {
 }
 
 fn same(one: &Ident, other: &Ident) -> bool {
-    let folded = |ident: &Ident| match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    };
-    folded(one) == folded(other)
+    fold(one) == fold(other)
 }

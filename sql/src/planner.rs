@@ -19,7 +19,7 @@ use datafusion::common::{DFSchema, Result as DfResult, ScalarValue, TableReferen
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF, lit,
 };
@@ -28,10 +28,11 @@ use datafusion::sql::sqlparser::ast;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use crate::column_names;
 use crate::grammar::build::call;
 use crate::grammar::types::sql_type;
 use crate::literals;
-use crate::subqueries::{self, NotIn};
+use crate::subqueries::{self, Found, NotIn};
 
 /// Finds what names stand for.
 pub trait Resolver: Send + Sync {
@@ -64,19 +65,25 @@ impl<'a> Planner<'a> {
 
     pub fn statement(&self, statement: &ast::Statement) -> Result<LogicalPlan> {
         let mut statement = statement.clone();
+        crate::rows::rewrite(&mut statement)?;
         crate::using::rewrite(&mut statement, self.resolver)?;
+        column_names::rewrite(&mut statement)?;
         array_calls(&mut statement);
         crate::order_names::rewrite(&mut statement)?;
         crate::order_constants::rewrite(&mut statement);
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
-        let plan = crate::set_operations::rewrite(plan)?;
-        let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(literals::settle(plan)?)?)?;
+        let plan = crate::grouping_keys::rewrite(crate::set_operations::rewrite(plan)?)?;
+        let plan = crate::partition_keys::rewrite(crate::outer_types::settle(literals::settle(plan)?)?)?;
+        let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(plan)?)?;
         Ok(subqueries::rewrite(plan, NotIn::Some)?)
     }
 
     /// An expression over `schema`, with its types settled.
     pub fn expr(&self, expr: &ast::Expr, schema: &DFSchema) -> Result<Expr> {
-        let expr = self.sql_to_rel().sql_to_expr(expr.clone(), schema, &mut PlannerContext::new()).map_err(located)?;
+        let mut expr = expr.clone();
+        crate::rows::rewrite(&mut expr)?;
+        let expr = self.sql_to_rel().sql_to_expr(expr, schema, &mut PlannerContext::new()).map_err(located)?;
+        subqueries::rows::refuse(&expr)?;
         Ok(literals::settle_expr(expr)?)
     }
 
@@ -87,8 +94,10 @@ impl<'a> Planner<'a> {
     }
 
     pub fn optimize(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
-        if subqueries::would_go_astray(plan)? {
-            return Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?);
+        match subqueries::find(plan)? {
+            Found::None => return Ok(self.state.optimize(plan)?),
+            Found::Astray => return Ok(self.state.optimize(&subqueries::unnest(plan.clone())?)?),
+            Found::Some => {}
         }
         let optimized = self.state.optimize(plan);
         let is_done = match &optimized {
@@ -143,6 +152,10 @@ impl ContextProvider for Planner<'_> {
         Ok(provider_as_source(Arc::new(datafusion::datasource::cte_worktable::CteWorkTable::new(name, schema))))
     }
 
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        column_names::planners()
+    }
+
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         self.state.expr_planners()
     }
@@ -152,7 +165,8 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.resolver.function(name).or_else(|| self.state.scalar_functions().get(name).cloned())
+        let known = || self.state.scalar_functions().get(name).cloned();
+        self.resolver.function(name).or_else(known).or_else(|| subqueries::rows::function(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

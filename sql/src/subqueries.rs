@@ -5,6 +5,7 @@
 //!                                         AND (x IS NOT NULL OR NOT EXISTS (..))
 //!   SELECT x IN (SELECT y ..)      ──▶  CASE WHEN EXISTS (.. y = x) THEN true
 //!                                            WHEN EXISTS (.. y IS NULL) OR x IS NULL AND EXISTS (..) THEN NULL ELSE false END
+//!   (x, y) IN (SELECT ..)          ──▶  likewise, in [`rows`]
 //!   (SELECT y FROM u WHERE u.id = t.id), id a key  ──▶  (SELECT first_value(y) FROM u WHERE u.id = t.id)
 //! ```
 //!
@@ -14,13 +15,14 @@
 
 mod domain;
 mod one_row;
+pub(crate) mod rows;
 mod unnest;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema};
+use datafusion::common::{Column, DFSchema, ExprSchema, Spans};
 use datafusion::error::Result as DfResult;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, SetComparison, SetQuantifier};
@@ -33,7 +35,7 @@ use datafusion::scalar::ScalarValue;
 use tidemark_common::{Error, Result};
 
 use one_row::gives_one_row;
-pub use unnest::{has_subqueries, unnest, would_go_astray};
+pub use unnest::{Found, find, has_subqueries, unnest};
 
 /// Which NOT IN become EXISTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub fn rewrite(plan: LogicalPlan, not_in: NotIn) -> DfResult<LogicalPlan> {
 }
 
 fn node_of(node: LogicalPlan, not_in: NotIn) -> DfResult<Transformed<LogicalPlan>> {
-    match node {
+    match rows::of_node(node)? {
         LogicalPlan::Filter(filter) if has_subquery(&filter.predicate) => {
             let schema = Arc::clone(filter.input.schema());
             let mut conditions = Vec::new();
@@ -71,17 +73,25 @@ fn node_of(node: LogicalPlan, not_in: NotIn) -> DfResult<Transformed<LogicalPlan
             let values = values.collect::<DfResult<Vec<_>>>()?;
             Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(values, projection.input)?)))
         }
-        other => Ok(Transformed::no(other)),
+        other => Ok(Transformed::yes(other)),
     }
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let is_one = |e: &Expr| Ok(matches!(e, Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)));
-    expr.exists(is_one).expect("the closure does not fail")
+    let is_one = |e: &Expr| matches!(e, Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_));
+    expr.exists(|e| Ok(is_one(e) || rows::Call::of(e).is_some())).expect("the closure does not fail")
 }
 
 /// A condition of WHERE, or a part of one that AND and OR make of it: NULL is as good as false.
 fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<Expr> {
+    if let Some(call) = rows::Call::any(&condition) {
+        return Ok(call.membership(schema)?.found);
+    }
+    if let Expr::Not(inner) = &condition
+        && let Some(call) = rows::Call::any(inner)
+    {
+        return Ok(call.membership(schema)?.absent());
+    }
     match as_membership(condition) {
         Expr::Not(inner) if matches!(*inner, Expr::InSubquery(_)) => {
             let Expr::InSubquery(mut inside) = *inner else { unreachable!("it was looked at") };
@@ -96,8 +106,7 @@ fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<E
                 return Ok(Expr::InSubquery(inside));
             }
             let Some(parts) = Membership::of(&inside, schema)? else { return Ok(Expr::InSubquery(inside)) };
-            let all = [Some(not(parts.found)), parts.null_within.map(not), parts.null_wanted.map(not)];
-            Ok(all.into_iter().flatten().reduce(Expr::and).unwrap_or_else(|| lit(true)))
+            Ok(parts.absent())
         }
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             // Only alone does DataFusion see to the NULLs of NOT IN.
@@ -112,15 +121,19 @@ fn condition_of(condition: Expr, schema: &DFSchema, not_in: NotIn) -> DfResult<E
 fn value_of(expr: Expr, schema: &DFSchema) -> DfResult<Expr> {
     let changed = expr.transform_down(|e| {
         let e = as_membership(e);
-        let Expr::InSubquery(inside) = &e else { return Ok(Transformed::no(e)) };
-        let Some(parts) = Membership::of(inside, schema)? else { return Ok(Transformed::no(e)) };
+        let (parts, negated) = match (&e, rows::Call::any(&e)) {
+            (_, Some(call)) => (Some(call.membership(schema)?), false),
+            (Expr::InSubquery(inside), None) => (Membership::of(inside, schema)?, inside.negated),
+            _ => (None, false),
+        };
+        let Some(parts) = parts else { return Ok(Transformed::no(e)) };
         let unknown = [parts.null_within, parts.null_wanted].into_iter().flatten().reduce(Expr::or);
         let value = match unknown {
-            None if inside.negated => not(parts.found),
+            None if negated => not(parts.found),
             None => parts.found,
-            Some(unknown) => when(parts.found, lit(!inside.negated))
+            Some(unknown) => when(parts.found, lit(!negated))
                 .when(unknown, lit(ScalarValue::Boolean(None)))
-                .otherwise(lit(inside.negated))?,
+                .otherwise(lit(negated))?,
         };
         Ok(Transformed::new(value, true, TreeNodeRecursion::Jump))
     });
@@ -167,7 +180,7 @@ impl Membership {
             return Ok(None);
         }
         let column = Expr::Column(column);
-        let exists = |condition| exists(inside, &within, condition);
+        let exists = |condition| exists(&inside.subquery.spans, &within, condition);
         let null_within = match column.nullable(within.schema()).unwrap_or(true) {
             true => Some(exists(Some(column.clone().is_null()))?),
             false => None,
@@ -178,6 +191,12 @@ impl Membership {
         };
         Ok(Some(Self { found: exists(Some(column.eq(from_within)))?, null_within, null_wanted }))
     }
+
+    /// True if x is not there, for certain.
+    fn absent(self) -> Expr {
+        let ways = [Some(self.found), self.null_within, self.null_wanted];
+        ways.into_iter().flatten().map(not).reduce(Expr::and).unwrap_or_else(|| lit(true))
+    }
 }
 
 fn one_column() -> datafusion::error::DataFusionError {
@@ -185,18 +204,15 @@ fn one_column() -> datafusion::error::DataFusionError {
 }
 
 /// EXISTS over the rows of the subquery that fulfil `condition`.
-fn exists(inside: &InSubquery, within: &LogicalPlan, condition: Option<Expr>) -> DfResult<Expr> {
+fn exists(spans: &Spans, within: &LogicalPlan, condition: Option<Expr>) -> DfResult<Expr> {
     let plan = LogicalPlanBuilder::from(within.clone());
     let plan = match condition {
         Some(condition) => plan.filter(condition)?,
         None => plan,
     };
     let plan = plan.build()?;
-    let subquery = Subquery {
-        outer_ref_columns: plan.all_out_ref_exprs(),
-        subquery: Arc::new(plan),
-        spans: inside.subquery.spans.clone(),
-    };
+    let subquery =
+        Subquery { outer_ref_columns: plan.all_out_ref_exprs(), subquery: Arc::new(plan), spans: spans.clone() };
     Ok(Expr::Exists(Exists { subquery, negated: false }))
 }
 

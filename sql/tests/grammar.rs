@@ -191,6 +191,9 @@ fn drop_alter_show_explain_comment() {
     assert_eq!(action("ALTER SEQUENCE s RESTART WITH -3"), AlterAction::Restart(Some(-3)));
     assert_eq!(action("ALTER TABLE t SET SCHEMA x"), AlterAction::SetSchema("x".into()));
     assert_eq!(action("ALTER VIEW IF EXISTS v RENAME TO w"), AlterAction::Rename("w".into()));
+    let renamed = || AlterAction::RenameColumn("a".into(), "b".into());
+    assert_eq!(action("ALTER VIEW v RENAME a TO b"), renamed());
+    assert_eq!(action("ALTER MATERIALIZED VIEW IF EXISTS v RENAME COLUMN a TO b"), renamed());
     let show = parsed!("SHOW MATERIALIZED VIEWS FROM app LIKE 'a%'", Statement::ShowObjects);
     assert_eq!(
         (show.object_type, show.schema.unwrap().value.as_str(), show.like.unwrap().as_str()),

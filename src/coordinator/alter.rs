@@ -1,4 +1,4 @@
-//! ALTER TABLE, and ALTER of views, sources and sinks.
+//! ALTER TABLE, and ALTER of views, sources and sinks. Renaming is in [`super::rename`].
 //!
 //! What does not touch the rows changes the catalog alone. What does (a column added, dropped, or of another type) gives the
 //! table new contents under a new generation, within the same commit; views that read the table keep reading their columns,
@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Change, Check, Column, Object, ObjectKind, Table, quote_ident};
-use tidemark_common::{Error, Oid, Result, SqlState};
+use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{Alter, AlterAction, ObjectType};
 
 use super::drop::is_missing;
 use super::tables::{column_type, new_column};
 use super::{already_exists, definitions};
-use crate::pg_catalog::present_query;
-use crate::query::{Names, object_name};
+use crate::query::object_name;
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
@@ -44,6 +43,9 @@ impl Session {
                 return self.rename(object, &object_name(name, "")?.1);
             }
             Op::OwnerTo { new_owner } => return self.check_owner(&new_owner.to_string()),
+            Op::RenameColumn { old_column_name, new_column_name } => {
+                return self.rename_column(object, &fold(old_column_name), &fold(new_column_name));
+            }
             _ => {}
         }
         let ObjectKind::Table(table) = &object.kind else {
@@ -66,9 +68,6 @@ impl Session {
                 }
                 Ok(())
             }
-            Op::RenameColumn { old_column_name, new_column_name } => {
-                self.rename_column(object, table, &fold(old_column_name), &fold(new_column_name))
-            }
             Op::AlterColumn { column_name, op } => self.alter_column(object, table, &fold(column_name), op).await,
             Op::AddConstraint { constraint, .. } => self.add_constraint(object, table, constraint).await,
             Op::DropConstraint { name, if_exists, .. } => self.drop_constraint(object, table, &fold(name), *if_exists),
@@ -82,60 +81,6 @@ impl Session {
 
     fn put_table(&mut self, object: &Object, table: Table) -> Result<()> {
         self.put(Object { kind: ObjectKind::Table(table), ..object.clone() })
-    }
-
-    fn rename(&mut self, object: &Arc<Object>, name: &str) -> Result<()> {
-        if let Some(taken) = self.catalog()?.find_in(object.schema, name) {
-            return Err(already_exists(taken));
-        }
-        self.refuse_if_named(object, "rename")?;
-        let renamed = Object { name: name.to_string(), ..object.as_ref().clone() };
-        // The engine names an index in its errors.
-        let relation = object.index().map(|index| self.catalog()?.expect(index.relation).cloned()).transpose()?;
-        let step = relation.and_then(|relation| self.redefinition(&relation));
-        self.change_catalog(vec![Change::Put(Box::new(renamed))], step.into_iter().collect())?;
-        self.readers_can_be_shown(object.oid)
-    }
-
-    fn rename_schema(&mut self, schema: &Arc<Object>, name: &str) -> Result<()> {
-        super::schemas::check_name(name)?;
-        let catalog = self.catalog()?;
-        let prefix = format!("'{}.", quote_ident(&schema.name));
-        for object in catalog.objects().filter(|o| o.schema == schema.oid) {
-            self.refuse_if_named(object, "rename the schema of")?;
-            let named = |c: &&Column| c.default.as_ref().is_some_and(|default| default.contains(&prefix));
-            if let Some(column) = object.columns().iter().find(named) {
-                return Err(Error::new(
-                    SqlState::DependentObjectsStillExist,
-                    format!("cannot rename schema \"{}\" because other objects depend on it", schema.name),
-                )
-                .with_detail(format!("The default of \"{}\".\"{}\" names it.", object.name, column.name))
-                .with_hint("Drop the default first."));
-            }
-        }
-        self.rename(schema, name)
-    }
-
-    /// A stored query knows what it reads, whatever it is called; a DEFAULT knows a sequence by its name only.
-    fn refuse_if_named(&self, object: &Object, what: &str) -> Result<()> {
-        self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
-    }
-
-    fn refuse_if_read(&self, object: &Object, what: &str) -> Result<()> {
-        self.refuse_if_used(object, what, |_| true)
-    }
-
-    fn refuse_if_used(&self, object: &Object, what: &str, counts: impl Fn(&Object) -> bool) -> Result<()> {
-        let catalog = self.catalog()?;
-        let counts = |user: &Object| user.index().is_none() && counts(user);
-        let user = catalog.objects().find(|o| o.depends_on.contains(&object.oid) && counts(o));
-        let Some(user) = user else { return Ok(()) };
-        Err(Error::new(
-            SqlState::DependentObjectsStillExist,
-            format!("cannot {what} {} \"{}\" because other objects depend on it", object.kind_name(), object.name),
-        )
-        .with_detail(format!("{} \"{}\" names it in its query.", user.kind_name(), user.name))
-        .with_hint("Drop what depends on it first."))
     }
 
     fn check_owner(&self, owner: &str) -> Result<()> {
@@ -230,57 +175,6 @@ impl Session {
         let values: Vec<String> = after.columns.iter().map(|c| quote_ident(&c.name)).collect();
         self.drop_indexed_column(object.oid, position)?;
         self.rewrite_table(&object, after, &values).await
-    }
-
-    fn rename_column(&mut self, object: &Arc<Object>, table: &Table, from: &str, to: &str) -> Result<()> {
-        let mut table = table.clone();
-        if table.columns.iter().any(|c| c.name == to) {
-            return Err(Error::new(
-                SqlState::DuplicateColumn,
-                format!("column \"{to}\" of relation \"{}\" already exists", object.name),
-            ));
-        }
-        let quoted = quote_ident(from);
-        if let Some(check) = table.checks.iter().find(|c| names_column(&c.expr, &quoted)) {
-            return Err(Error::new(
-                SqlState::DependentObjectsStillExist,
-                format!("cannot rename column \"{from}\": CHECK constraint \"{}\" names it", check.name),
-            )
-            .with_hint("Drop the constraint, rename the column, and add the constraint again."));
-        }
-        match table.columns.iter_mut().find(|c| c.name == from) {
-            Some(column) => column.name = to.to_string(),
-            None => return Err(no_column(from, object)),
-        }
-        // Contents name their columns only in memory: the bytes stay as they are.
-        let oid = object.oid;
-        let object = Object { kind: ObjectKind::Table(table), ..object.as_ref().clone() };
-        self.change_catalog(vec![Change::Put(Box::new(object))], vec![PlannedStep::Redefine(oid)])?;
-        self.readers_can_be_shown(oid)
-    }
-
-    /// The queries that read it can be written with its new names, and mean the same. (A window function takes a relation
-    /// without other names for its columns.)
-    fn readers_can_be_shown(&self, oid: Oid) -> Result<()> {
-        let names = self.names_for_ddl()?;
-        for reader in names.catalog.objects().filter(|o| o.reads.iter().any(|read| read.oid == oid)) {
-            let Some((_, path)) = reader.query() else { continue };
-            let inside = Names { search_path: path.to_vec(), system: None, ..names.clone() };
-            let text = present_query(&names.catalog, reader);
-            definitions::stored_query(&text).and_then(|query| inside.plan(&query)).map_err(|error| {
-                Error::new(
-                    SqlState::DependentObjectsStillExist,
-                    format!(
-                        "the query of {} \"{}\" cannot be written with the new name",
-                        reader.kind_name(),
-                        reader.name
-                    ),
-                )
-                .with_detail(error.to_string())
-                .with_hint("Drop what depends on it first.")
-            })?;
-        }
-        Ok(())
     }
 
     async fn alter_column(
@@ -412,6 +306,7 @@ impl Session {
                 self.rename_schema(&object, &fold(name))?
             }
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
+            AlterAction::RenameColumn(from, to) => self.rename_column(&object, &fold(from), &fold(to))?,
             AlterAction::SetSchema(schema) => {
                 let schema = self.catalog()?.schema(&fold(schema))?;
                 if let Some(taken) = self.catalog()?.find_in(schema, &object.name) {
@@ -469,7 +364,7 @@ fn no_column(name: &str, object: &Object) -> Error {
 }
 
 /// True if the expression's text names the column.
-fn names_column(expr: &str, quoted: &str) -> bool {
+pub(super) fn names_column(expr: &str, quoted: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     expr.match_indices(quoted).any(|(at, _)| {
         let before = expr[..at].chars().next_back();

@@ -12,6 +12,7 @@ pub mod definitions;
 pub mod drop;
 mod indexes;
 pub(crate) mod loads;
+mod rename;
 mod replace;
 mod schemas;
 mod sinks;

@@ -37,7 +37,7 @@ impl Session {
         let depends_on = dependencies(&plan, &names.catalog, &create.query, &path)?;
         let idents: Vec<sql::Ident> = create.columns.iter().map(|c| c.name.clone()).collect();
         let columns = named_columns(columns_of(plan.schema().as_arrow()), &create.query, &idents)?;
-        let view = View { columns, query: create.query.to_string(), search_path: path };
+        let view = View { columns, query: create.query.to_string(), search_path: path, own_names: !idents.is_empty() };
         let mut object = self.object(target, depends_on, ObjectKind::View(view))?;
         object.temporary = create.temporary;
         if let Some(before) = before {
@@ -112,6 +112,7 @@ impl Session {
             columns,
             query: create.query_text.clone(),
             search_path: path,
+            own_names: !create.columns.is_empty(),
             emit_on_window_close,
             options: self.view_options(&create.options)?,
             key: output.properties.key.clone(),

@@ -14,9 +14,11 @@ use tidemark_catalog::{
     View, quote_ident, quote_literal,
 };
 use tidemark_common::types::SqlType;
+use tidemark_sql::ast::fold;
 
 use super::context::keys;
-use super::present::present_query;
+use super::output_names::output_names;
+use super::present::{named_query, present_query};
 
 /// The statements that make `object` and its comments, each ending in `;`.
 pub fn show_create(catalog: &Catalog, object: &Object) -> String {
@@ -212,7 +214,7 @@ pub fn option<'a>(options: &'a [(String, String)], key: &str) -> Option<&'a str>
 
 /// A query as `pg_get_viewdef` gives it.
 pub fn definition(catalog: &Catalog, object: &Object) -> String {
-    format!("{};", present_query(catalog, object))
+    format!("{};", named_query(catalog, object))
 }
 
 pub fn key_columns(table: &Object, key: &Key) -> String {
@@ -267,18 +269,14 @@ pub fn columns_in(expr: &str, table: &Object) -> Vec<usize> {
     if let Ok(expr) = Parser::new(&PostgreSqlDialect {}).try_with_sql(expr).and_then(|mut p| p.parse_expr()) {
         let _: ControlFlow<()> = visit_expressions(&expr, |e| {
             match e {
-                ast::Expr::Identifier(ident) => names.extend([folded(ident)]),
-                ast::Expr::CompoundIdentifier(idents) => names.extend(idents.last().map(folded)),
+                ast::Expr::Identifier(ident) => names.extend([fold(ident)]),
+                ast::Expr::CompoundIdentifier(idents) => names.extend(idents.last().map(fold)),
                 _ => {}
             }
             ControlFlow::Continue(())
         });
     }
     table.columns().iter().enumerate().filter(|(_, c)| names.contains(&c.name)).map(|(i, _)| i).collect()
-}
-
-pub(super) fn folded(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 pub(super) fn parse_query(query: &str) -> Option<ast::Statement> {
@@ -301,19 +299,6 @@ fn column_list(query: &str, columns: &[Column]) -> String {
     list
 }
 
-/// The names of a plain SELECT's columns; `None` where they take planning to know.
-fn output_names(statement: &ast::Statement) -> Option<Vec<String>> {
-    let ast::Statement::Query(query) = statement else { return None };
-    let ast::SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let name = |item: &ast::SelectItem| match item {
-        ast::SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-        ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(ident)) => Some(folded(ident)),
-        ast::SelectItem::UnnamedExpr(ast::Expr::CompoundIdentifier(idents)) => idents.last().map(folded),
-        _ => None,
-    };
-    select.projection.iter().map(name).collect()
-}
-
 /// The query with relations qualified, if under another `search_path` it would mean something else.
 fn portable(catalog: &Catalog, object: &Object) -> String {
     let text = present_query(catalog, object);
@@ -322,7 +307,7 @@ fn portable(catalog: &Catalog, object: &Object) -> String {
     let local = cte_names(&statement);
     let public = ["public".to_string()];
     let bare = |name: &ast::ObjectName| match name.0.as_slice() {
-        [ast::ObjectNamePart::Identifier(ident)] => Some(folded(ident)).filter(|name| !local.contains(name)),
+        [ast::ObjectNamePart::Identifier(ident)] => Some(fold(ident)).filter(|name| !local.contains(name)),
         _ => None,
     };
     let mut differs = false;
@@ -353,7 +338,7 @@ pub(super) fn cte_names(statement: &ast::Statement) -> BTreeSet<String> {
         type Break = ();
         fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
             let tables = query.with.iter().flat_map(|w| &w.cte_tables);
-            self.0.extend(tables.map(|cte| folded(&cte.alias.name)));
+            self.0.extend(tables.map(|cte| fold(&cte.alias.name)));
             ControlFlow::Continue(())
         }
     }

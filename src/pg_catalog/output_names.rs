@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast::{
     DataType, Distinct, Expr, Function, Ident, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
     SetExpr, Statement, Value,
 };
+use tidemark_sql::ast::fold;
 
 use super::rewrite::{first_argument, parts};
 
@@ -29,13 +30,9 @@ pub fn output_names(statement: &Statement) -> Option<Vec<String>> {
 fn item_name(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::UnnamedExpr(expr) => Some(output_name(expr)),
-        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
         _ => None,
     }
-}
-
-fn folded(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 /// What Postgres calls the column of an expression.
@@ -48,8 +45,8 @@ fn figure(expr: &Expr) -> (String, bool) {
     let own = |name: String| (name, true);
     let weak = |name: &str| (name.to_string(), false);
     match expr {
-        Expr::Identifier(ident) => own(folded(ident)),
-        Expr::CompoundIdentifier(idents) => idents.last().map_or_else(|| weak(UNNAMED), |ident| own(folded(ident))),
+        Expr::Identifier(ident) => own(fold(ident)),
+        Expr::CompoundIdentifier(idents) => idents.last().map_or_else(|| weak(UNNAMED), |ident| own(fold(ident))),
         Expr::Function(f) => match parts(&f.name).last().map(|n| n.to_lowercase()) {
             Some(name) => figure_call(f, name),
             None => weak(UNNAMED),
@@ -165,8 +162,8 @@ fn is_named(item: &SelectItem) -> bool {
 /// `t.a` as its parts, if the expression is a column.
 fn column_path(expr: &Expr) -> Option<Vec<String>> {
     match expr {
-        Expr::Identifier(ident) => Some(vec![folded(ident)]),
-        Expr::CompoundIdentifier(idents) => Some(idents.iter().map(folded).collect()),
+        Expr::Identifier(ident) => Some(vec![fold(ident)]),
+        Expr::CompoundIdentifier(idents) => Some(idents.iter().map(fold).collect()),
         _ => None,
     }
 }

@@ -12,11 +12,14 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableAlias, TableAliasColumnDef, TableFactor,
+    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias,
+    TableAliasColumnDef, TableFactor, visit_expressions,
 };
-use tidemark_catalog::{Catalog, Object, Read, quote_ident};
+use tidemark_catalog::{Catalog, Object, ObjectKind, Read, quote_ident};
+use tidemark_sql::ast::fold;
 
-use super::ddl::{cte_names, folded, parse_query};
+use super::ddl::{cte_names, parse_query};
+use super::output_names::output_names;
 
 /// The query of a view or sink, without a semicolon; as it was written where no name has changed.
 pub fn present_query(catalog: &Catalog, object: &Object) -> String {
@@ -30,6 +33,61 @@ pub fn present_query(catalog: &Catalog, object: &Object) -> String {
     let mut renaming = Renaming { catalog, reads: &object.reads, search_path, local };
     let _: ControlFlow<()> = ast::VisitMut::visit(&mut statement, &mut renaming);
     statement.to_string()
+}
+
+/// The query of a view as one that calls its columns as the view does.
+///
+/// ```text
+///   CREATE VIEW v (x) AS SELECT a FROM t        SELECT a AS x FROM t
+///   CREATE VIEW v (x) AS SELECT * FROM t        SELECT * FROM (SELECT * FROM t) AS v (x)
+/// ```
+pub fn named_query(catalog: &Catalog, object: &Object) -> String {
+    let text = present_query(catalog, object);
+    let own_names = match &object.kind {
+        ObjectKind::View(view) => view.own_names,
+        ObjectKind::MaterializedView(view) => view.own_names,
+        _ => false,
+    };
+    if !own_names {
+        return text;
+    }
+    let names: Vec<&str> = object.columns().iter().map(|c| c.name.as_str()).collect();
+    if let Some(mut statement) = parse_query(&text)
+        && name_items(&mut statement, &names).is_some()
+    {
+        return statement.to_string();
+    }
+    let names: Vec<String> = names.into_iter().map(quote_ident).collect();
+    format!("SELECT * FROM ({text}) AS {} ({})", quote_ident(&object.name), names.join(", "))
+}
+
+/// Gives the select list its names; `None`: it has a `*`, or some name of it is used elsewhere.
+fn name_items(statement: &mut Statement, names: &[&str]) -> Option<()> {
+    let own = output_names(statement)?;
+    let Statement::Query(query) = statement else { return None };
+    let mut renamed: BTreeSet<&str> = BTreeSet::new();
+    for (own, name) in own.iter().zip(names).filter(|(own, name)| own != *name) {
+        renamed.extend([own.as_str(), name]);
+    }
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let mentioned = |expr: &Expr| match expr {
+        Expr::Identifier(ident) if renamed.contains(fold(ident).as_str()) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let elsewhere = visit_expressions(&query.order_by, mentioned).is_break()
+        || visit_expressions(&select.group_by, mentioned).is_break()
+        || visit_expressions(&select.having, mentioned).is_break()
+        || visit_expressions(&select.distinct, mentioned).is_break();
+    if elsewhere || select.projection.len() != names.len() {
+        return None;
+    }
+    for ((item, own), name) in select.projection.iter_mut().zip(&own).zip(names) {
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = &*item else { return None };
+        if own != name {
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: ident(name) };
+        }
+    }
+    Some(())
 }
 
 /// What a query knows of a relation, and what it is now.
@@ -72,7 +130,7 @@ struct Renaming<'a> {
 impl<'a> Renaming<'a> {
     /// What a name in the query means, if that has changed.
     fn changed(&self, parts: &[&Ident]) -> Option<Now<'a>> {
-        let names: Vec<String> = parts.iter().map(|part| folded(part)).collect();
+        let names: Vec<String> = parts.iter().map(|part| fold(part)).collect();
         let (schema, name) = match names.as_slice() {
             [name] if !self.local.contains(name) => (None, name),
             [schema, name] => (Some(schema.as_str()), name),

@@ -49,7 +49,7 @@ fn is_vector(name: &Ident) -> bool {
     matches!(name.value.to_lowercase().as_str(), "indkey" | "indclass" | "indoption" | "indcollation" | "proargtypes")
 }
 
-fn ends_in_vector(expr: &Expr) -> bool {
+pub(super) fn ends_in_vector(expr: &Expr) -> bool {
     match expr {
         Expr::Identifier(ident) => is_vector(ident),
         Expr::CompoundIdentifier(idents) => idents.last().is_some_and(is_vector),

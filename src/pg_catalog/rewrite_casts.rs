@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 
 use super::function_list::REG_TYPES;
 use super::rewrite::{call, last_part};
+use super::rewrite_access::ends_in_vector;
 
 /// A cast anywhere but in the list of what is shown.
 pub(super) fn cast(expr: &mut Expr) {
@@ -33,6 +34,11 @@ pub(super) fn cast(expr: &mut Expr) {
                 let mut named = unnested(operand).clone();
                 rename_to_reg(&mut named, "name");
                 *expr = named;
+                return;
+            }
+            vector if ends_in_vector(vector) => {
+                let blank = Expr::Value(Value::SingleQuotedString(" ".into()).into());
+                *expr = call("array_to_string", vec![vector.clone(), blank]);
                 return;
             }
             _ => {}

@@ -208,6 +208,7 @@ fn sample() -> Catalog {
         columns: vec![column(1, "id", SqlType::BigInt), column(2, "amount", SqlType::Numeric(Some((10, 2))))],
         query: "SELECT id, amount FROM orders WHERE amount > 100".into(),
         search_path: vec!["public".into()],
+        own_names: false,
     };
     let totals = MaterializedView {
         storage: None,
@@ -215,6 +216,7 @@ fn sample() -> Catalog {
         columns: vec![column(1, "order_id", SqlType::BigInt), column(2, "total", SqlType::BigInt)],
         query: "SELECT order_id, sum(qty) AS total FROM lines GROUP BY order_id".into(),
         search_path: vec!["sales".into(), "public".into()],
+        own_names: false,
         emit_on_window_close: true,
         options: vec![],
         key: Some(vec![0]),

@@ -65,7 +65,8 @@ impl Names {
         self.planner().expr(&expr, schema)
     }
 
-    fn view(&self, object: &Object, view: &View) -> Result<Arc<dyn TableProvider>> {
+    /// A plain view, with its first columns under these names.
+    fn view(&self, object: &Object, view: &View, columns: Vec<String>) -> Result<Arc<dyn TableProvider>> {
         let parsed = grammar::parse_one(&view.query)?;
         let Statement::Sql(statement) = parsed.statement else {
             return Err(Error::internal(format!("view \"{}\" is no query", object.name)));
@@ -77,20 +78,15 @@ impl Names {
         inside.reads.clone_from(&object.reads);
         inside.returned.clear();
         let plan = inside.planner().statement(&statement)?;
-        let plan = named(plan, view)?;
+        let plan = named(plan, columns)?;
         Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
     }
 }
 
-/// Gives the plan's columns the names that the view has for them.
-fn named(plan: LogicalPlan, view: &View) -> Result<LogicalPlan> {
-    let exprs: Vec<Expr> = plan
-        .schema()
-        .columns()
-        .into_iter()
-        .zip(&view.columns)
-        .map(|(column, named)| Expr::Column(column).alias(named.name.clone()))
-        .collect();
+/// The plan's first columns, under these names.
+fn named(plan: LogicalPlan, names: Vec<String>) -> Result<LogicalPlan> {
+    let exprs: Vec<Expr> =
+        plan.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name)).collect();
     Ok(LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
 }
 
@@ -125,7 +121,10 @@ impl Resolver for Names {
             None => self.catalog.resolve(name.schema(), name.table(), &self.search_path)?,
         };
         match &object.kind {
-            ObjectKind::View(view) => self.view(object, view),
+            ObjectKind::View(view) => {
+                let columns = || object.columns().iter().map(|column| column.name.clone()).collect();
+                self.view(object, view, known.map_or_else(columns, |read| read.columns.clone()))
+            }
             kind if kind.is_relation() => {
                 let Some(read) = known else { return self.scans.relation(&self.catalog, object) };
                 let relation = self.scans.relation(&self.catalog, &Arc::new(read.as_known(object)))?;

@@ -4,7 +4,7 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_sql::ast::{Parsed, Statement};
+use tidemark_sql::ast::{Parsed, Statement, fold};
 use tidemark_sql::grammar;
 
 use super::{Marks, Outcome, Prepared, Session};
@@ -258,14 +258,6 @@ fn missing(name: &str) -> Error {
 
 fn given(types: &[SqlType]) -> Vec<Option<SqlType>> {
     types.iter().cloned().map(Some).collect()
-}
-
-/// An identifier as Postgres folds it.
-pub fn fold(ident: &sql::Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    }
 }
 
 /// What stands to the right of SET x =.

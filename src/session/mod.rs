@@ -35,9 +35,9 @@ mod validate;
 
 pub use api::*;
 pub(crate) use assign::{check_default, converts};
-pub use control::fold;
 pub use info::SessionInfo;
 pub(crate) use select::with_parameters;
+pub use tidemark_sql::ast::fold;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

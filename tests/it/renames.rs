@@ -16,6 +16,7 @@ async fn a_view_goes_on_under_new_names() {
         "ALTER TABLE t RENAME TO numbers",
         "ALTER TABLE numbers SET SCHEMA other",
         "ALTER MATERIALIZED VIEW sums RENAME TO totals",
+        "ALTER MATERIALIZED VIEW totals RENAME COLUMN s TO total",
         "CREATE TABLE t (k TEXT, v INT)",
         "INSERT INTO t VALUES ('nobody', 1000)",
         "INSERT INTO other.numbers VALUES ('a', 10)",
@@ -31,8 +32,11 @@ async fn a_view_goes_on_under_new_names() {
     }
     assert_eq!(instance.value("SELECT best FROM best").await, "111");
     assert_eq!(instance.value("SELECT k FROM above").await, "a");
+    assert_eq!(instance.value("SELECT max(total) FROM totals").await, "111");
     let shown = text(&instance.psql(&["-At", "-c", "\\sv above"]).stdout);
-    assert!(shown.contains("FROM totals AS sums JOIN best"), "{shown}");
+    assert!(shown.contains("FROM totals AS sums (k, s) JOIN best"), "{shown}");
+    let shown = text(&instance.psql(&["-A", "-c", "\\d+ totals"]).stdout);
+    assert!(shown.contains("total|bigint") && shown.contains("SELECT k, sum(v) AS total FROM"), "{shown}");
 
     // What is shown makes the same view again.
     let shown = instance.psql(&["-At", "-c", "SHOW CREATE MATERIALIZED VIEW totals"]);

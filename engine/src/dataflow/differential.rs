@@ -81,6 +81,10 @@ fn calls_of(name: &str) -> Vec<(String, Same)> {
         }
         "median" => each(&["i", "f", "n", "DISTINCT i"], Exactly),
         "percentile_cont" | "quantile_cont" => vec![(format!("{name}(0.25) WITHIN GROUP (ORDER BY f)"), ROUNDING)],
+        "mode" => {
+            let ordered = |order: &str| (format!("mode() WITHIN GROUP (ORDER BY {order})"), Exactly);
+            ["i", "s DESC", "n", "b"].map(ordered).into()
+        }
         "approx_median" => each(&["i", "f"], SKETCH),
         "approx_percentile_cont" => vec![call("approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY f)", SKETCH)],
         "approx_percentile_cont_with_weight" => {

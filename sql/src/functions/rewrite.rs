@@ -9,6 +9,7 @@
 //!
 //! It is part of [`super::register`], so it runs wherever DataFusion's analyzer does.
 
+mod together;
 mod zoned;
 
 use std::sync::Arc;
@@ -149,10 +150,17 @@ impl PostgresCasts {
     }
 
     /// Functions that Postgres has otherwise for some types.
-    fn function(&self, function: ScalarFunction, schema: &DFSchema, zone: Option<&str>) -> DfResult<Transformed<Expr>> {
+    fn function(
+        &self,
+        mut function: ScalarFunction,
+        schema: &DFSchema,
+        zone: Option<&str>,
+    ) -> DfResult<Transformed<Expr>> {
         /// They give back what they are given.
         const KEEP_PADDING: [&str; 7] =
             ["coalesce", "nullif", "greatest", "least", "pg_typeof", "octet_length", "make_array"];
+        /// They give one of their arguments.
+        const GIVE_ONE: [&str; 5] = ["coalesce", "nullif", "greatest", "least", "make_array"];
         let types: Vec<DataType> = function.args.iter().filter_map(|a| a.get_type(schema).ok()).collect();
         if let Some(zone) = zone
             && let Some(args) = self.zoned_arguments(&function, &types, zone)?
@@ -163,6 +171,11 @@ impl PostgresCasts {
             DataType::Decimal128(precision, _) | DataType::Decimal256(precision, _) => Some(*precision),
             _ => None,
         });
+        if GIVE_ONE.contains(&function.name())
+            && together::as_floats(&mut function.args.iter_mut().collect::<Vec<_>>(), schema)
+        {
+            return Ok(Transformed::yes(Expr::ScalarFunction(function)));
+        }
         match function.name() {
             // Postgres rounds a double to even, a numeric away from zero.
             "round" if types.len() == 1 && types[0].is_floating() => {
@@ -455,6 +468,8 @@ impl FunctionRewrite for PostgresCasts {
                     let (_, beside) = expr.to_field(schema)?;
                     changed |= replace(&mut low, &beside, zone)? | replace(&mut high, &beside, zone)?;
                 }
+                let mut all = [expr.as_mut(), low.as_mut(), high.as_mut()];
+                changed |= together::as_floats(&mut all, schema) | self.by_length(&mut all, schema)?;
                 let between = Expr::Between(Between { expr, negated, low, high });
                 Ok(if changed { Transformed::yes(between) } else { Transformed::no(between) })
             }
@@ -467,6 +482,8 @@ impl FunctionRewrite for PostgresCasts {
                         changed |= replace(item, &beside, zone)?;
                     }
                 }
+                let mut all: Vec<&mut Expr> = std::iter::once(expr.as_mut()).chain(&mut list).collect();
+                changed |= together::as_floats(&mut all, schema) | self.by_length(&mut all, schema)?;
                 let in_list = Expr::InList(InList { expr, list, negated });
                 Ok(if changed { Transformed::yes(in_list) } else { Transformed::no(in_list) })
             }
@@ -476,7 +493,8 @@ impl FunctionRewrite for PostgresCasts {
                 refuse_numbers_as_conditions(&case, schema)?;
                 let results = case.when_then_expr.iter_mut().map(|(_, then)| then).chain(&mut case.else_expr);
                 let mut results: Vec<&mut Expr> = results.map(AsMut::as_mut).collect();
-                let changed = self.on_one_clock(&mut results, schema, zone)?;
+                let changed =
+                    self.on_one_clock(&mut results, schema, zone)? | together::as_floats(&mut results, schema);
                 Ok(if changed { Transformed::yes(Expr::Case(case)) } else { Transformed::no(Expr::Case(case)) })
             }
             other => Ok(Transformed::no(other)),

@@ -3,9 +3,9 @@
 //! ```text
 //!   |/ x, ||/ x, @ x, ~ x, a ^@ b    ──▶  sqrt(x), cbrt(x), abs(x), tidemark_bit_not(x), starts_with(a, b)
 //!   - 2 ^ 2                          ──▶  (- 2) ^ 2                 ts AT TIME ZONE z   ──▶  timezone(z, ts)
-//!   ROW(a, b) < ROW(c, d)            ──▶  a < c OR a = c AND b < d  (x).a               ──▶  x.a
 //!   f(b => 1)                        ──▶  f(0, 1)                   a[:2]               ──▶  a[1:2]
 //!   FETCH FIRST 2 ROWS ONLY          ──▶  LIMIT 2                   0.1::float8         ──▶  '0.1'::float8
+//!   (x).a                            ──▶  x.a
 //! ```
 //!
 //! Functions of rows are in [`super::row_functions`].
@@ -13,7 +13,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, FunctionArg, FunctionArgExpr,
+    AccessExpr, Array, BinaryOperator, CastKind, DataType, Expr, Fetch, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, LimitClause, OrderByKind, Parens, Query, Select, SelectItem, SetExpr, Subscript, TableFactor,
     UnaryOperator, Value, Values, VisitMut, VisitorMut,
 };
@@ -125,14 +125,6 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         Expr::BinaryOp { left, op: BinaryOperator::PGStartsWith, right } => {
             Some(call("starts_with", vec![take(left), take(right)]))
         }
-        Expr::BinaryOp { left, op, right } => match (row_items(left), row_items(right)) {
-            (Some(left), Some(right)) => compared(&left, op, &right)?,
-            _ => None,
-        },
-        Expr::IsNull(inner) => row_items(inner).and_then(|items| all_of(items.into_iter().map(is_null))),
-        Expr::IsNotNull(inner) => {
-            row_items(inner).and_then(|items| all_of(items.into_iter().map(|item| Expr::IsNotNull(Box::new(item)))))
-        }
         Expr::AtTimeZone { timestamp, time_zone } => Some(call("timezone", vec![take(time_zone), take(timestamp)])),
         Expr::CompoundFieldAccess { root, access_chain } => {
             bounded(root, access_chain);
@@ -180,67 +172,6 @@ fn minus_before_power(expr: &mut Expr) {
     }
     *first = Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(take(first)) };
     *expr = power;
-}
-
-/// What a row is made of: `(a, b)` or `ROW(a, b)`.
-fn row_items(expr: &Expr) -> Option<Vec<Expr>> {
-    match expr {
-        Expr::Tuple(items) => Some(items.clone()),
-        Expr::Function(f) if f.over.is_none() && f.name.to_string().eq_ignore_ascii_case("row") => match &f.args {
-            FunctionArguments::List(list) => list
-                .args
-                .iter()
-                .map(|arg| match arg {
-                    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-                    _ => None,
-                })
-                .collect(),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn is_null(expr: Expr) -> Expr {
-    Expr::IsNull(Box::new(expr))
-}
-
-fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
-    Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
-}
-
-fn nested(expr: Expr) -> Expr {
-    Expr::Nested(Box::new(expr))
-}
-
-fn all_of(conditions: impl Iterator<Item = Expr>) -> Option<Expr> {
-    conditions.reduce(|all, one| binary(all, BinaryOperator::And, one)).map(nested)
-}
-
-/// Rows are compared item by item; the first that differs decides.
-fn compared(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Option<Expr>> {
-    use BinaryOperator as B;
-    if !matches!(op, B::Eq | B::NotEq | B::Lt | B::LtEq | B::Gt | B::GtEq) {
-        return Ok(None);
-    }
-    if left.len() != right.len() {
-        return Err(Error::syntax("unequal number of entries in row expressions"));
-    }
-    let pairs = || left.iter().cloned().zip(right.iter().cloned());
-    let equal = |(l, r): (Expr, Expr)| binary(l, B::Eq, r);
-    Ok(match op {
-        B::Eq => all_of(pairs().map(equal)),
-        B::NotEq => pairs().map(|(l, r)| binary(l, B::NotEq, r)).reduce(|a, b| binary(a, B::Or, b)).map(nested),
-        _ => {
-            let strict = if matches!(op, B::Lt | B::LtEq) { B::Lt } else { B::Gt };
-            let last = pairs().next_back().map(|(l, r)| binary(l, op.clone(), r));
-            pairs().rev().skip(1).fold(last, |rest, (l, r)| {
-                let decided = binary(l.clone(), strict.clone(), r.clone());
-                let tied = binary(l, B::Eq, r);
-                rest.map(|rest| nested(binary(decided, B::Or, nested(binary(tied, B::And, rest)))))
-            })
-        }
-    })
 }
 
 /// Slices without a bound get it.
@@ -294,7 +225,7 @@ const NAMED: [(&str, &[(&str, &str)]); 4] = [
 ];
 
 /// Arguments by name, in their places.
-fn positional(function: &mut datafusion::sql::sqlparser::ast::Function) -> Result<()> {
+fn positional(function: &mut Function) -> Result<()> {
     let name = function.name.to_string().to_lowercase();
     let FunctionArguments::List(list) = &mut function.args else { return Ok(()) };
     let named = |arg: &FunctionArg| matches!(arg, FunctionArg::Named { .. } | FunctionArg::ExprNamed { .. });

@@ -4,7 +4,7 @@
 //!   VALUES (DATE '2024-01-01'), ('2023-01-01')  ──▶  .., (CAST('2023-01-01' AS DATE))
 //!   ARRAY[1] @> '{}', ARRAY[1] || NULL          ──▶  ARRAY[1] @> '{}'::bigint[], ..
 //!   array_append(ARRAY[1], '2')                 ──▶  array_append(ARRAY[1], '2'::bigint)
-//!   1e3                                         ──▶  1000::numeric(4, 0)
+//!   1e3, 1e300                                  ──▶  1000::numeric(4, 0), '1e300'::float8
 //!   x AT TIME ZONE 'UTC'                        ──▶  timezone('UTC', x)
 //!   (a, b) OVERLAPS (c, d)                      ──▶  comparisons
 //!   x LIKE ANY (ARRAY['a', 'b'])                ──▶  x LIKE 'a' OR x LIKE 'b'
@@ -47,9 +47,9 @@ impl VisitorMut for Literals {
         match expr {
             Expr::Value(value) => {
                 if let Value::Number(text, _) = &value.value
-                    && let Some(exact) = without_exponent(text)
+                    && let Some(number) = without_exponent(text)
                 {
-                    *expr = exact;
+                    *expr = number;
                 }
             }
             Expr::AtTimeZone { timestamp, time_zone } => {
@@ -320,7 +320,7 @@ fn overlaps(left: (&Expr, &Expr), right: (&Expr, &Expr)) -> Expr {
     Expr::Nested(Box::new(binary(together, BinaryOperator::Or, crossing)))
 }
 
-/// `1.5e3` as an exact number without an exponent; `None`: it has none, or too many digits.
+/// `1.5e3` as an exact number without an exponent, as a float where that has too many digits; `None`: it has no exponent.
 fn without_exponent(text: &str) -> Option<Expr> {
     /// What a 128-bit decimal holds.
     const MAX_DIGITS: usize = 38;
@@ -343,7 +343,9 @@ fn without_exponent(text: &str) -> Option<Expr> {
     let whole = if whole.is_empty() { zero } else { whole };
     let in_reach = point.unsigned_abs() as usize <= MAX_DIGITS;
     if !in_reach || whole.len() + fraction.len() > MAX_DIGITS {
-        return None;
+        let mut float = Expr::Value(Value::SingleQuotedString(text.to_string()).into());
+        cast(&mut float, &DataType::DoublePrecision);
+        return Some(float);
     }
     let number = |text: String| Expr::Value(Value::Number(text, false).into());
     if !fraction.is_empty() {
@@ -392,7 +394,7 @@ mod tests {
             ("1.25e1", "12.5"),
             ("1e-5", "0.00001"),
             ("12e-1", "1.2"),
-            ("1e300", "1e300"),
+            ("1e300", "CAST('1e300' AS DOUBLE PRECISION)"),
         ];
         for (sql, expected) in table {
             assert_eq!(rewritten(sql), expected, "{sql}");

@@ -65,7 +65,7 @@ pub(super) fn altered_kind(c: &mut Cursor) -> Option<ObjectType> {
             ObjectType::Index => action.is(&["RENAME", "TO"]),
             ObjectType::Schema => action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]),
             ObjectType::View | ObjectType::Database => {
-                action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]) || action.is(&["SET", "SCHEMA"])
+                action.is(&["RENAME"]) || action.is(&["OWNER", "TO"]) || action.is(&["SET", "SCHEMA"])
             }
             _ => false,
         };
@@ -82,6 +82,11 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
     let name = c.object_name()?;
     let action = if c.accept(&["RENAME", "TO"]) {
         AlterAction::Rename(c.ident()?)
+    } else if matches!(object_type, ObjectType::View | ObjectType::MaterializedView) && c.accept(&["RENAME"]) {
+        c.accept(&["COLUMN"]);
+        let from = c.ident()?;
+        c.expect(&["TO"])?;
+        AlterAction::RenameColumn(from, c.ident()?)
     } else if c.accept(&["SET", "SCHEMA"]) {
         AlterAction::SetSchema(c.ident()?)
     } else if c.accept(&["OWNER", "TO"]) {

@@ -6,6 +6,8 @@ use datafusion::sql::sqlparser::ast::{
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use crate::ast::fold;
+
 /// Integers that take their values from a sequence: a column of them has a default, and is NOT NULL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SerialKind {
@@ -80,8 +82,7 @@ fn struct_field(field: &StructField) -> Result<(String, SqlType)> {
     let Some(name) = &field.field_name else {
         return Err(Error::syntax("a struct's fields need names").with_hint("Write STRUCT<a INT, b TEXT>."));
     };
-    let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
-    Ok((name, sql_type(&field.field_type)?))
+    Ok((fold(name), sql_type(&field.field_type)?))
 }
 
 /// `float(p)`: real up to 24 bits of mantissa.

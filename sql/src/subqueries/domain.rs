@@ -68,6 +68,9 @@ impl Domain {
             conditions.extend(same(outer, left.schema(), own)?);
         }
         conditions.extend(filter);
+        if conditions.is_empty() {
+            conditions.push(lit(true));
+        }
         LogicalPlanBuilder::from(left.clone()).join_on(right, kind, conditions)?.build()
     }
 

@@ -42,25 +42,40 @@ pub fn has_subqueries(plan: &LogicalPlan) -> DfResult<bool> {
     })
 }
 
-/// True of subqueries that DataFusion takes for something else: in ON it pushes EXISTS to a side that does not have the row it is
-/// tied to, and of two rows further out it forgets one.
-pub fn would_go_astray(plan: &LogicalPlan) -> DfResult<bool> {
-    let mut astray = false;
+/// The subqueries of a plan that is not optimized yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    None,
+    Some,
+    /// DataFusion takes one for something else: in ON it pushes EXISTS to a side that does not have the row it is tied to, and of
+    /// two rows further out it forgets one.
+    Astray,
+}
+
+pub fn find(plan: &LogicalPlan) -> DfResult<Found> {
+    let mut found = Found::None;
     plan.apply_with_subqueries(|node| {
         let in_on = matches!(node, LogicalPlan::Join(_));
+        if matches!(node, LogicalPlan::Subquery(_)) && found == Found::None {
+            found = Found::Some;
+        }
         node.apply_expressions(|expr| {
             expr.apply(|e| {
                 if let Some(subquery) = subquery_of(e) {
                     let named = subquery.subquery.all_out_ref_exprs();
                     let here = |column: &Column| node.inputs().iter().any(|input| input.schema().has_column(column));
-                    astray |= in_on || !named.iter().filter_map(outer_column).all(|column| here(&column));
+                    let astray = in_on || !named.iter().filter_map(outer_column).all(|column| here(&column));
+                    if astray {
+                        found = Found::Astray;
+                        return Ok(TreeNodeRecursion::Stop);
+                    }
+                    found = Found::Some;
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
-        })?;
-        Ok(if astray { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })
     })?;
-    Ok(astray)
+    Ok(found)
 }
 
 fn subquery_of(expr: &Expr) -> Option<&Subquery> {

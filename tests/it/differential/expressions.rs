@@ -2,7 +2,7 @@
 //!
 //! What is drawn has one answer: an order is total up to equal rows, and nothing fails at run time.
 
-use super::queries::{Generator, Scope};
+use super::queries::{Generator, Relation, Scope};
 use super::schema::Ty;
 
 impl Generator<'_> {
@@ -57,9 +57,17 @@ impl Generator<'_> {
                 }
                 (Ty::Ints, _) => column,
                 (_, 5) => format!("coalesce({column}, {})", g.literal(ty)),
-                (Ty::Int, 6) => format!("{column} + 1"),
+                (Ty::Int, 6) => match g.choices.below(4) {
+                    0..2 => format!("{column} + 1"),
+                    2 => format!("json_array_length(json_build_array({column}, 1))"),
+                    _ => format!("(jsonb_build_object('n', {column}) ->> 'n')::int"),
+                },
                 (Ty::Int, _) => format!("{column} % 3"),
-                (Ty::Text, 6) => format!("upper({column})"),
+                (Ty::Text, 6) => match g.choices.below(4) {
+                    0..2 => format!("upper({column})"),
+                    2 => format!("json_build_object('a', {column}, 'b', 1) ->> 'a'"),
+                    _ => format!("jsonb_build_array(1, {column}, NULL)::text"),
+                },
                 (Ty::Text, _) => format!("{column} || 'x'"),
                 (Ty::Bool, _) => format!("NOT {column}"),
                 (Ty::Numeric, _) => format!("{column} + 0.25"),
@@ -78,7 +86,19 @@ impl Generator<'_> {
     pub(super) fn simple_condition(&mut self, scope: &Scope) -> String {
         self.within("condition", |g| {
             let (column, ty) = g.any_column(scope);
-            match g.choices.below(12) {
+            match g.choices.below(14) {
+                12 => {
+                    let (other, of_other) = g.any_column(scope);
+                    let op = g.comparison();
+                    format!("({column}, {other}) {op} ({}, {})", g.expr(scope, ty), g.literal(of_other))
+                }
+                13 => {
+                    let (other, of_other) = g.any_column(scope);
+                    let not = g.one_of(&["", "NOT "]);
+                    let mut row = || format!("({}, {})", g.literal(ty), g.literal(of_other));
+                    let (one, two) = (row(), row());
+                    format!("({column}, {other}) {not}IN ({one}, {two})")
+                }
                 0 => format!("{column} IS NOT NULL"),
                 1 => format!("{column} IS NULL"),
                 2 | 3 => format!("{column} {} {}", g.comparison(), g.literal(ty)),
@@ -137,7 +157,7 @@ impl Generator<'_> {
 
     /// IN, EXISTS, a scalar subquery, in many forms.
     fn asking(&mut self, scope: &Scope, depth: u32) -> String {
-        let form = self.choices.below(6);
+        let form = self.choices.below(7);
         let inner = self.relation(depth - 1);
         let tie = if self.percent(50) { self.tie(&inner.scope, scope) } else { None };
         let filter = self.tied_filter(tie.as_deref(), &inner.scope);
@@ -159,6 +179,7 @@ impl Generator<'_> {
                     _ => format!("{n} {form} (SELECT 1 FROM {}{filter})", inner.sql),
                 }
             }
+            6 => self.row_in(scope, &inner, &filter),
             _ => {
                 let (aggregate, ty) = self.aggregate(&inner.scope);
                 let op = self.comparison();
@@ -167,19 +188,30 @@ impl Generator<'_> {
         }
     }
 
-    /// An equality of a column of the one and a column of the other.
-    pub(super) fn tie(&mut self, one: &Scope, other: &Scope) -> Option<String> {
+    /// Two values, as a row, among those of a subquery.
+    pub(super) fn row_in(&mut self, scope: &Scope, inner: &Relation, filter: &str) -> String {
+        let ((a, of_a), (b, of_b)) = (self.any_column(&inner.scope), self.any_column(&inner.scope));
+        let (x, y) = (self.expr(scope, of_a), self.expr(scope, of_b));
+        let form = self.one_of(&["IN", "NOT IN", "= ANY", "<> ALL", "< ANY", ">= ALL"]);
+        format!("({x}, {y}) {form} (SELECT {a}, {b} FROM {}{filter})", inner.sql)
+    }
+
+    /// A column of the one and a column of the other, of one type.
+    pub(super) fn pair(&mut self, one: &Scope, other: &Scope) -> Option<(String, String, Ty)> {
         let mut pairs = Vec::new();
-        for (a, of_a) in one {
-            pairs.extend(other.iter().filter(|(_, of_b)| of_a == of_b && *of_a != Ty::Ints).map(|(b, _)| (a, b)));
+        for (a, ty) in one {
+            let fitting = other.iter().filter(|(_, of_b)| ty == of_b && *ty != Ty::Ints);
+            pairs.extend(fitting.map(|(b, _)| (a.clone(), b.clone(), *ty)));
         }
         match pairs.len() as u64 {
             0 => None,
-            n => {
-                let (a, b) = pairs[self.choices.below(n) as usize];
-                Some(format!("{a} = {b}"))
-            }
+            n => Some(pairs.swap_remove(self.choices.below(n) as usize)),
         }
+    }
+
+    /// An equality of a column of the one and a column of the other.
+    pub(super) fn tie(&mut self, one: &Scope, other: &Scope) -> Option<String> {
+        self.pair(one, other).map(|(a, b, _)| format!("{a} = {b}"))
     }
 
     /// WHERE with a tie to the outer row, or a condition, or both, or neither.
@@ -201,7 +233,19 @@ impl Generator<'_> {
                 Some(numeric) => numeric,
                 None => int.clone(),
             };
-            let call = match g.choices.below(18) {
+            let order = g.total_order(scope);
+            let call = match g.choices.below(24) {
+                18 => (format!("mode() WITHIN GROUP (ORDER BY {any})"), of_any),
+                19 => {
+                    let call = g.one_of(&["stddev", "stddev_pop", "variance", "var_pop"]);
+                    (format!("round({call}({int})::numeric, 6)"), Ty::Numeric)
+                }
+                20 | 21 if order.is_some() => {
+                    let call = g.one_of(&["first_value", "last_value"]);
+                    (format!("{call}({any} ORDER BY {})", order.unwrap_or_default()), of_any)
+                }
+                22 => (format!("json_agg({int} ORDER BY {int})::text"), Ty::Text),
+                23 => (format!("jsonb_agg({text} ORDER BY {text} DESC)::text"), Ty::Text),
                 0 => ("count(*)".into(), Ty::Int),
                 1 => (format!("count({any})"), Ty::Int),
                 2 => (format!("count(DISTINCT {any})"), Ty::Int),
@@ -216,13 +260,16 @@ impl Generator<'_> {
                 11 => (format!("string_agg({text}, ',' ORDER BY {text})"), Ty::Text),
                 12 => (format!("string_agg(DISTINCT {text}, ',' ORDER BY {text} DESC)"), Ty::Text),
                 13 => (format!("array_agg({int} ORDER BY {int} DESC NULLS LAST)"), Ty::Ints),
-                14 => (format!("sum({})", g.expr(scope, Ty::Float)), Ty::Float),
-                15 => (format!("avg({})", g.expr(scope, Ty::Float)), Ty::Float),
+                // The last digits of a float depend on the order of its rows.
+                14 => (format!("round(sum({})::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
+                15 => (format!("round(avg({})::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
                 16 => (format!("percentile_cont(0.5) WITHIN GROUP (ORDER BY {})", g.expr(scope, Ty::Float)), Ty::Float),
                 17 => (format!("bit_or({int})"), Ty::Int),
                 _ => (format!("count({any})"), Ty::Int),
             };
-            match g.percent(20) {
+            // The clause belongs to a call, and some of these are more.
+            let is_call = call.0.ends_with(')') && !call.0.starts_with("round");
+            match g.percent(20) && is_call {
                 true => (format!("{} FILTER (WHERE {})", call.0, g.simple_condition(scope)), call.1),
                 false => call,
             }

@@ -76,7 +76,8 @@ impl Generator<'_> {
                 let select = g.select(depth - 1);
                 g.aliased(&format!("({})", select.sql), &select.columns)
             }
-            3..7 => g.join(depth),
+            3..6 => g.join(depth),
+            6 => g.joined_by_name(depth),
             7 => g.lateral(depth),
             8 => g.unnest(depth),
             _ => {
@@ -113,6 +114,31 @@ impl Generator<'_> {
         let kind = if on == "true" && kind == "FULL JOIN" { "LEFT JOIN" } else { kind };
         let right = if right.joined { format!("({})", right.sql) } else { right.sql };
         Relation { sql: format!("{} {kind} {right} ON {on}", left.sql), scope, joined: true }
+    }
+
+    /// USING or NATURAL over a column that both sides have.
+    fn joined_by_name(&mut self, depth: u32) -> Relation {
+        let (left, right) = (self.relation(depth - 1), self.relation(depth - 1));
+        let Some((of_left, of_right, ty)) = self.pair(&left.scope, &right.scope) else { return left };
+        let (x, of_x) = self.any_column(&left.scope);
+        let (y, of_y) = self.any_column(&right.scope);
+        let (one, other) = (self.alias(), self.alias());
+        let kind = self.one_of(&["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
+        let (natural, using) = match self.choices.below(2) {
+            0 => ("", " USING (k)"),
+            _ => ("NATURAL ", ""),
+        };
+        let shown = match self.choices.below(3) {
+            0 => "*".into(),
+            1 => format!("k, {one}.l, r"),
+            _ => format!("coalesce(k, {one}.k, {other}.k) AS k, l, {other}.r"),
+        };
+        let joined = format!(
+            "(SELECT {shown} FROM (SELECT {of_left} AS k, {x} AS l FROM {}) AS {one} {natural}{kind} \
+             (SELECT {of_right} AS k, {y} AS r FROM {}) AS {other}{using})",
+            left.sql, right.sql
+        );
+        self.aliased(&joined, &[("k".into(), ty), ("l".into(), of_x), ("r".into(), of_y)])
     }
 
     fn lateral(&mut self, depth: u32) -> Relation {
@@ -367,8 +393,9 @@ impl Generator<'_> {
         let inner = self.relation(depth - 1);
         let tie = self.tie(&inner.scope, &from.scope);
         let filter = self.tied_filter(tie.as_deref(), &inner.scope);
-        values.push(match self.choices.below(4) {
+        values.push(match self.choices.below(5) {
             0 => (format!("EXISTS (SELECT 1 FROM {}{filter})", inner.sql), Ty::Bool),
+            4 => (self.row_in(&from.scope, &inner, &filter), Ty::Bool),
             1 => {
                 let (column, ty) = self.any_column(&inner.scope);
                 let form = self.one_of(&["IN", "NOT IN"]);

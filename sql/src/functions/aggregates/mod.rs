@@ -3,6 +3,7 @@
 //! ```text
 //!   sum, avg ─▶ integers and numerics: exact (sum.rs, exact.rs);  anything else: DataFusion's
 //!   json_agg, json_object_agg ─▶ array_agg's accumulators, and its lists as JSON (json.rs)
+//!   mode() WITHIN GROUP (ORDER BY x) ─▶ how often each value is there (mode.rs)
 //! ```
 //!
 //! They are ordinary `AggregateUDF`s, so the engine runs them in views as it does all others.
@@ -10,6 +11,7 @@
 mod exact;
 pub(super) mod integers;
 mod json;
+mod mode;
 mod sum;
 
 pub(super) use json::in_zone as json_in_zone;
@@ -19,13 +21,15 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result as DfResult;
+use datafusion::functions_aggregate::variance::var_samp_udaf;
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    sum::functions().into_iter().chain(json::functions()).collect()
+    let named = [var_samp_udaf().as_ref().clone().with_aliases(["variance"])];
+    sum::functions().into_iter().chain(json::functions()).chain(mode::functions()).chain(named).collect()
 }
 
 /// DataFusion's rules; the one that takes a sum of sums for the sum knows when that is not so.
