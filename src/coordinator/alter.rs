@@ -118,6 +118,9 @@ impl Session {
 
     /// A stored query knows what it reads, whatever it is called; a DEFAULT knows a sequence by its name only.
     fn refuse_if_named(&self, object: &Object, what: &str) -> Result<()> {
+        if matches!(object.kind, ObjectKind::Secret(_)) {
+            return Ok(()); // Options know it by its OID.
+        }
         self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
     }
 
@@ -265,6 +268,10 @@ impl Session {
         let names = self.names_for_ddl()?;
         for reader in names.catalog.objects().filter(|o| o.reads.iter().any(|read| read.oid == oid)) {
             let Some((_, path)) = reader.query() else { continue };
+            let far = |oid: &Oid| names.catalog.get(*oid).is_some_and(|o| matches!(o.kind, ObjectKind::Connection(_)));
+            if reader.depends_on.iter().any(far) {
+                continue; // Its other tables are on a server that nobody has asked.
+            }
             let inside = Names { search_path: path.to_vec(), system: None, ..names.clone() };
             let text = present_query(&names.catalog, reader);
             definitions::stored_query(&text).and_then(|query| inside.plan(&query)).map_err(|error| {
@@ -412,6 +419,9 @@ impl Session {
                 self.rename_schema(&object, &fold(name))?
             }
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
+            AlterAction::SetSchema(_) if matches!(object.kind, ObjectKind::Secret(_) | ObjectKind::Connection(_)) => {
+                return Err(Error::new(SqlState::WrongObjectType, format!("a {kind} is in no schema")));
+            }
             AlterAction::SetSchema(schema) => {
                 let schema = self.catalog()?.schema(&fold(schema))?;
                 if let Some(taken) = self.catalog()?.find_in(schema, &object.name) {
@@ -447,10 +457,21 @@ impl Session {
                 let db = self.database();
                 db.sequences.set(object.oid, start.unwrap_or(sequence.start), false, sequence, &db.engine)?;
             }
-            AlterAction::Set(options) if alter.object_type == ObjectType::MaterializedView => {
+            AlterAction::Set(options, secrets) if alter.object_type == ObjectType::Connection => {
+                self.set_connection_options(&object, options, secrets, &[])?
+            }
+            AlterAction::Reset(keys) => self.set_connection_options(&object, &vec![], &vec![], keys)?,
+            AlterAction::Set(options, secrets)
+                if alter.object_type == ObjectType::MaterializedView && secrets.is_empty() =>
+            {
                 self.set_view_options(&object, options)?
             }
-            AlterAction::Set(options) => {
+            AlterAction::Set(options, _) if alter.object_type == ObjectType::Secret => {
+                let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
+                return Err(Error::syntax(format!("a secret has no option {}", names.join(", ")))
+                    .with_hint("ALTER SECRET name AS '..' gives it another value."));
+            }
+            AlterAction::Set(options, _) => {
                 let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
                 return Err(Error::unsupported(format!(
                     "ALTER {} .. SET ({}) is not supported",
