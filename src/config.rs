@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::builder::styling::Styles;
 use clap::{Arg, ArgAction, ArgMatches};
+use tidemark_catalog::SecretKey;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
 use crate::pg_catalog::SettingFact;
@@ -78,6 +79,14 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting("tls_cert", Kind::Path, "", "PEM file with the server's certificate and its chain; default: no TLS"),
     setting("tls_key", Kind::Path, "", "PEM file with the private key of tls_cert"),
+    Setting {
+        name: "secret_key",
+        kind: Kind::Text,
+        default: "",
+        help: "Key that CREATE SECRET encrypts values with, 64 hexadecimal digits, as `openssl rand -hex 32` makes them",
+        secret: true,
+    },
+    setting("secret_key_file", Kind::Path, "", "File that holds the secret_key instead"),
     setting(
         "epoch_interval",
         Kind::Duration,
@@ -192,6 +201,7 @@ pub struct Config {
     pub http: Option<String>,
     pub password: Option<String>,
     pub tls: Option<TlsFiles>,
+    pub secret_key: Option<SecretKey>,
     pub epoch_interval: Duration,
     pub workers: usize,
     pub max_connections: usize,
@@ -375,6 +385,7 @@ impl Config {
             http: Some(read.text("http").to_string()).filter(|a| a != "off"),
             password: Some(read.text("password").to_string()).filter(|p| !p.is_empty()),
             tls: read.tls()?,
+            secret_key: read.secret_key()?,
             epoch_interval: read.parse("epoch_interval", parse_duration)?,
             workers: read.count("workers", 1)?,
             max_connections: read.count("max_connections", 1)?,
@@ -498,6 +509,31 @@ impl Reader<'_> {
     fn count(&self, name: &str, least: usize) -> Result<usize> {
         let parsed = usize::from_str(&self.text(name).replace('_', "")).ok().filter(|n| *n >= least);
         parsed.ok_or_else(|| self.error(name, &format!("a whole number, at least {least}")))
+    }
+
+    /// The key itself, or the one in the file.
+    fn secret_key(&self) -> Result<Option<SecretKey>> {
+        let (text, file) = (self.text("secret_key"), self.text("secret_key_file"));
+        let (name, text) = match (text.is_empty(), file.is_empty()) {
+            (true, true) => return Ok(None),
+            (false, true) => ("secret_key", text.to_string()),
+            (true, false) => {
+                let cannot = |e: std::io::Error| Error::from(e).context(format!("secret_key_file: cannot read {file}"));
+                ("secret_key_file", std::fs::read_to_string(file).map_err(cannot)?)
+            }
+            (false, false) => {
+                return Err(Error::invalid("secret_key and secret_key_file are both set").with_hint("Set one of them."));
+            }
+        };
+        let wrong = || {
+            let what = "64 hexadecimal digits";
+            match name {
+                "secret_key" => self.error(name, what),
+                _ => Error::invalid(format!("secret_key_file: {file} must hold {what}")),
+            }
+            .with_hint("`openssl rand -hex 32` makes a key.")
+        };
+        SecretKey::parse(&text).map(Some).ok_or_else(wrong)
     }
 
     /// Certificate and key, both or none.

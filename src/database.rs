@@ -55,7 +55,11 @@ impl Database {
             ..StoreOptions::default()
         };
         let store = Store::open(&config.data_dir, &options)?;
-        let environment = Arc::new(Environment { state: planning::state(&config)?, clock: clock.clone() });
+        let environment = Arc::new(Environment {
+            state: planning::state(&config)?,
+            clock: clock.clone(),
+            secret_key: config.secret_key.clone(),
+        });
         let catalog = Arc::new(load_catalog(&store)?);
         let definitions = catalog
             .objects()

@@ -21,7 +21,6 @@ mod sequences;
 mod serve;
 mod session;
 mod transaction;
-mod values;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 use tidemark_common::Result;
+use tidemark_connectors::postgres::PushDown;
 use tidemark_sql::functions;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -38,12 +39,14 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit as usize)))
         .build_arc()?;
+    let mut rules = functions::optimizer_rules();
+    rules.push(Arc::new(PushDown::default()));
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(session)
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(SystemSubqueries))
         .with_expr_planners(functions::expr_planners())
-        .with_optimizer_rules(functions::optimizer_rules())
+        .with_optimizer_rules(rules)
         .build();
     functions::register(&mut state)?;
     Ok(Arc::new(state))

@@ -16,7 +16,7 @@ use tidemark_sql::grammar;
 use crate::config::Config;
 use crate::database::Database;
 use crate::session::{Outcome, Rows, RowsTag, Session};
-use crate::values::{Column, Style};
+use tidemark_common::values::{Column, Style};
 
 /// Runs the script; the exit code is that of the first statement that fails.
 pub async fn run(config: Arc<Config>, script: &Path, temporary: bool) -> Result<ExitCode> {

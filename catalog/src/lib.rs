@@ -11,11 +11,13 @@
 //! Architecture invariant: no I/O. The coordinator is the only one that makes versions and stores them.
 
 mod object;
+mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use object::*;
+pub use secret::{Secret, SecretKey};
 use tidemark_common::{Error, Oid, Result, SqlState, nearest};
 
 /// OIDs of what is always there, as in Postgres.
@@ -26,6 +28,10 @@ pub const INFORMATION_SCHEMA: Oid = 13000;
 pub const TIDEMARK_SCHEMA: Oid = 13001;
 pub const PG_TEMP: Oid = 13002;
 pub const DATABASE: Oid = 5;
+
+/// Namespaces of what is no relation and in no schema: one name for the whole database.
+pub const SECRETS: Oid = 13003;
+pub const CONNECTIONS: Oid = 13004;
 
 /// Schemas that cannot be created or dropped.
 pub const SYSTEM_SCHEMAS: [(Oid, &str); 3] =
@@ -169,8 +175,9 @@ impl Catalog {
         }
         let full = schema.map_or_else(|| name.to_string(), |s| format!("{s}.{name}"));
         let error = Error::new(SqlState::UndefinedTable, format!("relation \"{full}\" does not exist"));
-        let elsewhere = self.objects().find(|o| o.schema != 0 && o.name == name && schema.is_none());
-        Err(match (elsewhere, nearest(name, self.objects().filter(|o| o.schema != 0).map(|o| o.name.as_str()))) {
+        let in_schemas = || self.objects().filter(|o| !matches!(o.schema, 0 | SECRETS | CONNECTIONS));
+        let elsewhere = in_schemas().find(|o| o.name == name && schema.is_none());
+        Err(match (elsewhere, nearest(name, in_schemas().map(|o| o.name.as_str()))) {
             (Some(o), _) => error.with_hint(format!(
                 "There is \"{}.{name}\": qualify it or set search_path.",
                 self.schema_name(o.schema)
@@ -196,6 +203,29 @@ impl Catalog {
         found
     }
 
+    /// A secret of that name.
+    pub fn secret(&self, name: &str) -> Result<&Arc<Object>> {
+        self.find_in(SECRETS, name).ok_or_else(|| self.no_such(SECRETS, "secret", name))
+    }
+
+    /// A connection of that name.
+    pub fn connection(&self, name: &str) -> Result<&Arc<Object>> {
+        self.find_in(CONNECTIONS, name).ok_or_else(|| self.no_such(CONNECTIONS, "connection", name))
+    }
+
+    pub fn has_connections(&self) -> bool {
+        self.objects().any(|o| o.schema == CONNECTIONS)
+    }
+
+    fn no_such(&self, namespace: Oid, kind: &str, name: &str) -> Error {
+        let error = Error::new(SqlState::UndefinedObject, format!("{kind} \"{name}\" does not exist"));
+        let known = self.objects().filter(|o| o.schema == namespace).map(|o| o.name.as_str());
+        match nearest(name, known) {
+            Some(near) => error.with_hint(format!("Perhaps you meant \"{near}\".")),
+            None => error,
+        }
+    }
+
     /// What CREATE INDEX has made of a relation, in order of creation.
     pub fn indexes_of(&self, relation: Oid) -> impl Iterator<Item = (&Arc<Object>, &Index)> {
         let own = self.indexes.range((relation, 0)..=(relation, Oid::MAX));
@@ -205,7 +235,7 @@ impl Catalog {
     /// `schema.name`, quoted where SQL needs it.
     pub fn qualified_name(&self, object: &Object) -> String {
         match object.schema {
-            0 => quote_ident(&object.name),
+            0 | SECRETS | CONNECTIONS => quote_ident(&object.name),
             schema => format!("{}.{}", quote_ident(self.schema_name(schema)), quote_ident(&object.name)),
         }
     }

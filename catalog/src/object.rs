@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
+use crate::secret::Secret;
+
 /// Format of a stored object, its first byte.
 const FORMAT: u8 = 1;
 
@@ -74,6 +76,8 @@ pub enum ObjectKind {
     Sink(Sink),
     Sequence(Sequence),
     Index(Index),
+    Secret(Secret),
+    Connection(Connection),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -193,6 +197,9 @@ pub struct Source {
     #[serde(default)]
     pub watermark: Option<Watermark>,
     pub options: Vec<(String, String)>,
+    /// Options whose values are secrets, by OID.
+    #[serde(default)]
+    pub secrets: Vec<(String, Oid)>,
     #[serde(default)]
     pub format: Option<Format>,
 }
@@ -222,6 +229,8 @@ pub struct Sink {
     pub append_only: bool,
     pub options: Vec<(String, String)>,
     #[serde(default)]
+    pub secrets: Vec<(String, Oid)>,
+    #[serde(default)]
     pub format: Option<Format>,
     pub fingerprint: String,
 }
@@ -237,6 +246,16 @@ pub struct Sequence {
     /// Table and column (attnum) that it is dropped with.
     #[serde(default)]
     pub owned_by: Option<(Oid, i16)>,
+}
+
+/// Another system, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// As they were written: `${NAME}` stands for an environment variable when the connection is used.
+    pub options: Vec<(String, String)>,
+    /// Options whose values are secrets, by OID.
+    #[serde(default)]
+    pub secrets: Vec<(String, Oid)>,
 }
 
 /// An index that CREATE INDEX made, in the schema of its relation.
@@ -295,7 +314,11 @@ impl Object {
             ObjectKind::MaterializedView(v) => &v.columns,
             ObjectKind::Source(s) => &s.columns,
             ObjectKind::Sink(s) => &s.columns,
-            ObjectKind::Schema | ObjectKind::Sequence(_) | ObjectKind::Index(_) => &[],
+            ObjectKind::Schema
+            | ObjectKind::Sequence(_)
+            | ObjectKind::Index(_)
+            | ObjectKind::Secret(_)
+            | ObjectKind::Connection(_) => &[],
         }
     }
 
@@ -309,7 +332,9 @@ impl Object {
             | ObjectKind::Table(_)
             | ObjectKind::Source(_)
             | ObjectKind::Sequence(_)
-            | ObjectKind::Index(_) => None,
+            | ObjectKind::Index(_)
+            | ObjectKind::Secret(_)
+            | ObjectKind::Connection(_) => None,
         }
     }
 
@@ -320,7 +345,11 @@ impl Object {
             ObjectKind::MaterializedView(v) => &mut v.columns,
             ObjectKind::Source(s) => &mut s.columns,
             ObjectKind::Sink(s) => &mut s.columns,
-            ObjectKind::Schema | ObjectKind::Sequence(_) | ObjectKind::Index(_) => &mut [],
+            ObjectKind::Schema
+            | ObjectKind::Sequence(_)
+            | ObjectKind::Index(_)
+            | ObjectKind::Secret(_)
+            | ObjectKind::Connection(_) => &mut [],
         }
     }
 
@@ -384,6 +413,8 @@ impl ObjectKind {
             ObjectKind::Sink(_) => "sink",
             ObjectKind::Sequence(_) => "sequence",
             ObjectKind::Index(_) => "index",
+            ObjectKind::Secret(_) => "secret",
+            ObjectKind::Connection(_) => "connection",
         }
     }
 

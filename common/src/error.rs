@@ -96,6 +96,8 @@ pub enum SqlState {
     LockFileExists,
     DataCorrupted,
     Internal,
+    /// Another system's, which none of the above is.
+    Other(&'static str),
 }
 
 impl SqlState {
@@ -190,6 +192,7 @@ impl SqlState {
             LockFileExists => "F0001",
             DataCorrupted => "XX001",
             Internal => "XX000",
+            Other(code) => code,
         }
     }
 }

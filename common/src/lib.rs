@@ -13,14 +13,17 @@ pub mod connector;
 pub mod delta;
 pub mod error;
 mod error_datafusion;
+mod hidden;
 pub mod plan;
 mod plan_text;
 pub mod types;
+pub mod values;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use delta::Delta;
 pub use error::{Error, Result, SqlState};
 pub use error_datafusion::nearest;
+pub use hidden::Hidden;
 
 /// Identifies a catalog object for as long as the data directory lives; also its Postgres OID.
 pub type Oid = u32;

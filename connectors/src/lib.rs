@@ -18,6 +18,7 @@ pub mod load;
 mod nexmark;
 pub mod options;
 mod pace;
+pub mod postgres;
 mod spec;
 #[cfg(test)]
 mod testing;

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use tidemark_common::{Error, Result, nearest};
+use tidemark_common::{Error, Hidden, Result, nearest};
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     values: BTreeMap<String, String>,
+    /// Values of options that were given as `SECRET name`: only [`Options::take_credential`] has them, so that no message can
+    /// repeat one.
+    secrets: BTreeMap<String, Hidden>,
     /// Every key that was asked for, for the hint of [`Options::finish`].
     known: Vec<&'static str>,
 }
@@ -21,7 +24,17 @@ impl Options {
                 return Err(Error::invalid(format!("option \"{key}\" is given more than once")));
             }
         }
-        Ok(Self { values, known: Vec::new() })
+        Ok(Self { values, secrets: BTreeMap::new(), known: Vec::new() })
+    }
+
+    pub fn with_secrets(pairs: &[(String, String)], secrets: &[(String, Hidden)]) -> Result<Self> {
+        Ok(Self { secrets: secrets.iter().cloned().collect(), ..Self::new(pairs)? })
+    }
+
+    /// An option that may be a secret.
+    pub fn take_credential(&mut self, key: &'static str) -> Option<Hidden> {
+        let plain = self.take(key).map(Hidden::new);
+        self.secrets.remove(key).or(plain)
     }
 
     pub fn take(&mut self, key: &'static str) -> Option<String> {
@@ -31,6 +44,9 @@ impl Options {
 
     pub fn require(&mut self, key: &'static str) -> Result<String> {
         self.take(key).ok_or_else(|| {
+            if self.secrets.contains_key(key) {
+                return not_secret(key);
+            }
             Error::invalid(format!("option \"{key}\" is missing")).with_hint(format!("Add {key} = '..' to WITH (..)."))
         })
     }
@@ -63,11 +79,20 @@ impl Options {
 
     /// Refuses what nobody took.
     pub fn finish(self) -> Result<()> {
-        let Some(key) = self.values.keys().next() else { return Ok(()) };
+        let known = |key: &&String| self.known.contains(&key.as_str());
+        if let Some(key) = self.secrets.keys().find(known) {
+            return Err(not_secret(key));
+        }
+        let Some(key) = self.values.keys().chain(self.secrets.keys()).next() else { return Ok(()) };
         let error = Error::invalid(format!("unrecognized option \"{key}\""));
         Err(match nearest(key, self.known.iter().copied()) {
             Some(near) => error.with_hint(format!("Perhaps you meant \"{near}\".")),
             None => error.with_hint(format!("Options known here: {}.", self.known.join(", "))),
         })
     }
+}
+
+fn not_secret(key: &str) -> Error {
+    Error::invalid(format!("option \"{key}\" cannot be a secret"))
+        .with_hint("Only credentials can: write its value, or '${NAME}' for an environment variable.")
 }

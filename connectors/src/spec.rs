@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use tidemark_common::types::SqlType;
-use tidemark_common::{Clock, Error, Result, SqlState, nearest};
+use tidemark_common::{Clock, Error, Hidden, Result, SqlState, nearest};
 
 use crate::options::Options;
 use crate::{Sink, Source, blackhole, datagen, file, nexmark};
@@ -23,6 +23,7 @@ pub struct SourceSpec {
     /// INCLUDE what AS column: `what` lower-case, and the column's name.
     pub include: Vec<(String, String)>,
     pub options: Vec<(String, String)>,
+    pub secrets: Vec<(String, Hidden)>,
     pub format: Option<FormatSpec>,
     pub clock: Arc<dyn Clock>,
 }
@@ -43,6 +44,7 @@ pub struct SinkSpec {
     /// False if rows of the input are ever updated or deleted.
     pub append_only: bool,
     pub options: Vec<(String, String)>,
+    pub secrets: Vec<(String, Hidden)>,
     pub format: Option<FormatSpec>,
 }
 
@@ -51,7 +53,7 @@ const SINKS: [&str; 2] = ["blackhole", "file"];
 
 /// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
 pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
-    let mut options = Options::new(&spec.options)?;
+    let mut options = Options::with_secrets(&spec.options, &spec.secrets)?;
     match connector(&mut options, "source", &SOURCES)?.as_str() {
         "datagen" => datagen::open(spec, options),
         "nexmark" => nexmark::open(spec, options),
@@ -61,7 +63,7 @@ pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
 
 /// Builds the sink that `connector` names.
 pub fn open_sink(spec: SinkSpec) -> Result<Arc<dyn Sink>> {
-    let mut options = Options::new(&spec.options)?;
+    let mut options = Options::with_secrets(&spec.options, &spec.secrets)?;
     match connector(&mut options, "sink", &SINKS)?.as_str() {
         "blackhole" => blackhole::open(spec, options),
         _ => file::open_sink(spec, options),
@@ -69,8 +71,12 @@ pub fn open_sink(spec: SinkSpec) -> Result<Arc<dyn Sink>> {
 }
 
 /// The columns of a source declared with `(*)` or none, where the data or the connector tells them.
-pub async fn infer_columns(options: &[(String, String)], format: Option<&FormatSpec>) -> Result<SchemaRef> {
-    let mut parsed = Options::new(options)?;
+pub async fn infer_columns(
+    options: &[(String, String)],
+    secrets: &[(String, Hidden)],
+    format: Option<&FormatSpec>,
+) -> Result<SchemaRef> {
+    let mut parsed = Options::with_secrets(options, secrets)?;
     match connector(&mut parsed, "source", &SOURCES)?.as_str() {
         "datagen" => Err(Error::new(SqlState::InvalidTableDefinition, "a datagen source must declare its columns")
             .with_hint("CREATE SOURCE name (id BIGINT, ..) WITH (connector = 'datagen', ..)")),

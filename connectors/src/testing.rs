@@ -26,6 +26,7 @@ pub fn spec(columns: &[(&str, SqlType)], options: &[(&str, &str)]) -> SourceSpec
         columns: schema(columns),
         include: Vec::new(),
         options: pairs(options),
+        secrets: Vec::new(),
         format: None,
         clock: Arc::new(SystemClock),
     }

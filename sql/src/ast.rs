@@ -1,6 +1,7 @@
 //! A parsed statement: Postgres' own as `sqlparser` has them, ours beside them.
 
 use datafusion::sql::sqlparser::ast;
+use tidemark_common::Hidden;
 
 /// An identifier as Postgres folds it.
 pub fn fold(ident: &ast::Ident) -> String {
@@ -29,6 +30,12 @@ pub enum Statement {
     CreateSource(CreateSource),
     CreateMaterializedView(CreateMaterializedView),
     CreateSink(CreateSink),
+    CreateSecret(CreateSecret),
+    /// `ALTER SECRET [IF EXISTS] name AS .. | FROM ..`: another value.
+    AlterSecret(AlterSecret),
+    CreateConnection(CreateConnection),
+    /// `CHECK CONNECTION name`: each step of connecting, and how it goes.
+    CheckConnection(ast::ObjectName),
     /// `SUBSCRIBE [TO] name | (query) [WITH (snapshot = false)]`
     Subscribe(Subscribe),
     /// `COPY (SUBSCRIBE ..) TO STDOUT [options]`: the COPY is that of a query in the SUBSCRIBE's place.
@@ -73,6 +80,42 @@ pub enum Statement {
 /// `WITH (key = value, ..)`: keys lower-case and without quotes, values as text.
 pub type WithOptions = Vec<(String, String)>;
 
+/// `key = SECRET name` in a WITH clause.
+pub type SecretOptions = Vec<(String, ast::Ident)>;
+
+/// `CREATE SECRET name AS 'value' | FROM ENV 'NAME' | FROM FILE 'path'`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateSecret {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub from: SecretFrom,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlterSecret {
+    pub if_exists: bool,
+    pub name: ast::ObjectName,
+    pub from: SecretFrom,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFrom {
+    Literal(Hidden),
+    Env(String),
+    File(String),
+}
+
+/// `CREATE CONNECTION name WITH (type = .., ..)`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateConnection {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub options: WithOptions,
+    pub secrets: SecretOptions,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateSource {
     pub or_replace: bool,
@@ -85,6 +128,7 @@ pub struct CreateSource {
     pub watermark: Option<Watermark>,
     pub include: Vec<Include>,
     pub options: WithOptions,
+    pub secrets: SecretOptions,
     pub format: Option<Format>,
 }
 
@@ -139,6 +183,7 @@ pub struct CreateSink {
     pub name: ast::ObjectName,
     pub from: SinkFrom,
     pub options: WithOptions,
+    pub secrets: SecretOptions,
     pub format: Option<Format>,
 }
 
@@ -215,6 +260,8 @@ pub enum ObjectType {
     Function,
     Type,
     Job,
+    Secret,
+    Connection,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -240,7 +287,9 @@ pub enum AlterAction {
     RenameColumn(ast::Ident, ast::Ident),
     SetSchema(ast::Ident),
     OwnerTo(String),
-    Set(WithOptions),
+    Set(WithOptions, SecretOptions),
+    /// `RESET (key, ..)`
+    Reset(Vec<String>),
     Pause,
     Resume,
     /// `ALTER SEQUENCE name RESTART [WITH value]`

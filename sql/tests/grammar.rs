@@ -91,10 +91,10 @@ fn source_with_everything() {
             "fields.id.min=-5",
             "rate=1.5",
             "on=true",
-            "password=SECRET pg_pw",
             "mode=earliest"
         ]
     );
+    assert_eq!(source.secrets.iter().map(|(k, name)| format!("{k}={name}")).collect::<Vec<_>>(), ["password=pg_pw"]);
     let format = source.format.unwrap();
     assert_eq!((format.format.as_str(), format.encode.as_str()), ("PLAIN", "JSON"));
     assert_eq!(options(&format.options), ["timestamp.format=iso"]);
@@ -182,11 +182,14 @@ fn drop_alter_show_explain_comment() {
     assert_eq!(action("ALTER SOURCE s PAUSE"), AlterAction::Pause);
     assert_eq!(action("ALTER SINK s RESUME"), AlterAction::Resume);
     assert_eq!(action("ALTER MATERIALIZED VIEW v OWNER TO alice"), AlterAction::OwnerTo("alice".into()));
-    assert_eq!(action("ALTER MATERIALIZED VIEW v SET (a = 'b')"), AlterAction::Set(vec![("a".into(), "b".into())]));
-    assert_eq!(action("ALTER MATERIALIZED VIEW v SET a = 3"), AlterAction::Set(vec![("a".into(), "3".into())]));
+    assert_eq!(
+        action("ALTER MATERIALIZED VIEW v SET (a = 'b')"),
+        AlterAction::Set(vec![("a".into(), "b".into())], vec![])
+    );
+    assert_eq!(action("ALTER MATERIALIZED VIEW v SET a = 3"), AlterAction::Set(vec![("a".into(), "3".into())], vec![]));
     assert_eq!(
         action("ALTER MATERIALIZED VIEW v SET a TO DEFAULT"),
-        AlterAction::Set(vec![("a".into(), "DEFAULT".into())])
+        AlterAction::Set(vec![("a".into(), "DEFAULT".into())], vec![])
     );
     assert_eq!(action("ALTER SEQUENCE s RESTART WITH -3"), AlterAction::Restart(Some(-3)));
     assert_eq!(action("ALTER TABLE t SET SCHEMA x"), AlterAction::SetSchema("x".into()));
@@ -292,4 +295,35 @@ fn reserved_words_are_not_names() {
         assert_eq!((error.message(), error.position()), (expected.as_str(), Some(position)), "{sql}");
     }
     parse_one("SELECT \"from\" FROM \"where\"").unwrap();
+}
+
+#[test]
+fn the_value_of_a_secret_is_in_no_text() {
+    let texts = [
+        ("CREATE SECRET s AS 'hush'", "CREATE SECRET s AS '***'"),
+        ("/* hush? */ alter secret if exists \"a s\" as $$hush$$ ; ", "alter secret if exists \"a s\" as '***'"),
+        ("CREATE OR REPLACE SECRET s FROM ENV 'HUSH'", "CREATE OR REPLACE SECRET s FROM ENV 'HUSH'"),
+        (
+            "EXPLAIN (verbose) CREATE OR REPLACE SECRET s AS 'hush'",
+            "EXPLAIN (verbose) CREATE OR REPLACE SECRET s AS '***'",
+        ),
+        ("CREATE SECRET IF NOT EXISTS s FROM FILE '/x'", "CREATE SECRET IF NOT EXISTS s FROM FILE '/x'"),
+    ];
+    for (sql, text) in texts {
+        let parsed = parse_one(sql).unwrap();
+        assert_eq!(parsed.text, text);
+        assert!(!format!("{parsed:?}").contains("hush"), "{parsed:?}");
+    }
+    for wrong in [
+        "CREATE SECRET s 'hush'",
+        "CREATE SECRET s AS hush",
+        "ALTER SECRET s AS 'x' 'hush'",
+        "CREATE SECRET s = 'hush'",
+        "CREATE SECRET 'hush'",
+        "ALTER SECRET 'hush' AS 1",
+    ] {
+        let error = parse_one(wrong).unwrap_err();
+        assert_eq!(error.code(), "42601");
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+    }
 }

@@ -150,6 +150,19 @@ impl Server {
         Ok(())
     }
 
+    /// Ends, and starts again on the same directory with other flags.
+    pub async fn restart_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.terminate()?;
+        let dir = self.dir.clone();
+        *self = Self::start_with(&dir, flags, &[]).await?;
+        Ok(())
+    }
+
+    /// All that the server logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
+    }
+
     /// The last lines the server logged.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -307,6 +307,9 @@ impl Session {
             }
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
             AlterAction::RenameColumn(from, to) => self.rename_column(&object, &fold(from), &fold(to))?,
+            AlterAction::SetSchema(_) if matches!(object.kind, ObjectKind::Secret(_) | ObjectKind::Connection(_)) => {
+                return Err(Error::new(SqlState::WrongObjectType, format!("a {kind} is in no schema")));
+            }
             AlterAction::SetSchema(schema) => {
                 let schema = self.catalog()?.schema(&fold(schema))?;
                 if let Some(taken) = self.catalog()?.find_in(schema, &object.name) {
@@ -342,10 +345,21 @@ impl Session {
                 let db = self.database();
                 db.sequences.set(object.oid, start.unwrap_or(sequence.start), false, sequence, &db.engine)?;
             }
-            AlterAction::Set(options) if alter.object_type == ObjectType::MaterializedView => {
+            AlterAction::Set(options, secrets) if alter.object_type == ObjectType::Connection => {
+                self.set_connection_options(&object, options, secrets, &[])?
+            }
+            AlterAction::Reset(keys) => self.set_connection_options(&object, &vec![], &vec![], keys)?,
+            AlterAction::Set(options, secrets)
+                if alter.object_type == ObjectType::MaterializedView && secrets.is_empty() =>
+            {
                 self.set_view_options(&object, options)?
             }
-            AlterAction::Set(options) => {
+            AlterAction::Set(options, _) if alter.object_type == ObjectType::Secret => {
+                let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
+                return Err(Error::syntax(format!("a secret has no option {}", names.join(", ")))
+                    .with_hint("ALTER SECRET name AS '..' gives it another value."));
+            }
+            AlterAction::Set(options, _) => {
                 let names: Vec<&str> = options.iter().map(|(k, _)| k.as_str()).collect();
                 return Err(Error::unsupported(format!(
                     "ALTER {} .. SET ({}) is not supported",

@@ -13,7 +13,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Sink, Source, Table};
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
@@ -23,7 +23,7 @@ use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
-use super::views;
+use super::{secrets, views};
 use crate::query::{Names, Scans, stored_relation};
 
 /// The hidden column that tells rows apart in a table without a primary key.
@@ -35,12 +35,14 @@ pub struct Environment {
     /// Functions and optimizer of all sessions.
     pub state: Arc<SessionState>,
     pub clock: Arc<dyn Clock>,
+    /// Opens secrets.
+    pub secret_key: Option<SecretKey>,
 }
 
 pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Definition> {
     let definition = match &object.kind {
         ObjectKind::Table(t) => table(object, t, catalog).map(Definition::Table),
-        ObjectKind::Source(s) => source(object, s, env).map(Definition::Source),
+        ObjectKind::Source(s) => source(object, s, catalog, env).map(Definition::Source),
         ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
         ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
         other => Err(Error::internal(format!("a {} does not run", other.name()))),
@@ -64,11 +66,17 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 idle_timeout: None,
             }))
         }
+        (Err(error), ObjectKind::Sink(sink)) => {
+            tracing::error!(sink = object.name, %error, "the sink cannot be opened");
+            let dataflow = sink_dataflow(object, sink, catalog, env)?;
+            let sink = Arc::new(Unavailable { error, schema: object.arrow_schema() });
+            Ok(Definition::Sink(SinkDef { oid: object.oid, name: object.name.clone(), dataflow, sink }))
+        }
         (defined, _) => defined,
     }
 }
 
-/// A source that could not be opened.
+/// A source or sink that could not be opened.
 #[derive(Debug)]
 struct Unavailable {
     error: Error,
@@ -92,6 +100,13 @@ impl tidemark_common::connector::Source for Unavailable {
 
     fn is_bounded(&self) -> bool {
         false
+    }
+}
+
+#[async_trait::async_trait]
+impl tidemark_common::connector::Sink for Unavailable {
+    async fn writer(&self) -> Result<Box<dyn tidemark_common::connector::SinkWriter>> {
+        Err(self.error.clone())
     }
 }
 
@@ -165,15 +180,17 @@ pub fn source_schema(object: &Object) -> SchemaRef {
     Arc::new(Schema::new(object.columns().iter().map(|c| c.sql_type.to_field(&c.name, true)).collect::<Vec<_>>()))
 }
 
-pub fn source(object: &Object, source: &Source, env: &Environment) -> Result<SourceDef> {
+pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let (engine_options, options) = connector_options(&source.options);
+    let resolved = secrets::resolve(&source.options, &source.secrets, catalog, env.secret_key.as_ref())?;
+    let (engine_options, options) = connector_options(&resolved.options);
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: Arc::new(schema.project(&declared)?),
         include: source.include.clone(),
         options,
+        secrets: resolved.secrets,
         format: source.format.as_ref().map(format_spec),
         clock: env.clock.clone(),
     };
@@ -229,6 +246,7 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
         system: None,
         scans: Arc::new(NoRelations),
         returned: HashMap::new(),
+        remote: Arc::default(),
     };
     let columns = DFSchema::try_from(schema.as_ref().clone())?;
     let expr = names.expr(&watermark.expr, &columns)?;
@@ -314,6 +332,7 @@ pub fn dataflow(
         system: None,
         scans: Arc::new(StreamInputs { lookups: stored.map(|object| object.lookups.clone()) }),
         returned: HashMap::new(),
+        remote: Arc::default(),
     };
     let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
@@ -364,20 +383,22 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 }
 
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
-    let query = stored_query(&sink.query)?;
-    let emit_on_close = sink.emit_on_window_close;
-    let dataflow = dataflow(&query, &sink.search_path, emit_on_close, Some(object), catalog, env)?;
+    let dataflow = sink_dataflow(object, sink, catalog, env)?;
+    let resolved = secrets::resolve(&sink.options, &sink.secrets, catalog, env.secret_key.as_ref())?;
     let spec = SinkSpec {
         name: object.name.clone(),
         schema: object.arrow_schema(),
         append_only: sink.append_only,
-        options: sink.options.clone(),
+        options: resolved.options,
+        secrets: resolved.secrets,
         format: sink.format.as_ref().map(format_spec),
     };
-    Ok(SinkDef {
-        oid: object.oid,
-        name: object.name.clone(),
-        dataflow: Arc::new(dataflow),
-        sink: tidemark_connectors::open_sink(spec)?,
-    })
+    let sink = tidemark_connectors::open_sink(spec)?;
+    Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow, sink })
+}
+
+fn sink_dataflow(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<Arc<Dataflow>> {
+    let query = stored_query(&sink.query)?;
+    let emit_on_close = sink.emit_on_window_close;
+    dataflow(&query, &sink.search_path, emit_on_close, Some(object), catalog, env).map(Arc::new)
 }

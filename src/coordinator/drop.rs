@@ -44,6 +44,8 @@ pub fn kind_words(object_type: ObjectType) -> &'static str {
         ObjectType::Function => "function",
         ObjectType::Type => "type",
         ObjectType::Job => "job",
+        ObjectType::Secret => "secret",
+        ObjectType::Connection => "connection",
     }
 }
 
@@ -104,6 +106,14 @@ impl Session {
                 ));
             }
             return catalog.expect(oid).cloned();
+        }
+        if matches!(object_type, ObjectType::Secret | ObjectType::Connection) {
+            let name = self.global_name(name, kind)?;
+            let found = match object_type {
+                ObjectType::Secret => catalog.secret(&name),
+                _ => catalog.connection(&name),
+            };
+            return found.cloned();
         }
         let (schema, bare) = object_name(name, &catalog.database)?;
         let found = catalog.find(schema.as_deref(), &bare, &self.settled_search_path());

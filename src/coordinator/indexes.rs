@@ -117,6 +117,8 @@ impl Session {
             ObjectKind::Sequence(_) => "sequences",
             ObjectKind::Index(_) => "indexes",
             ObjectKind::Schema => "schemas",
+            ObjectKind::Secret(_) => "secrets",
+            ObjectKind::Connection(_) => "connections",
         };
         let error = Error::new(SqlState::WrongObjectType, format!("cannot create index on relation \"{bare}\""))
             .with_detail(format!("This operation is not supported for {kinds}."));

@@ -8,6 +8,7 @@
 //! Statements are methods of the session, because they run in its transaction; they live here, by the kind of object.
 
 mod alter;
+pub mod connections;
 pub mod definitions;
 pub mod drop;
 mod indexes;
@@ -15,6 +16,7 @@ pub(crate) mod loads;
 mod rename;
 mod replace;
 mod schemas;
+pub mod secrets;
 mod sinks;
 mod sources;
 pub mod tables;
@@ -29,7 +31,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Object, ObjectKind, Read, SUPERUSER, SYSTEM_SCHEMAS};
 use tidemark_common::{Error, Oid, Result, SqlState};
 
-use crate::query::object_name;
+use crate::query::{object_name, remote_name};
 use crate::session::Session;
 
 /// Where a new object goes.
@@ -46,12 +48,7 @@ impl Session {
     pub(crate) fn target(&mut self, name: &sql::ObjectName, temporary: bool) -> Result<Target> {
         let catalog = self.catalog()?;
         let (schema, name) = object_name(name, &catalog.database)?;
-        if name.is_empty() {
-            return Err(Error::syntax("zero-length delimited identifier at or near \"\"\"\""));
-        }
-        if name.len() > MAX_NAME {
-            return Err(Error::new(SqlState::InvalidName, format!("\"{name}\" is longer than {MAX_NAME} bytes")));
-        }
+        check_length(&name)?;
         let schema = match (schema, temporary) {
             (Some(schema), true) if schema != "pg_temp" => {
                 return Err(Error::new(
@@ -107,6 +104,16 @@ impl Session {
     }
 }
 
+fn check_length(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::syntax("zero-length delimited identifier at or near \"\"\"\""));
+    }
+    if name.len() > MAX_NAME {
+        return Err(Error::new(SqlState::InvalidName, format!("\"{name}\" is longer than {MAX_NAME} bytes")));
+    }
+    Ok(())
+}
+
 /// A relation as a query that is stored now knows it.
 fn read(catalog: &Catalog, relation: &Object) -> Read {
     Read {
@@ -120,6 +127,7 @@ fn read(catalog: &Catalog, relation: &Object) -> Read {
 pub(crate) fn already_exists(object: &Object) -> Error {
     let (state, what) = match object.kind {
         ObjectKind::Schema => (SqlState::DuplicateSchema, "schema"),
+        ObjectKind::Secret(_) | ObjectKind::Connection(_) => (SqlState::DuplicateObject, object.kind_name()),
         _ => (SqlState::DuplicateTable, "relation"),
     };
     Error::new(state, format!("{what} \"{}\" already exists", object.name))
@@ -144,7 +152,9 @@ pub(crate) fn dependencies(
     })?;
     // A view gives way to its query in the plan, so names are looked at too.
     let _all = sql::visit_relations(query, |name| {
-        if let Ok((schema, name)) = object_name(name, &catalog.database)
+        if let Some((connection, _, _)) = remote_name(name, catalog) {
+            found.extend(catalog.connection(&connection).map(|o| o.oid));
+        } else if let Ok((schema, name)) = object_name(name, &catalog.database)
             && let Some(object) = catalog.find(schema.as_deref(), &name, path)
         {
             found.insert(object.oid);

@@ -55,6 +55,9 @@ impl Session {
 
     /// A stored query knows what it reads, whatever it is called; a DEFAULT knows a sequence by its name only.
     pub(super) fn refuse_if_named(&self, object: &Object, what: &str) -> Result<()> {
+        if matches!(object.kind, ObjectKind::Secret(_)) {
+            return Ok(()); // Options know it by its OID.
+        }
         self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
     }
 
@@ -127,6 +130,10 @@ impl Session {
         let names = self.names_for_ddl()?;
         for reader in names.catalog.objects().filter(|o| o.reads.iter().any(|read| read.oid == oid)) {
             let Some((_, path)) = reader.query() else { continue };
+            let far = |oid: &Oid| names.catalog.get(*oid).is_some_and(|o| matches!(o.kind, ObjectKind::Connection(_)));
+            if reader.depends_on.iter().any(far) {
+                continue; // Its other tables are on a server that nobody has asked.
+            }
             let inside = Names { search_path: path.to_vec(), system: None, ..names.clone() };
             let text = present_query(&names.catalog, reader);
             definitions::stored_query(&text).and_then(|query| inside.plan(&query)).map_err(|error| {

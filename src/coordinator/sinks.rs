@@ -48,6 +48,7 @@ impl Session {
             columns: super::views::named_columns(columns_of(&output.schema), &query, &[])?,
             append_only: output.properties.append_only,
             options: create.options.clone(),
+            secrets: self.secret_options(&create.secrets)?,
             format: create.format.as_ref().map(|f| Format {
                 format: f.format.clone(),
                 encode: f.encode.clone(),
@@ -55,6 +56,7 @@ impl Session {
             }),
             fingerprint: dataflow.fingerprint(),
         };
+        depends_on.extend(sink.secrets.iter().map(|(_, oid)| *oid));
         let mut object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
         object.lookups = dataflow.lookups().into_iter().collect();
         // Opened here for its errors; delivery opens its own.

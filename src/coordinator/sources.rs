@@ -8,6 +8,7 @@ use tidemark_connectors::SourceSpec;
 use tidemark_sql::ast::CreateSource;
 use tidemark_sql::grammar;
 
+use super::secrets::{self, Resolved};
 use super::{already_exists, definitions};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
@@ -30,11 +31,12 @@ impl Session {
             changes.push(Change::Remove(before.oid));
             steps.push(PlannedStep::Drop(before.oid));
         }
-        let source = source_object(create, self.database().clock().clone()).await?;
-        let object = self.object(target, Default::default(), ObjectKind::Source(source))?;
+        let source = self.source_object(create).await?;
+        let depends_on = source.secrets.iter().map(|(_, oid)| *oid).collect();
+        let object = self.object(target, depends_on, ObjectKind::Source(source))?;
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
-        let def = definitions::source(&object, source, &self.database().environment)?;
+        let def = definitions::source(&object, source, self.catalog()?.as_ref(), &self.database().environment)?;
         def.source.check().await?;
         def.source.reader(&Default::default(), Some(&Default::default()), None).await?;
         steps.push(PlannedStep::Create(object.oid));
@@ -42,53 +44,57 @@ impl Session {
         self.change_catalog(changes, steps)?;
         done()
     }
-}
 
-async fn source_object(create: &CreateSource, clock: Arc<dyn Clock>) -> Result<Source> {
-    if let Some(constraint) = create.constraints.first() {
-        return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
-            .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
-    }
-    let format = create.format.as_ref().map(|f| Format {
-        format: f.format.clone(),
-        encode: f.encode.clone(),
-        options: f.options.clone(),
-    });
-    let mut columns = declared_columns(create)?;
-    if columns.is_empty() {
-        let spec = format.as_ref().map(definitions::format_spec);
-        let (_, options) = definitions::connector_options(&create.options);
-        columns = columns_of(tidemark_connectors::infer_columns(&options, spec.as_ref()).await?.as_ref());
-        for column in &mut columns {
-            column.nullable = true;
+    async fn source_object(&self, create: &CreateSource) -> Result<Source> {
+        let env = self.database().environment.clone();
+        let secrets = self.secret_options(&create.secrets)?;
+        let resolved = secrets::resolve(&create.options, &secrets, self.catalog()?.as_ref(), env.secret_key.as_ref())?;
+        if let Some(constraint) = create.constraints.first() {
+            return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
+                .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
         }
-    }
-    let declared = columns.len();
-    let include: Vec<(String, String)> = create
-        .include
-        .iter()
-        .map(|i| (i.what.clone(), i.alias.as_ref().map_or_else(|| i.what.clone(), fold)))
-        .collect();
-    columns.extend(included_columns(create, &columns, &include, format.as_ref(), clock)?);
-    for (i, column) in columns.iter().enumerate() {
-        if columns[..i].iter().any(|c| c.name == column.name) {
-            return Err(Error::new(
-                SqlState::DuplicateColumn,
-                format!("column \"{}\" specified more than once", column.name),
-            ));
+        let format = create.format.as_ref().map(|f| Format {
+            format: f.format.clone(),
+            encode: f.encode.clone(),
+            options: f.options.clone(),
+        });
+        let mut columns = declared_columns(create)?;
+        if columns.is_empty() {
+            let spec = format.as_ref().map(definitions::format_spec);
+            let (_, options) = definitions::connector_options(&resolved.options);
+            let inferred = tidemark_connectors::infer_columns(&options, &resolved.secrets, spec.as_ref()).await?;
+            columns = columns_of(inferred.as_ref());
+            for column in &mut columns {
+                column.nullable = true;
+            }
         }
-    }
-    let watermark = match &create.watermark {
-        None => None,
-        Some(w) => {
-            let name = fold(&w.column);
-            let column = columns.iter().position(|c| c.name == name).ok_or_else(|| {
-                Error::new(SqlState::UndefinedColumn, format!("column \"{name}\" of the watermark does not exist"))
-            })?;
-            Some(Watermark { column, expr: w.expr.to_string() })
+        let declared = columns.len();
+        let include: Vec<(String, String)> = create
+            .include
+            .iter()
+            .map(|i| (i.what.clone(), i.alias.as_ref().map_or_else(|| i.what.clone(), fold)))
+            .collect();
+        columns.extend(included_columns(create, &columns, &include, format.as_ref(), resolved, env.clock.clone())?);
+        for (i, column) in columns.iter().enumerate() {
+            if columns[..i].iter().any(|c| c.name == column.name) {
+                return Err(Error::new(
+                    SqlState::DuplicateColumn,
+                    format!("column \"{}\" specified more than once", column.name),
+                ));
+            }
         }
-    };
-    Ok(Source { columns, declared, include, watermark, options: create.options.clone(), format })
+        let watermark = match &create.watermark {
+            None => None,
+            Some(w) => {
+                let name = fold(&w.column);
+                let column = columns.iter().position(|c| c.name == name).ok_or_else(|| {
+                    Error::new(SqlState::UndefinedColumn, format!("column \"{name}\" of the watermark does not exist"))
+                })?;
+                Some(Watermark { column, expr: w.expr.to_string() })
+            }
+        };
+        Ok(Source { columns, declared, include, watermark, options: create.options.clone(), secrets, format })
+    }
 }
 
 fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
@@ -122,13 +128,15 @@ fn included_columns(
     declared: &[Column],
     include: &[(String, String)],
     format: Option<&Format>,
+    resolved: Resolved,
     clock: Arc<dyn Clock>,
 ) -> Result<Vec<Column>> {
     let spec = SourceSpec {
         name: create.name.to_string(),
         columns: columns_schema(declared),
         include: include.to_vec(),
-        options: definitions::connector_options(&create.options).1,
+        options: definitions::connector_options(&resolved.options).1,
+        secrets: resolved.secrets,
         format: format.map(definitions::format_spec),
         clock,
     };

@@ -10,9 +10,10 @@ use datafusion::sql::sqlparser::ast::{self, visit_expressions, visit_relations, 
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use tidemark_catalog::{
-    Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Sequence, Sink, Source, Table,
-    View, quote_ident, quote_literal,
+    Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Secret, Sequence, Sink,
+    Source, Table, View, quote_ident, quote_literal,
 };
+use tidemark_common::Oid;
 use tidemark_common::types::SqlType;
 use tidemark_sql::ast::fold;
 
@@ -28,10 +29,14 @@ pub fn show_create(catalog: &Catalog, object: &Object) -> String {
         ObjectKind::Table(table) => create_table(catalog, object, &name, table),
         ObjectKind::View(view) => create_view(catalog, object, &name, view),
         ObjectKind::MaterializedView(view) => create_materialized_view(catalog, object, &name, view),
-        ObjectKind::Source(source) => create_source(&name, source),
+        ObjectKind::Source(source) => create_source(catalog, &name, source),
         ObjectKind::Sink(sink) => create_sink(catalog, object, &name, sink),
         ObjectKind::Sequence(sequence) => create_sequence(catalog, &name, sequence),
         ObjectKind::Index(_) => index_text(catalog, object),
+        ObjectKind::Secret(secret) => create_secret(&name, secret),
+        ObjectKind::Connection(connection) => {
+            format!("CREATE CONNECTION {name} {}", with_secrets(catalog, &connection.options, &connection.secrets))
+        }
     };
     text.push(';');
     comments(object, &name, &mut text);
@@ -130,7 +135,7 @@ fn emit(on_window_close: bool) -> &'static str {
     if on_window_close { "\nEMIT ON WINDOW CLOSE" } else { "" }
 }
 
-fn create_source(name: &str, source: &Source) -> String {
+fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
     let mut lines: Vec<String> = source
         .columns
         .iter()
@@ -154,7 +159,7 @@ fn create_source(name: &str, source: &Source) -> String {
             source.include.iter().map(|(what, column)| format!("{what} AS {}", quote_ident(column))).collect();
         text.push_str(&format!("\nINCLUDE {}", include.join(", ")));
     }
-    text.push_str(&format!("\n{}", with(&source.options)));
+    text.push_str(&format!("\n{}", with_secrets(catalog, &source.options, &source.secrets)));
     text.push_str(&format_clause(source.format.as_ref()));
     text
 }
@@ -166,7 +171,11 @@ fn create_sink(catalog: &Catalog, object: &Object, name: &str, sink: &Sink) -> S
         Some(relation) if !sink.emit_on_window_close => format!("\nFROM {relation}"),
         _ => format!(" AS\n{query}{}", emit(sink.emit_on_window_close)),
     };
-    format!("CREATE SINK {name}{body}\n{}{}", with(&sink.options), format_clause(sink.format.as_ref()))
+    format!(
+        "CREATE SINK {name}{body}\n{}{}",
+        with_secrets(catalog, &sink.options, &sink.secrets),
+        format_clause(sink.format.as_ref())
+    )
 }
 
 fn create_sequence(catalog: &Catalog, name: &str, s: &Sequence) -> String {
@@ -184,13 +193,40 @@ fn create_sequence(catalog: &Catalog, name: &str, s: &Sequence) -> String {
     text
 }
 
+/// The value of a literal cannot be shown: stars stand for it.
+fn create_secret(name: &str, secret: &Secret) -> String {
+    match secret {
+        Secret::Sealed(_) => format!("CREATE SECRET {name} AS '***'"),
+        Secret::Env(variable) => format!("CREATE SECRET {name} FROM ENV {}", quote_literal(variable)),
+        Secret::File(path) => format!("CREATE SECRET {name} FROM FILE {}", quote_literal(path)),
+    }
+}
+
 fn with(options: &[(String, String)]) -> String {
+    with_lines(options.iter().map(|(key, value)| (key, quote_literal(value))))
+}
+
+fn with_secrets(catalog: &Catalog, options: &[(String, String)], secrets: &[(String, Oid)]) -> String {
+    let plain = options.iter().map(|(key, value)| (key, quote_literal(value)));
+    with_lines(plain.chain(secrets.iter().map(|(key, oid)| (key, secret_name(catalog, *oid)))))
+}
+
+fn secret_name(catalog: &Catalog, oid: Oid) -> String {
+    format!("SECRET {}", catalog.get(oid).map(|o| quote_ident(&o.name)).unwrap_or_default())
+}
+
+/// `key=value`, as `pg_foreign_server.srvoptions` has them; a secret by its name.
+pub fn shown_options(catalog: &Catalog, options: &[(String, String)], secrets: &[(String, Oid)]) -> Vec<String> {
+    let plain = options.iter().map(|(key, value)| format!("{key}={value}"));
+    plain.chain(secrets.iter().map(|(key, oid)| format!("{key}={}", secret_name(catalog, *oid)))).collect()
+}
+
+fn with_lines<'a>(options: impl Iterator<Item = (&'a String, String)>) -> String {
     let bare = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
     let lines: Vec<String> = options
-        .iter()
         .map(|(key, value)| {
             let key = if bare(key) { key.clone() } else { format!("\"{key}\"") };
-            format!("{key} = {}", quote_literal(value))
+            format!("{key} = {value}")
         })
         .collect();
     match lines.len() {

@@ -198,6 +198,7 @@ fn clicks() -> Object {
             ("path".into(), "/data/it's.csv".into()),
             ("csv.header".into(), "true".into()),
         ],
+        secrets: vec![],
         format: Some(Format { format: "PLAIN".into(), encode: "CSV".into(), options: vec![] }),
     };
     object(16416, PUBLIC, "clicks", &[], ObjectKind::Source(source))
@@ -231,6 +232,7 @@ fn sample() -> Catalog {
         columns: totals.columns.clone(),
         append_only: false,
         options: vec![("connector".into(), "blackhole".into())],
+        secrets: vec![],
         format: None,
         fingerprint: String::new(),
     };

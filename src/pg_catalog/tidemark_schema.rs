@@ -1,6 +1,6 @@
 //! Schema `tidemark`: what runs and how it fares.
 
-use tidemark_catalog::{Object, ObjectKind};
+use tidemark_catalog::{Object, ObjectKind, Secret};
 use tidemark_common::{Oid, Result};
 
 use super::context::SystemContext;
@@ -15,6 +15,8 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
         "jobs" => job_rows(ctx, rows),
         "sources" => source_rows(ctx, rows),
         "sinks" => sink_rows(ctx, rows),
+        "secrets" => secret_rows(ctx, rows),
+        "connections" => connection_rows(ctx, rows),
         "epochs" => {
             for e in ctx.facts.epochs() {
                 row!(
@@ -105,6 +107,38 @@ fn sink_rows(ctx: &SystemContext, rows: &mut Rows) {
             connector: ddl::option(&sink.options, "connector"), state: state,
             delivered_epoch: fact.delivered_epoch.map(|e| e as i64), epochs_behind: fact.epochs_behind as i64,
             rows: fact.rows, pending_rows: fact.pending_rows, pending_bytes: fact.pending_bytes, error: fact.error,
+        );
+    }
+}
+
+/// What each secret is and who uses it: never its value.
+fn secret_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let ObjectKind::Secret(secret) = &object.kind else { continue };
+        let (source, reference) = match secret {
+            Secret::Sealed(_) => ("literal", None),
+            Secret::Env(variable) => ("env", Some(variable.as_str())),
+            Secret::File(path) => ("file", Some(path.as_str())),
+        };
+        let users = ctx.catalog.objects().filter(|o| o.depends_on.contains(&object.oid));
+        let users: Vec<String> =
+            users.map(|o| format!("{} {}", o.kind_name(), ctx.catalog.qualified_name(o))).collect();
+        row!(
+            rows, oid: object.oid, name: &object.name, source: source, reference: reference, used_by: users,
+            comment: object.comment.clone(),
+        );
+    }
+}
+
+fn connection_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let ObjectKind::Connection(connection) = &object.kind else { continue };
+        let option = |key: &str| ddl::option(&connection.options, key);
+        row!(
+            rows, oid: object.oid, name: &object.name, type: option("type"), host: option("host"), port: option("port"),
+            database: option("database"),
+            options: ddl::shown_options(&ctx.catalog, &connection.options, &connection.secrets),
+            comment: object.comment.clone(),
         );
     }
 }

@@ -16,7 +16,7 @@ use super::copy_out::BINARY_SIGNATURE;
 use super::errors::Report;
 use super::message::MAX_MESSAGE_BYTES;
 use crate::session::{CopyFormat, CopyIn, CopyOptions};
-use crate::values::{ColumnBuilder, Style};
+use tidemark_common::values::{ColumnBuilder, Style};
 
 /// A batch is handed on when it has this many rows or was read from this many bytes.
 const BATCH_ROWS: usize = 8192;

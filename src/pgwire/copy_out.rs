@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::errors::Flow;
 use super::rows::style_of;
 use crate::session::{CopyFormat, CopyOptions, Rows};
-use crate::values::{Column, Style};
+use tidemark_common::values::{Column, Style};
 
 /// What a binary COPY begins with: the signature, no flags, no extension of the header.
 pub(super) const BINARY_SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";

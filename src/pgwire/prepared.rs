@@ -11,7 +11,7 @@ use super::errors::protocol_violation;
 use super::message::Bind;
 use super::rows::{Format, RowSender};
 use crate::session::Description;
-use crate::values::{Style, scalar_from_binary, scalar_from_text};
+use tidemark_common::values::{Style, scalar_from_binary, scalar_from_text};
 
 pub(super) struct Prepared<St> {
     /// `None`: an empty query.

@@ -16,7 +16,7 @@ use super::backend::WireSession;
 use super::errors::{Flow, Stop, shutting_down};
 use super::io::{FLUSH_BYTES, Input, Interrupt, Output, interrupt};
 use crate::session::{Rows, RowsTag};
-use crate::values::{Column, Style};
+use tidemark_common::values::{Column, Style};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {

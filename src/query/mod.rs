@@ -11,5 +11,5 @@ mod scan;
 mod shown;
 
 pub use lookup::{Lookup, types_of};
-pub use names::{Names, Scans, find_relation, object_name, rewrite};
+pub use names::{Names, Scans, find_relation, object_name, remote_name, rewrite};
 pub use scan::{StoredRows, stored_relation};

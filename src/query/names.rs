@@ -1,6 +1,7 @@
 //! What a name in a query stands for: system table, stored relation, or a view that gives way to its query.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use tidemark_sql::planner::{Planner, Resolver};
 
 use crate::pg_catalog::{self, SystemContext};
 use crate::planning::aside;
-use crate::session::Returned;
+use crate::session::{RemoteName, RemoteTables, Returned, fold};
 
 /// Makes the relation behind a catalog object: with rows to scan, or as the input of a dataflow.
 pub trait Scans: Send + Sync {
@@ -41,6 +42,8 @@ pub struct Names {
     pub scans: Arc<dyn Scans>,
     /// Rows that data-modifying parts of the statement have returned.
     pub returned: HashMap<String, Returned>,
+    /// Tables of other systems, found before planning.
+    pub remote: Arc<RemoteTables>,
 }
 
 impl Names {
@@ -63,6 +66,24 @@ impl Names {
         grammar::literals::rewrite(&mut expr)?;
         grammar::casts::rewrite(&mut expr)?;
         self.planner().expr(&expr, schema)
+    }
+
+    fn remote_table(&self, connection: &str, name: &TableReference) -> Result<Arc<dyn TableProvider>> {
+        let schema = name.schema().unwrap_or_default().to_string();
+        let key = (connection.to_string(), schema, name.table().to_string());
+        if let Some(table) = self.remote.get(&key) {
+            return Ok(table.clone());
+        }
+        if self.catalog.connection(connection).is_err() {
+            return Err(cross_database(name));
+        }
+        Err(Error::unsupported(format!(
+            "\"{name}\" is a table of connection \"{connection}\", whose changes nobody tells of: what is kept up to date cannot \
+             read it"
+        ))
+        .with_hint(
+            "Copy it into a table, CREATE TABLE t AS SELECT .. and INSERT .. SELECT to load it again, and read that table.",
+        ))
     }
 
     /// A plain view, with its first columns under these names.
@@ -105,15 +126,23 @@ impl Resolver for Names {
             let message = format!("WITH query \"{}\" does not have a RETURNING clause", name.table());
             return returned.clone().ok_or_else(|| Error::unsupported(message));
         }
+        if let Some(database) = name.catalog()
+            && database != self.catalog.database
+        {
+            return self.remote_table(database, name);
+        }
         if let Some(system) = &self.system
             && let Some(table) = pg_catalog::system_table(name.schema().unwrap_or("pg_catalog"), name.table(), system)
         {
             return Ok(table);
         }
-        if let Some(database) = name.catalog()
-            && database != self.catalog.database
+        if let Some(schema) = name.schema()
+            && self.catalog.schema_oid(schema).is_none()
+            && self.catalog.connection(schema).is_ok()
         {
-            return Err(Error::unsupported(format!("cross-database references are not implemented: \"{name}\"")));
+            return Err(Error::new(SqlState::UndefinedTable, format!("relation \"{name}\" does not exist")).with_hint(
+                format!("\"{schema}\" is a connection: name the schema, too, as in {schema}.public.{}.", name.table()),
+            ));
         }
         let known = Read::find(&self.reads, name.schema(), name.table(), &self.search_path);
         let object = match known {
@@ -229,8 +258,21 @@ pub fn object_name(name: &ast::ObjectName, database: &str) -> Result<(Option<Str
         [name] => Ok((None, name.clone())),
         [schema, name] => Ok((Some(schema.clone()), name.clone())),
         [catalog, schema, name] if catalog == database => Ok((Some(schema.clone()), name.clone())),
-        _ => Err(Error::unsupported(format!("cross-database references are not implemented: \"{name}\""))),
+        _ => Err(cross_database(name)),
     }
+}
+
+fn cross_database(name: &impl Display) -> Error {
+    Error::unsupported(format!("cross-database references are not implemented: \"{name}\"")).with_hint(
+        "Tables of another PostgreSQL can be read, not written: CREATE CONNECTION c .., then SELECT .. FROM c.schema.table.",
+    )
+}
+
+/// Connection, schema and table, if the name is of a table of a connection.
+pub fn remote_name(name: &ast::ObjectName, catalog: &Catalog) -> Option<RemoteName> {
+    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+    let [connection, schema, table] = parts.as_slice() else { return None };
+    catalog.connection(connection).is_ok().then(|| (connection.clone(), schema.clone(), table.clone()))
 }
 
 /// The object a statement names.

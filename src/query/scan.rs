@@ -70,7 +70,7 @@ impl Scans for StoredRows {
         let mut relation = stored_relation(catalog, object)?;
         let scan: Arc<dyn RelationScan> = match &object.kind {
             ObjectKind::Source(source) => {
-                let def = definitions::source(object, source, &self.environment)?;
+                let def = definitions::source(object, source, catalog, &self.environment)?;
                 let positions = source_positions(&self.moment.snapshot, object.oid)?;
                 Arc::new(SourceScan { def, positions })
             }

@@ -23,7 +23,7 @@ use tidemark_catalog::Column;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
-use crate::values::{self, ColumnBuilder, Style};
+use tidemark_common::values::{self, ColumnBuilder, Style};
 
 /// What is to be assigned.
 #[derive(Debug, Clone, PartialEq)]

@@ -223,6 +223,7 @@ impl Session {
     ) -> Result<Outcome> {
         let name = name.map(|n| n.to_string().trim_matches('"').to_lowercase()).unwrap_or_default();
         let prepared = self.prepared.get(&name).cloned().ok_or_else(|| missing(&name))?;
+        self.find_remote(&prepared.statement.statement).await?;
         let described = self.describe_statement(&prepared.statement, &given(&prepared.parameters))?;
         if described.parameters.len() != arguments.len() {
             return Err(Error::syntax(format!("wrong number of parameters for prepared statement \"{name}\""))

@@ -20,7 +20,11 @@ impl Session {
     pub async fn describe(&mut self, statement: &Parsed, given: &[Option<SqlType>]) -> Result<Description> {
         let own = self.transaction.is_none();
         self.begin_if_none();
-        let described = self.describe_statement(statement, given);
+        let described = match self.find_remote(&statement.statement).await {
+            Ok(()) => self.describe_statement(statement, given),
+            Err(error) => Err(error),
+        };
+        self.remote = Arc::default();
         if own {
             self.rollback();
         }
@@ -36,7 +40,8 @@ impl Session {
             Statement::ShowObjects(_)
             | Statement::ShowCreate(_)
             | Statement::ShowColumns(_)
-            | Statement::Explain(_) => self.describe_show(&parsed.statement)?,
+            | Statement::Explain(_)
+            | Statement::CheckConnection(_) => self.describe_show(&parsed.statement)?,
             Statement::Declare(declare) => {
                 if let DeclareOf::Query(query) = &declare.of {
                     self.describe_sql(&sql::Statement::Query(query.clone()), &mut parameters)?;

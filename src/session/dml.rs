@@ -35,7 +35,7 @@ use super::assign::{self, Source};
 use crate::coordinator::definitions;
 use crate::query::{Names, find_relation, object_name};
 use crate::transaction::Transaction;
-use crate::values::{self, Style};
+use tidemark_common::values::{self, Style};
 
 /// A table under a statement that changes it.
 pub(super) struct Writer {

@@ -24,6 +24,7 @@ mod insert;
 mod load;
 mod parts;
 mod plans;
+mod remote;
 mod run;
 mod select;
 mod sequence_functions;
@@ -36,7 +37,7 @@ mod validate;
 pub use api::*;
 pub(crate) use assign::{check_default, converts};
 pub use info::SessionInfo;
-pub(crate) use select::with_parameters;
+pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;
 
 use std::collections::{BTreeMap, HashMap};
@@ -57,6 +58,7 @@ use self::cursor::Cursors;
 use self::parts::Parts;
 pub(crate) use self::parts::Returned;
 use self::plans::Plans;
+pub(crate) use self::remote::{RemoteName, RemoteTables};
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
 use crate::query::{Names, StoredRows};
@@ -85,6 +87,8 @@ pub struct Session {
     temp_schema: Option<Oid>,
     /// While a statement runs that has data-modifying parts.
     parts: Option<Parts>,
+    /// While a statement is planned that names tables of other systems.
+    remote: Arc<RemoteTables>,
 }
 
 /// A statement of PREPARE.
@@ -120,6 +124,7 @@ impl Session {
             copy: None,
             temp_schema: None,
             parts: None,
+            remote: Arc::default(),
         })
     }
 
@@ -161,10 +166,10 @@ impl Session {
             self.begin_if_none();
             // A statement that was cancelled may have left them.
             self.parts = None;
-            let outcome = match Box::pin(self.run(statement, parameters)).await {
-                Ok(outcome) => outcome,
-                Err(error) => return Err(error),
-            };
+            let outcome = Box::pin(self.run(statement, parameters)).await;
+            // Rows that are still to be read hold on to what they need.
+            self.remote = Arc::default();
+            let outcome = outcome?;
             if !self.ends_with_statement() || self.copy.is_some() {
                 return Ok(outcome);
             }
@@ -467,6 +472,7 @@ impl Session {
             system: Some(system),
             scans: Arc::new(rows),
             returned,
+            remote: self.remote.clone(),
         })
     }
 

@@ -9,11 +9,16 @@ use super::{Outcome, Session};
 
 impl Session {
     pub(super) async fn run(&mut self, parsed: &Parsed, parameters: &[ScalarValue]) -> Result<Outcome> {
+        self.find_remote(&parsed.statement).await?;
         match &parsed.statement {
             Statement::Sql(statement) => self.run_sql(statement, &parsed.text, parameters).await,
             Statement::CreateSource(create) => self.create_source(create).await,
             Statement::CreateMaterializedView(create) => self.create_materialized_view(create),
             Statement::CreateSink(create) => self.create_sink(create).await,
+            Statement::CreateSecret(create) => self.create_secret(create),
+            Statement::AlterSecret(alter) => self.alter_secret(alter),
+            Statement::CreateConnection(create) => self.create_connection(create),
+            Statement::CheckConnection(name) => self.check_connection(name).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, None).await,
             Statement::CopySubscribe { subscribe, copy } => self.copy_subscribe(subscribe, copy).await,
             Statement::Declare(declare) => self.declare(declare, parameters).await,

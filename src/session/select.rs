@@ -188,6 +188,11 @@ pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, tag: RowsTag) -
     Outcome::Rows(Rows { schema, stream, tag, live: false, binary: false })
 }
 
+/// A batch that is all there is.
+pub(crate) fn one_batch(batch: RecordBatch, tag: &'static str) -> Outcome {
+    rows(batch.schema(), vec![batch], RowsTag::Fixed(tag))
+}
+
 /// Rows of text, a list of values for each column.
 pub(super) fn text_rows(columns: &[(&str, Vec<Option<String>>)], tag: &'static str) -> Result<Outcome> {
     let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, true)).collect();

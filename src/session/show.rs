@@ -119,6 +119,14 @@ impl Session {
             ObjectType::Sink => {
                 format!("SELECT * FROM tidemark.sinks WHERE true{schema}{} ORDER BY schema_name, name", like("name"))
             }
+            ObjectType::Secret => format!(
+                "SELECT name, source, reference, comment FROM tidemark.secrets WHERE true{} ORDER BY name",
+                like("name")
+            ),
+            ObjectType::Connection => format!(
+                "SELECT name, type, host, port, database, comment FROM tidemark.connections WHERE true{} ORDER BY name",
+                like("name")
+            ),
             ObjectType::Job => "SELECT * FROM tidemark.jobs ORDER BY id".to_string(),
             ObjectType::Schema => format!(
                 "SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE true{} ORDER BY nspname",
@@ -145,6 +153,7 @@ impl Session {
             Statement::ShowCreate(_) => text_columns(&["name", "create_sql"]),
             Statement::ShowColumns(_) => text_columns(&["name", "type", "nullable", "default", "comment"]),
             Statement::Explain(_) => text_columns(&["QUERY PLAN"]),
+            Statement::CheckConnection(_) => crate::coordinator::connections::check_columns(),
             Statement::ShowObjects(show) => {
                 let query = definitions::stored_query(&self.show_query(show)?)?;
                 let plan = self.names(None)?.plan(&query)?;

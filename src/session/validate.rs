@@ -67,6 +67,7 @@ impl Session {
         let transaction = self.transaction()?;
         let environment = self.db.environment.clone();
         Ok(Names {
+            remote: Arc::default(),
             state: environment.state.clone(),
             functions: Arc::default(),
             catalog: transaction.catalog.clone(),

@@ -24,6 +24,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("axum", &[""]),
     ("clap", &[""]),
     ("object_store", &["connectors"]),
+    ("tokio-postgres", &["connectors", "sqllogictest"]),
+    ("ring", &["catalog"]),
 ];
 
 /// Crate (without `tidemark-`; the server is empty) -> its normal dependencies.

@@ -26,11 +26,14 @@ mod loads;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
 mod pgbench;
+mod postgres;
+mod postgres_remote;
 mod psql;
 mod raw;
 mod renames;
 mod replace;
 mod s3;
+mod secrets;
 mod slt;
 mod sources;
 mod subscribe;

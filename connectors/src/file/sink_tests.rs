@@ -35,6 +35,7 @@ fn sink_spec(dir: &TempDir, format: &str, more: &[(&str, &str)]) -> SinkSpec {
         schema: schema(&columns()),
         append_only: true,
         options: pairs(&options),
+        secrets: Vec::new(),
         format: encode(format, &[]),
     }
 }

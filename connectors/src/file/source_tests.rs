@@ -343,7 +343,7 @@ async fn columns_come_from_the_data() {
     let infer = async |name: &str| {
         let path = dir.path().join(name);
         let options = pairs(&[("connector", "file"), ("path", path.to_str().unwrap()), ("bounded", "true")]);
-        let schema = infer_columns(&options, None).await.unwrap();
+        let schema = infer_columns(&options, &[], None).await.unwrap();
         schema
             .fields()
             .iter()
@@ -387,7 +387,7 @@ async fn an_object_store_is_read_like_a_directory() {
 async fn the_example_flights_are_read() {
     let path = FsPath::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flights/*.parquet");
     let options = [("connector", "file"), ("path", path.to_str().unwrap()), ("bounded", "true")];
-    let schema = infer_columns(&pairs(&options), None).await.unwrap();
+    let schema = infer_columns(&pairs(&options), &[], None).await.unwrap();
     let columns: Vec<(&str, SqlType)> =
         schema.fields().iter().map(|f| (f.name().as_str(), SqlType::from_field(f))).collect();
     let (flights, _) = all(open(&columns, &options).unwrap().as_ref(), None).await.unwrap();

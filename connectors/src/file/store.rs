@@ -1,6 +1,5 @@
 //! Where files are: a path or URL as an object store, a base, and which keys below the base are meant.
 
-use std::fmt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientConfigKey, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Hidden, Result, SqlState};
 
 use crate::options::Options;
 
@@ -53,24 +52,13 @@ pub(super) struct Location {
 }
 
 /// Credentials and endpoint of an S3 or like service.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct S3Options {
     endpoint: Option<String>,
     region: Option<String>,
-    access_key_id: Option<String>,
-    secret_access_key: Option<String>,
-    session_token: Option<String>,
-}
-
-/// Without what must not be seen in a log.
-impl fmt::Debug for S3Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Options")
-            .field("endpoint", &self.endpoint)
-            .field("region", &self.region)
-            .field("access_key_id", &self.access_key_id)
-            .finish_non_exhaustive()
-    }
+    access_key_id: Option<Hidden>,
+    secret_access_key: Option<Hidden>,
+    session_token: Option<Hidden>,
 }
 
 impl S3Options {
@@ -78,9 +66,9 @@ impl S3Options {
         Self {
             endpoint: options.take("s3.endpoint"),
             region: options.take("s3.region"),
-            access_key_id: options.take("s3.access_key_id"),
-            secret_access_key: options.take("s3.secret_access_key"),
-            session_token: options.take("s3.session_token"),
+            access_key_id: options.take_credential("s3.access_key_id"),
+            secret_access_key: options.take_credential("s3.secret_access_key"),
+            session_token: options.take_credential("s3.session_token"),
         }
     }
 
@@ -106,13 +94,13 @@ impl S3Options {
             builder = builder.with_region(region);
         }
         if let Some(id) = &self.access_key_id {
-            builder = builder.with_access_key_id(id);
+            builder = builder.with_access_key_id(id.reveal());
         }
         if let Some(secret) = &self.secret_access_key {
-            builder = builder.with_secret_access_key(secret);
+            builder = builder.with_secret_access_key(secret.reveal());
         }
         if let Some(token) = &self.session_token {
-            builder = builder.with_token(token);
+            builder = builder.with_token(token.reveal());
         }
         Ok(Arc::new(builder.build().map_err(|e| Error::invalid(format!("cannot use bucket \"{bucket}\": {e}")))?))
     }

@@ -54,7 +54,8 @@ impl Load {
                     old.join(", "),
                     nothing.join(", "),
                 );
-                prepare.push(temporary(CHANGES, &format!("SELECT * FROM ({timeline}) AS timeline UNION ALL {decided}")));
+                prepare
+                    .push(temporary(CHANGES, &format!("SELECT * FROM ({timeline}) AS timeline UNION ALL {decided}")));
             }
         }
         Ok(Script {

@@ -10,7 +10,7 @@ use crate::{infer_columns, open_source};
 
 async fn columns_of(table: &str) -> Vec<(String, SqlType)> {
     let options = pairs(&[("connector", "nexmark"), ("nexmark.table.type", table)]);
-    let schema = infer_columns(&options, None).await.unwrap();
+    let schema = infer_columns(&options, &[], None).await.unwrap();
     schema.fields().iter().map(|f| (f.name().clone(), SqlType::from_field(f))).collect()
 }
 

@@ -46,7 +46,10 @@ pub(super) fn unexpected(tokens: &Tokens, index: usize) -> Error {
     if let Some(error) = refused(tokens, index) {
         return error.with_position(position);
     }
-    let text = tokens.slice(index, index + 1);
+    let text = match super::secret::may_be_value(tokens, index) {
+        true => super::secret::STARS,
+        false => tokens.slice(index, index + 1),
+    };
     let near: String = text.chars().take(100).collect();
     let error = Error::syntax(format!("syntax error at or near \"{near}\"")).with_position(position);
     match misplaced_keyword(tokens, index) {

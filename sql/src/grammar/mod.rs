@@ -17,6 +17,7 @@
 mod balance;
 pub(crate) mod build;
 pub mod casts;
+mod connection;
 mod cursor;
 mod declare;
 mod dialect;
@@ -30,6 +31,7 @@ mod postgres;
 mod reserved;
 mod row_functions;
 mod scan;
+mod secret;
 mod show;
 mod sink;
 mod source;
@@ -86,7 +88,8 @@ fn parse_piece(script: &str, piece: &Piece) -> Result<Parsed> {
 fn parse_on_this_stack(script: &str, piece: &Piece) -> Result<Parsed> {
     let tokens = Tokens::new(script, piece)?;
     let statement = statement(&mut Cursor::new(&tokens))?;
-    Ok(Parsed { statement, text: tokens.text.to_string(), offset: piece.offset })
+    let text = secret::without_value(&tokens).unwrap_or_else(|| tokens.text.to_string());
+    Ok(Parsed { statement, text, offset: piece.offset })
 }
 
 /// The statement that all of the cursor's tokens make.
@@ -143,6 +146,9 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
             None => return Ok(None),
         }
     } else if ahead.accept(&["ALTER"]) {
+        if let Some(alter) = secret::alter(&mut ahead)? {
+            return Ok(Some(Statement::AlterSecret(alter)));
+        }
         match objects::altered_kind(&mut ahead) {
             Some(kind) => Statement::Alter(objects::alter(&mut ahead, kind)?),
             None => return Ok(None),
@@ -163,6 +169,8 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::Comment(objects::comment(&mut ahead)?)
     } else if ahead.accept(&["CANCEL", "JOB"]) {
         Statement::CancelJob(objects::cancel_job(&mut ahead)?)
+    } else if ahead.accept(&["CHECK", "CONNECTION"]) {
+        Statement::CheckConnection(objects::check_connection(&mut ahead)?)
     } else if ahead.accept(&["REFRESH", "MATERIALIZED", "VIEW"]) {
         Statement::Refresh(objects::refresh(&mut ahead)?)
     } else if ahead.accept(&["VALIDATE", "MATERIALIZED", "VIEW"]) {
@@ -180,6 +188,8 @@ fn create(c: &mut Cursor, kind: crate::ast::ObjectType, or_replace: bool) -> Res
     Ok(match kind {
         ObjectType::Source => Statement::CreateSource(source::create(c, or_replace)?),
         ObjectType::Sink => Statement::CreateSink(sink::create(c, or_replace)?),
+        ObjectType::Secret => Statement::CreateSecret(secret::create(c, or_replace)?),
+        ObjectType::Connection => Statement::CreateConnection(connection::create(c, or_replace)?),
         _ => Statement::CreateMaterializedView(view::create(c, or_replace)?),
     })
 }

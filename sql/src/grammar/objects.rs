@@ -8,14 +8,16 @@ use super::cursor::Cursor;
 use super::options;
 use crate::ast::{Alter, AlterAction, Comment, CommentObject, Drop, ObjectType};
 
-/// `SOURCE`, `SINK`, `MATERIALIZED VIEW`: the kinds whose statements are all ours.
+/// `SOURCE`, `SINK`, `MATERIALIZED VIEW`, `SECRET`, `CONNECTION`: the kinds whose statements are all ours.
 pub(super) fn own_kind(c: &mut Cursor) -> Option<ObjectType> {
     if c.accept(&["MATERIALIZED", "VIEW"]) {
         return Some(ObjectType::MaterializedView);
     }
-    match c.accept_one_of(&["SOURCE", "SINK"])? {
+    match c.accept_one_of(&["SOURCE", "SINK", "SECRET", "CONNECTION"])? {
         "SOURCE" => Some(ObjectType::Source),
-        _ => Some(ObjectType::Sink),
+        "SINK" => Some(ObjectType::Sink),
+        "SECRET" => Some(ObjectType::Secret),
+        _ => Some(ObjectType::Connection),
     }
 }
 
@@ -40,7 +42,7 @@ pub(super) fn any_kind(c: &mut Cursor) -> Option<ObjectType> {
     Some(*kind)
 }
 
-/// After `DROP SOURCE | SINK | MATERIALIZED VIEW`.
+/// After `DROP` and one of [`own_kind`].
 pub(super) fn drop(c: &mut Cursor, object_type: ObjectType) -> Result<Drop> {
     let if_exists = c.accept(&["IF", "EXISTS"]);
     let names = c.comma_separated(Cursor::object_name)?;
@@ -60,7 +62,12 @@ pub(super) fn altered_kind(c: &mut Cursor) -> Option<ObjectType> {
     action.accept(&["IF", "EXISTS"]);
     let known = action.object_name().is_ok()
         && match kind {
-            ObjectType::MaterializedView | ObjectType::Source | ObjectType::Sink | ObjectType::Sequence => true,
+            ObjectType::MaterializedView
+            | ObjectType::Source
+            | ObjectType::Sink
+            | ObjectType::Secret
+            | ObjectType::Connection
+            | ObjectType::Sequence => true,
             ObjectType::Table => action.is(&["SET", "SCHEMA"]),
             ObjectType::Index => action.is(&["RENAME", "TO"]),
             ObjectType::Schema => action.is(&["RENAME", "TO"]) || action.is(&["OWNER", "TO"]),
@@ -93,9 +100,13 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
         AlterAction::OwnerTo(c.ident()?.value)
     } else if c.is(&["SET"]) && *c.peek(1) == Token::LParen {
         c.advance();
-        AlterAction::Set(options::parenthesized(c)?)
+        let (options, secrets) = options::with_secrets(c)?;
+        AlterAction::Set(options, secrets)
+    } else if object_type == ObjectType::Connection && c.accept(&["RESET"]) {
+        AlterAction::Reset(options::keys(c)?)
     } else if c.accept(&["SET"]) {
-        AlterAction::Set(vec![options::assigned(c)?])
+        let (options, secrets) = options::assigned(c)?;
+        AlterAction::Set(options, secrets)
     } else if c.accept(&["PAUSE"]) {
         AlterAction::Pause
     } else if c.accept(&["RESUME"]) {
@@ -138,6 +149,13 @@ pub(super) fn refresh(c: &mut Cursor) -> Result<ObjectName> {
 
 /// After `VALIDATE MATERIALIZED VIEW`.
 pub(super) fn validate(c: &mut Cursor) -> Result<ObjectName> {
+    let name = c.object_name()?;
+    c.expect_end()?;
+    Ok(name)
+}
+
+/// After `CHECK CONNECTION`.
+pub(super) fn check_connection(c: &mut Cursor) -> Result<ObjectName> {
     let name = c.object_name()?;
     c.expect_end()?;
     Ok(name)

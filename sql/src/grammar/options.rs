@@ -1,25 +1,49 @@
 //! `WITH (key = value, ...)` and `FORMAT x ENCODE y (...)`, shared by sources, sinks, views and SUBSCRIBE.
 
+use datafusion::sql::sqlparser::ast::Ident;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
 use super::cursor::Cursor;
-use crate::ast::{Format, WithOptions};
+use crate::ast::{Format, SecretOptions, WithOptions};
 
-/// `(key = value, ...)`, the opening bracket being next. Keys may be quoted, bare or dotted.
+enum OptionValue {
+    Text(String),
+    /// `SECRET name`
+    Secret(Ident),
+}
+
+/// `(key = value, ...)`, the opening bracket being next. Keys may be quoted, bare or dotted. No value is a secret.
 pub(super) fn parenthesized(c: &mut Cursor) -> Result<WithOptions> {
+    let position = c.position();
+    let (options, secrets) = with_secrets(c)?;
+    match secrets.first() {
+        None => Ok(options),
+        Some((key, _)) => {
+            Err(Error::syntax(format!("option \"{key}\" cannot be a secret")).with_position(position).with_hint(
+                "Options of connections, and the credentials of sources and sinks, can be: password = SECRET name.",
+            ))
+        }
+    }
+}
+
+/// As [`parenthesized`], and which options are `SECRET name`.
+pub(super) fn with_secrets(c: &mut Cursor) -> Result<(WithOptions, SecretOptions)> {
     c.expect_token(&Token::LParen)?;
-    let mut options = WithOptions::new();
+    let (mut options, mut secrets) = (WithOptions::new(), SecretOptions::new());
     if c.accept_token(&Token::RParen) {
-        return Ok(options);
+        return Ok((options, secrets));
     }
     loop {
         let position = c.position();
         let (key, value) = option(c)?;
-        if options.iter().any(|(known, _)| *known == key) {
+        if options.iter().any(|(known, _)| *known == key) || secrets.iter().any(|(known, _)| *known == key) {
             return Err(Error::syntax(format!("option \"{key}\" specified more than once")).with_position(position));
         }
-        options.push((key, value));
+        match value {
+            OptionValue::Text(text) => options.push((key, text)),
+            OptionValue::Secret(name) => secrets.push((key, name)),
+        }
         if !c.accept_token(&Token::Comma) {
             break;
         }
@@ -29,19 +53,30 @@ pub(super) fn parenthesized(c: &mut Cursor) -> Result<WithOptions> {
         }
     }
     c.expect_token(&Token::RParen)?;
-    Ok(options)
+    Ok((options, secrets))
+}
+
+/// `(key, ..)`, as after RESET.
+pub(super) fn keys(c: &mut Cursor) -> Result<Vec<String>> {
+    c.expect_token(&Token::LParen)?;
+    let keys = c.comma_separated(key)?;
+    c.expect_token(&Token::RParen)?;
+    Ok(keys)
 }
 
 /// `key = value` or `key TO value`, as after SET.
-pub(super) fn assigned(c: &mut Cursor) -> Result<(String, String)> {
+pub(super) fn assigned(c: &mut Cursor) -> Result<(WithOptions, SecretOptions)> {
     let key = key(c)?;
     if !c.accept(&["TO"]) && !c.accept_token(&Token::Eq) {
         return Err(c.unexpected("\"=\" or TO"));
     }
-    Ok((key, value(c)?))
+    Ok(match value(c)? {
+        OptionValue::Text(text) => (vec![(key, text)], vec![]),
+        OptionValue::Secret(name) => (vec![], vec![(key, name)]),
+    })
 }
 
-fn option(c: &mut Cursor) -> Result<(String, String)> {
+fn option(c: &mut Cursor) -> Result<(String, OptionValue)> {
     let key = key(c)?;
     if !c.accept_token(&Token::Eq) {
         return Err(c.unexpected("\"=\"").with_hint(format!("Options are written {key} = 'value'.")));
@@ -70,11 +105,15 @@ fn key(c: &mut Cursor) -> Result<String> {
     }
 }
 
-fn value(c: &mut Cursor) -> Result<String> {
+fn value(c: &mut Cursor) -> Result<OptionValue> {
     if c.is(&["SECRET"]) && matches!(c.peek(1), Token::Word(_)) {
         c.advance();
-        return Ok(format!("SECRET {}", c.object_name()?));
+        return Ok(OptionValue::Secret(c.ident()?));
     }
+    text(c).map(OptionValue::Text)
+}
+
+fn text(c: &mut Cursor) -> Result<String> {
     if c.is(&["INTERVAL"]) {
         c.advance();
         return c.string();

@@ -39,13 +39,15 @@ fn relation(c: &mut Cursor) -> Result<ObjectName> {
 }
 
 fn show_objects(c: &mut Cursor) -> Result<Option<Statement>> {
-    const KINDS: [(&[&str], ObjectType); 13] = [
+    const KINDS: [(&[&str], ObjectType); 15] = [
         (&["TABLES"], ObjectType::Table),
         (&["VIEWS"], ObjectType::View),
         (&["MATERIALIZED", "VIEWS"], ObjectType::MaterializedView),
         (&["SOURCES"], ObjectType::Source),
         (&["SINKS"], ObjectType::Sink),
         (&["JOBS"], ObjectType::Job),
+        (&["SECRETS"], ObjectType::Secret),
+        (&["CONNECTIONS"], ObjectType::Connection),
         (&["SCHEMAS"], ObjectType::Schema),
         (&["INDEXES"], ObjectType::Index),
         (&["SEQUENCES"], ObjectType::Sequence),

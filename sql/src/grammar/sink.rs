@@ -25,7 +25,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSink> {
             .unexpected("FROM or AS")
             .with_hint("Write CREATE SINK name FROM view WITH (...), or CREATE SINK name AS SELECT ... WITH (...)."));
     };
-    let mut sink = CreateSink { or_replace, if_not_exists, name, from, options: vec![], format: None };
+    let mut sink = CreateSink { or_replace, if_not_exists, name, from, options: vec![], secrets: vec![], format: None };
     let mut with = false;
     loop {
         let position = c.position();
@@ -33,7 +33,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSink> {
             if std::mem::replace(&mut with, true) {
                 return Err(Error::syntax("WITH is given twice").with_position(position));
             }
-            sink.options = options::parenthesized(c)?;
+            (sink.options, sink.secrets) = options::with_secrets(c)?;
         } else if let Some(format) = options::format(c)? {
             if sink.format.replace(format).is_some() {
                 return Err(Error::syntax("FORMAT is given twice").with_position(position));

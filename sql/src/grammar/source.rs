@@ -21,6 +21,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
         watermark: None,
         include: vec![],
         options: vec![],
+        secrets: vec![],
         format: None,
     };
     if *c.peek(0) == Token::LParen && *c.peek(2) != Token::Eq {
@@ -35,7 +36,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
             if std::mem::replace(&mut with, true) {
                 return Err(Error::syntax("WITH is given twice").with_position(position));
             }
-            source.options = options::parenthesized(c)?;
+            (source.options, source.secrets) = options::with_secrets(c)?;
         } else if let Some(format) = options::format(c)? {
             if source.format.replace(format).is_some() {
                 return Err(Error::syntax("FORMAT is given twice").with_position(position));

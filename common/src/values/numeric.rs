@@ -1,9 +1,9 @@
 //! Decimal numbers between text, Postgres' base-10000 binary form, and Arrow's scaled integers.
 
+use crate::types::{NUMERIC_PRECISION, NUMERIC_SCALE, shown_scale};
+use crate::{Error, Result, SqlState};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::datatypes::i256;
-use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, shown_scale};
-use tidemark_common::{Error, Result, SqlState};
 
 use super::column::{DecimalForm, Zeros};
 

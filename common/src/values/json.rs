@@ -2,8 +2,8 @@
 //!
 //! Numbers stay text from end to end, so that none loses a digit.
 
+use crate::{Error, Result, SqlState};
 use bytes::{BufMut, BytesMut};
-use tidemark_common::{Error, Result, SqlState};
 
 /// Brackets nest no deeper than this.
 const MAX_DEPTH: usize = 256;

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
+use crate::{Error, Result, SqlState};
 use chrono::{DateTime, Offset, TimeZone};
 use datafusion::arrow::array::timezone::Tz;
-use tidemark_common::{Error, Result, SqlState};
 
 use super::datetime::{Civil, MICROS_PER_DAY, civil_from_days, days_from_civil, days_in_month};
 

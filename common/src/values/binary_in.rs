@@ -1,7 +1,7 @@
 //! The binary form of every type, as Postgres' receive functions read it.
 
+use crate::{Error, Result, SqlState};
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
-use tidemark_common::{Error, Result, SqlState};
 
 use super::builder::{ColumnBuilder, TextKind, Values};
 use super::datetime::{MICROS_PER_DAY, POSTGRES_EPOCH_DAYS, POSTGRES_EPOCH_MICROS};
@@ -66,11 +66,13 @@ pub(super) fn append(builder: &mut ColumnBuilder, bytes: &[u8]) -> Result<()> {
         Values::Int64(b) => b.append_value(i64::from_be_bytes(fixed(bytes)?)),
         Values::Float32(b) => b.append_value(f32::from_be_bytes(fixed(bytes)?)),
         Values::Float64(b) => b.append_value(f64::from_be_bytes(fixed(bytes)?)),
-        Values::Decimal128 { values, precision, scale, unconstrained } => {
-            values.append_value(numeric::to_i128(decimal(bytes)?, *precision, *scale, *unconstrained)?);
+        Values::Decimal128 { values, precision, scale, unconstrained, exact } => {
+            let decimal = if *exact { exact_decimal(bytes, *scale)? } else { decimal(bytes)? };
+            values.append_value(numeric::to_i128(decimal, *precision, *scale, *unconstrained)?);
         }
-        Values::Decimal256 { values, precision, scale } => {
-            values.append_value(numeric::to_i256(decimal(bytes)?, *precision, *scale)?);
+        Values::Decimal256 { values, precision, scale, exact } => {
+            let decimal = if *exact { exact_decimal(bytes, *scale)? } else { decimal(bytes)? };
+            values.append_value(numeric::to_i256(decimal, *precision, *scale)?);
         }
         Values::Text(b, TextKind::Uuid) => b.append_value(uuid(fixed(bytes)?)),
         Values::Text(_, TextKind::Jsonb) => match bytes {
@@ -106,6 +108,19 @@ fn decimal(bytes: &[u8]) -> Result<numeric::Decimal> {
         Some(Err(special)) => Err(text_in::numeric_special(special)),
         Some(Ok(decimal)) => Ok(decimal),
     }
+}
+
+/// The number, if `scale` digits after the point are all that it has.
+fn exact_decimal(bytes: &[u8], scale: i8) -> Result<numeric::Decimal> {
+    let decimal = decimal(bytes)?;
+    let zeros = decimal.digits.iter().rev().take_while(|d| **d == b'0').count() as i32;
+    if !decimal.digits.is_empty() && decimal.exponent + zeros < -i32::from(scale) {
+        return Err(Error::new(
+            SqlState::NumericValueOutOfRange,
+            format!("a numeric has more than {scale} digits after the point"),
+        ));
+    }
+    Ok(decimal)
 }
 
 fn uuid(bytes: [u8; 16]) -> String {

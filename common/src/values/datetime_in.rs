@@ -3,8 +3,8 @@
 //!
 //! The text is cut into words, each word fills a field of [`Fields`], and the type asked for takes the fields it has.
 
+use crate::{Error, Result, SqlState};
 use datafusion::arrow::array::timezone::Tz;
-use tidemark_common::{Error, Result, SqlState};
 
 use super::Style;
 use super::datetime::{Civil, MICROS_PER_DAY, MICROS_PER_SECOND, days_from_civil, days_in_month};

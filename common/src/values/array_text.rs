@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use crate::{Error, Oid, Result, SqlState};
 use bytes::{BufMut, BytesMut};
-use tidemark_common::{Error, Oid, Result, SqlState};
 
 use super::column::{Column, Data};
 use super::{ColumnBuilder, Style};

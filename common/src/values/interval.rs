@@ -1,8 +1,8 @@
 //! Intervals in IntervalStyle postgres and iso_8601, out and in: `1 year 2 mons -3 days +04:05:06.7`, `P1Y2M`, `1-2`, `2 weeks ago`.
 
+use crate::{Error, Result, SqlState};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
-use tidemark_common::{Error, Result, SqlState};
 
 use super::datetime::write_fraction;
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::types::SqlType;
+use crate::{Error, Result, SqlState};
 use datafusion::arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder,
     Float64Builder, Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, ListArray, MapArray,
@@ -10,8 +12,6 @@ use datafusion::arrow::array::{
 use datafusion::arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Fields};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::types::SqlType;
-use tidemark_common::{Error, Result, SqlState};
 
 use super::{Style, text_in};
 
@@ -34,11 +34,14 @@ pub(super) enum Values {
         precision: u8,
         scale: i8,
         unconstrained: bool,
+        exact: bool,
     },
     Decimal256 {
         values: Decimal256Builder,
         precision: u8,
         scale: i8,
+        /// A number with more digits after the point is an error, not rounded.
+        exact: bool,
     },
     Text(StringBuilder, TextKind),
     Bytea(BinaryBuilder),
@@ -83,6 +86,15 @@ pub(super) enum TextKind {
 impl ColumnBuilder {
     pub fn new(sql_type: &SqlType) -> Result<ColumnBuilder> {
         Ok(ColumnBuilder(Values::new(sql_type)?))
+    }
+
+    /// Numbers in binary that would have to be rounded are refused from now on.
+    pub fn refuse_rounding(&mut self) {
+        match &mut self.0 {
+            Values::Decimal128 { exact, .. } | Values::Decimal256 { exact, .. } => *exact = true,
+            Values::List { item, .. } => item.refuse_rounding(),
+            _ => {}
+        }
     }
 
     pub fn append_null(&mut self) {
@@ -240,11 +252,13 @@ impl Values {
                 precision: *precision,
                 scale: *scale,
                 unconstrained,
+                exact: false,
             },
             DataType::Decimal256(precision, scale) => Values::Decimal256 {
                 values: Decimal256Builder::new().with_precision_and_scale(*precision, *scale)?,
                 precision: *precision,
                 scale: *scale,
+                exact: false,
             },
             other => return Err(Error::internal(format!("a numeric is held as {other}"))),
         })

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::types::{RATIO, SqlType};
+use crate::{Error, Oid, Result};
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float32Array,
     Float64Array, Int16Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, ListArray, MapArray, StringArray,
@@ -14,8 +16,6 @@ use datafusion::arrow::datatypes::{
     Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use datafusion::arrow::util::display::array_value_to_string;
-use tidemark_common::types::{RATIO, SqlType};
-use tidemark_common::{Error, Oid, Result};
 
 /// An array in the Arrow type of its SQL type, taken apart for fast access.
 #[derive(Debug)]

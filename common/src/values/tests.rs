@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::types::SqlType;
 use bytes::BytesMut;
 use datafusion::arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray, StringViewArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidemark_common::types::SqlType;
 
 use super::{Column, ColumnBuilder, Style, scalar_from_binary, scalar_from_text};
 

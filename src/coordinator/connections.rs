@@ -1,0 +1,151 @@
+//! CREATE CONNECTION, its ALTER, and CHECK CONNECTION.
+//!
+//! What is stored is what was written: secrets by OID, environment variables by name. [`options`] puts their values in when the
+//! connection is used.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::{CONNECTIONS, Catalog, Change, Connection, Object, ObjectKind, SecretKey};
+use tidemark_common::{Error, Hidden, Oid, Result, SqlState};
+use tidemark_connectors::options::Options;
+use tidemark_connectors::postgres::{CheckRow, PostgresOptions, check};
+use tidemark_sql::ast::{CreateConnection, SecretOptions, WithOptions};
+
+use super::secrets::{interpolated, resolve};
+use super::{Target, already_exists};
+use crate::session::{Outcome, Session, one_batch};
+
+impl Session {
+    pub(crate) fn create_connection(&mut self, create: &CreateConnection) -> Result<Outcome> {
+        let done = || Ok(Outcome::Command("CREATE CONNECTION".into()));
+        let target = Target { schema: CONNECTIONS, name: self.global_name(&create.name, "connection")? };
+        if target.name == self.catalog()?.database {
+            return Err(Error::new(
+                SqlState::ReservedName,
+                format!("\"{}\" is the name of this database, so that no connection can have it", target.name),
+            ));
+        }
+        let before = self.existing(&target)?;
+        if let Some(before) = &before {
+            if create.if_not_exists {
+                self.tell(format!("connection \"{}\" already exists, skipping", before.name));
+                return done();
+            }
+            if !create.or_replace {
+                return Err(already_exists(before));
+            }
+        }
+        let connection = Connection { options: create.options.clone(), secrets: self.secret_options(&create.secrets)? };
+        check_options(&connection)?;
+        let depends_on = connection.secrets.iter().map(|(_, oid)| *oid).collect();
+        let kind = ObjectKind::Connection(connection);
+        let object = match before {
+            Some(before) => Object { kind, depends_on, ..before.as_ref().clone() },
+            None => self.object(target, depends_on, kind)?,
+        };
+        self.change_catalog(vec![Change::Put(Box::new(object))], vec![])?;
+        done()
+    }
+
+    /// `ALTER CONNECTION .. SET (..)` and `RESET (..)`
+    pub(super) fn set_connection_options(
+        &mut self,
+        object: &Object,
+        options: &WithOptions,
+        secrets: &SecretOptions,
+        reset: &[String],
+    ) -> Result<()> {
+        let ObjectKind::Connection(before) = &object.kind else {
+            return Err(Error::internal(format!("\"{}\" is no connection", object.name)));
+        };
+        let has =
+            |key: &String| before.options.iter().any(|(k, _)| k == key) || before.secrets.iter().any(|(k, _)| k == key);
+        if let Some(key) = reset.iter().find(|key| !has(key)) {
+            return Err(Error::new(
+                SqlState::UndefinedObject,
+                format!("connection \"{}\" has no option \"{key}\"", object.name),
+            ));
+        }
+        let given = self.secret_options(secrets)?;
+        let goes = |key: &String| {
+            reset.contains(key) || options.iter().any(|(k, _)| k == key) || given.iter().any(|(k, _)| k == key)
+        };
+        let mut after = before.clone();
+        after.options.retain(|(key, _)| !goes(key));
+        after.secrets.retain(|(key, _)| !goes(key));
+        after.options.extend(options.iter().cloned());
+        after.secrets.extend(given);
+        check_options(&after)?;
+        let depends_on = after.secrets.iter().map(|(_, oid)| *oid).collect();
+        let object = Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() };
+        self.change_catalog(vec![Change::Put(Box::new(object))], vec![])
+    }
+
+    pub(crate) async fn check_connection(&mut self, name: &sql::ObjectName) -> Result<Outcome> {
+        let catalog = self.catalog()?;
+        let name = self.global_name(name, "connection")?;
+        let object = catalog.connection(&name)?;
+        let rows = match options(object, &catalog, self.database().environment.secret_key.as_ref()) {
+            Ok(options) => {
+                let mut rows = vec![CheckRow::done("options", described(&options))];
+                rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
+                rows
+            }
+            Err(error) => vec![CheckRow::failed("options", &error)],
+        };
+        let text =
+            |of: fn(&CheckRow) -> Option<&str>| Arc::new(rows.iter().map(of).collect::<StringArray>()) as ArrayRef;
+        let columns = vec![
+            text(|row| Some(row.step)),
+            Arc::new(rows.iter().map(|row| Some(row.ok)).collect::<BooleanArray>()),
+            text(|row| Some(&row.detail)),
+            text(|row| row.hint.as_deref()),
+        ];
+        Ok(one_batch(RecordBatch::try_new(check_columns(), columns)?, "CHECK CONNECTION"))
+    }
+}
+
+fn described(options: &PostgresOptions) -> String {
+    format!("{}@{}/{}, sslmode {}", options.user, options.address(), options.database, options.sslmode.name())
+}
+
+pub fn check_columns() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    Arc::new(Schema::new(vec![text("step"), Field::new("ok", DataType::Boolean, true), text("detail"), text("hint")]))
+}
+
+/// The options of a connection with all values in their places.
+pub fn options(object: &Object, catalog: &Catalog, key: Option<&SecretKey>) -> Result<PostgresOptions> {
+    let ObjectKind::Connection(connection) = &object.kind else {
+        return Err(Error::internal(format!("\"{}\" is no connection", object.name)));
+    };
+    let resolved = resolve(&connection.options, &connection.secrets, catalog, key);
+    let parsed = resolved.and_then(|r| PostgresOptions::parse(Options::with_secrets(&r.options, &r.secrets)?));
+    parsed.map_err(|e| e.context(format_args!("connection \"{}\"", object.name)))
+}
+
+/// As far as can be said before any secret is read.
+fn check_options(connection: &Connection) -> Result<()> {
+    // Stored and shown as it stands, which no password should be.
+    for key in ["password", "sslkey"] {
+        let plain = connection.options.iter().find(|(k, _)| k == key);
+        if plain.is_some_and(|(_, value)| !is_reference(key, value)) {
+            return Err(Error::invalid(format!("option \"{key}\" must be a secret")).with_hint(format!(
+                "CREATE SECRET name AS '..'; then {key} = SECRET name. Or '${{NAME}}', an environment variable of the server."
+            )));
+        }
+    }
+    let known = |(key, _): &(String, Oid)| (key.clone(), Hidden::new("not read yet"));
+    let secrets: Vec<(String, Hidden)> = connection.secrets.iter().map(known).collect();
+    PostgresOptions::parse(Options::with_secrets(&interpolated(&connection.options)?, &secrets)?)?;
+    Ok(())
+}
+
+/// Says only where the value is.
+fn is_reference(key: &str, value: &str) -> bool {
+    let variable = value.starts_with("${") && value.ends_with('}') && value.matches('$').count() == 1;
+    variable || (key == "sslkey" && value.starts_with('/'))
+}

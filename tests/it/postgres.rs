@@ -1,0 +1,129 @@
+//! A PostgreSQL of a test's own: fresh, with TCP on a port of its own, gone when dropped.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tokio_postgres::NoTls;
+
+use crate::harness::repository;
+
+pub struct Postgres {
+    child: Child,
+    pub port: u16,
+}
+
+impl Postgres {
+    /// Superuser `tidemark` without a password, database `postgres`.
+    pub async fn start() -> Postgres {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut child = Command::new(repository().join("scripts/postgres.sh"))
+            .args(["bash", "-c", "echo ready; cat"]) // until its input ends
+            .env("PG_LISTEN", "127.0.0.1")
+            .env("PG_PORT", port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "ready", "PostgreSQL does not start (make setup installs it)");
+        Postgres { child, port }
+    }
+
+    pub async fn client(&self) -> tokio_postgres::Client {
+        let url = format!("host=127.0.0.1 port={} user=tidemark dbname=postgres", self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    pub async fn run(&self, sql: &str) {
+        self.client().await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e:?}: {sql}"));
+    }
+
+    pub async fn value(&self, sql: &str) -> String {
+        self.client().await.query_one(&format!("SELECT ({sql})::text"), &[]).await.unwrap().get(0)
+    }
+
+    /// How a user must prove who he is: a line for TCP, first of all.
+    pub async fn authenticate(&self, method: &str) {
+        let hba = PathBuf::from(self.value("current_setting('hba_file')").await);
+        let rules = std::fs::read_to_string(&hba).unwrap();
+        std::fs::write(&hba, format!("{method}\n{rules}")).unwrap();
+        self.run("SELECT pg_reload_conf()").await;
+    }
+
+    /// Speaks TLS from now on.
+    pub async fn encrypt(&self, certificate: &Path, key: &Path) {
+        let data = PathBuf::from(self.value("current_setting('data_directory')").await);
+        for (from, to) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = data.join(to);
+            std::fs::copy(from, &to).unwrap();
+            let like = Command::new("chown").arg("--reference").arg(data.join("PG_VERSION")).arg(&to).status().unwrap();
+            assert!(like.success());
+            assert!(Command::new("chmod").arg("600").arg(&to).status().unwrap().success());
+        }
+        let client = self.client().await;
+        client.execute("ALTER SYSTEM SET ssl = on", &[]).await.unwrap();
+        client.execute("SELECT pg_reload_conf()", &[]).await.unwrap();
+    }
+
+    /// CREATE CONNECTION c to it.
+    pub fn connection(&self, more: &str) -> String {
+        format!(
+            "CREATE CONNECTION c WITH (type = 'postgres', host = '127.0.0.1', port = {}, user = 'tidemark', \
+             database = 'postgres'{more})",
+            self.port
+        )
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // The script cleans up behind it.
+        let _ = self.child.wait();
+    }
+}
+
+/// An authority, and a certificate for localhost that it has signed: authority, certificate, key.
+pub fn certificates(dir: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
+    let file = |what: &str| dir.join(format!("{name}-{what}"));
+    let openssl = |args: &[&str]| {
+        let made = Command::new("openssl").args(args).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap();
+        assert!(made.success(), "openssl {args:?}");
+    };
+    let (ca, ca_key, cert, key) = (file("ca.crt"), file("ca.key"), file("server.crt"), file("server.key"));
+    let (request, extensions) = (file("server.csr"), file("extensions"));
+    let path = |path: &PathBuf| path.to_str().unwrap().to_string();
+    std::fs::write(&extensions, "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let (ca, ca_key) = (path(&ca), path(&ca_key));
+    openssl(
+        &[&["req", "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", &ca_key, "-out", &ca], &ec[..]]
+            .concat(),
+    );
+    let (cert, key, request) = (path(&cert), path(&key), path(&request));
+    openssl(&[&["req", "-subj", "/CN=localhost", "-keyout", &key, "-out", &request], &ec[..]].concat());
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+        "-out",
+        &cert,
+        "-extfile",
+        &path(&extensions),
+    ]);
+    (ca.into(), cert.into(), key.into())
+}
