@@ -245,7 +245,10 @@ fn mutated_statements_never_panic_and_print_stably() {
         let Ok(statements) = parse_script(&text) else { continue };
         for one in statements {
             parsed += 1;
-            assert_eq!(one.text, text.chars().skip(one.offset).take(one.text.chars().count()).collect::<String>());
+            // Of a secret, the statement's text has stars for the value.
+            if !one.text.ends_with("'***'") {
+                assert_eq!(one.text, text.chars().skip(one.offset).take(one.text.chars().count()).collect::<String>());
+            }
             let Statement::Sql(mut statement) = one.statement else { continue };
             let _refused_or_not = casts::rewrite(statement.as_mut());
             let _refused_or_not = windows::rewrite(statement.as_mut());
@@ -260,6 +263,10 @@ fn mutated_statements_never_panic_and_print_stably() {
 /// ([`tidemark_sql::ast::overriding`]): what it prints is not read again.
 fn prints_stably(first: &str) -> bool {
     if first.contains("INSERT OVERWRITE INTO") {
+        return false;
+    }
+    // MySQL's SHOW SESSION VARIABLES without its last word is to the library a SHOW of nothing.
+    if first == "SHOW SESSION" || first == "SHOW GLOBAL" {
         return false;
     }
     match parse_one(first).map(|parsed| parsed.statement) {
