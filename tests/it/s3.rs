@@ -139,10 +139,12 @@ async fn the_example_of_the_docs() {
     let docs = std::fs::read_to_string(repository().join("docs/connectors.md")).unwrap();
     let example =
         docs.split("```").find(|block| block.contains("s3://lake/clicks/")).unwrap().trim_start_matches("sql");
-    let example = example
-        .replace("http://localhost:9000", &format!("http://127.0.0.1:{}", s3.port))
-        .replace("'me'", &format!("'{KEY}'"))
-        .replace("'hush'", &format!("'{SECRET}'"));
+    let example = example.replace("http://localhost:9000", &format!("http://127.0.0.1:{}", s3.port));
+    for (secret, value) in [("lake_id", KEY), ("lake_key", SECRET)] {
+        let file = instance.dir.path().join(secret);
+        std::fs::write(&file, value).unwrap();
+        instance.run(&format!("CREATE SECRET {secret} FROM FILE '{}'", file.display())).await;
+    }
     instance.run(&example).await;
     instance.run("CREATE MATERIALIZED VIEW v AS SELECT user_id, page FROM clicks").await;
     instance.wait_for("SELECT * FROM v", &["7 /"]).await;

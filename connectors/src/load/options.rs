@@ -47,16 +47,12 @@ impl Load {
             return Err(Error::new(SqlState::DuplicateColumn, message)
                 .with_hint("Leave it out of the table's columns, or give the strategy's another name in WITH."));
         }
-        if let Some((at, own)) = own.iter().enumerate().find(|(at, own)| own_twice(&load, *at, &own.name)) {
-            let message = format!("the strategy's columns {} and another one are both called \"{}\"", at + 1, own.name);
+        if let Some((_, twice)) = own.iter().enumerate().find(|(at, c)| own[..*at].iter().any(|o| o.name == c.name)) {
+            let message = format!("two columns of the strategy are called \"{}\"", twice.name);
             return Err(Error::new(SqlState::DuplicateColumn, message));
         }
         Ok(Some((load, reading.notices)))
     }
-}
-
-fn own_twice(load: &Load, at: usize, name: &str) -> bool {
-    load.own_columns().iter().skip(at + 1).any(|other| other.name == name)
 }
 
 struct Reading<'a> {

@@ -423,8 +423,53 @@ async fn the_next_value_follows_an_extreme_that_goes() {
 async fn nothing_has_no_average() {
     let epochs = ["", "+ a NULL\n+ b 1.50", "+ a 3.00\n+ b 2.00", "- b 1.50\n- b 2.00\n- a 3.00", "- a NULL"];
     let both = [Linear, Recompute];
-    check(&both, "k text, n numeric", "SELECT avg(n), min(k) FROM t", &epochs, expect![[r#""#]]).await;
-    check(&both, "k text, n numeric", "SELECT k, avg(n) FROM t GROUP BY k", &epochs, expect![[r#""#]]).await;
+    check(
+        &both,
+        "k text, n numeric",
+        "SELECT avg(n), min(k) FROM t",
+        &epochs,
+        expect![[r#"
+        epoch 1
+        + NULL NULL
+        epoch 2
+        - NULL NULL
+        + 1.500000 a
+        epoch 3
+        - 1.500000 a
+        + 2.166666 a
+        epoch 4
+        - 2.166666 a
+        + NULL a
+        epoch 5
+        - NULL a
+        + NULL NULL
+    "#]],
+    )
+    .await;
+    check(
+        &both,
+        "k text, n numeric",
+        "SELECT k, avg(n) FROM t GROUP BY k",
+        &epochs,
+        expect![[r#"
+        epoch 1
+        epoch 2
+        + a NULL
+        + b 1.500000
+        epoch 3
+        - a NULL
+        + a 3.000000
+        - b 1.500000
+        + b 1.750000
+        epoch 4
+        - b 1.750000
+        - a 3.000000
+        + a NULL
+        epoch 5
+        - a NULL
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
