@@ -214,9 +214,9 @@ impl Made {
         let (_, mut stream) = select::execute(names, plan).await?;
         let mut held = 0;
         while let Some(batch) = futures::StreamExt::next(&mut stream).await {
-            let before = self.into.len() + self.out.len();
+            let (out, into) = (self.out.len(), self.into.len());
             self.take(&batch?, load, writer, counts)?;
-            let new = self.out.iter().chain(&self.into).skip(before);
+            let new = self.out[out..].iter().chain(&self.into[into..]);
             held += new.map(RecordBatch::get_array_memory_size).sum::<usize>();
             if held > session.transaction()?.room() {
                 return Err(Error::new(
