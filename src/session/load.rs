@@ -17,7 +17,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use tidemark_catalog::{Object, ObjectKind, Table, quote_ident};
+use tidemark_catalog::{Object, ObjectKind, Table};
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_connectors::load::{self, Action, Changes, Deletes, Load, Strategy, Target};
 use tidemark_engine::TableDef;
@@ -132,7 +132,7 @@ impl Session {
         check_keys(&names, load, &object.name).await?;
 
         let stored = writer.def.collection.schema().clone();
-        let table = self.full_name(object)?;
+        let table = self.catalog()?.qualified_name(object);
         let columns: Vec<String> = stored.fields().iter().map(|field| field.name().clone()).collect();
         let now = literal(self.transaction()?.started_at)?;
         let target = Target { name: &table, columns: &columns, now: &now };
@@ -191,11 +191,6 @@ impl Session {
             writer.add(batch, transaction)?;
         }
         Ok(())
-    }
-
-    fn full_name(&self, object: &Object) -> Result<String> {
-        let schema = self.catalog()?.schema_name(object.schema).to_string();
-        Ok(format!("{}.{}", quote_ident(&schema), quote_ident(&object.name)))
     }
 }
 

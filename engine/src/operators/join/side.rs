@@ -117,24 +117,32 @@ impl Side {
         Ok(Self { name, schema: Arc::clone(schema), keys, rest, rest_codec, kept, counts_matches })
     }
 
+    /// Each row's key and other columns, encoded, and how long the key is; `None`: it has no key.
+    fn each(&self, batch: &RecordBatch, mut each: impl FnMut(usize, Option<(&[u8], usize)>)) -> Result<()> {
+        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(batch.column(c))).collect();
+        let rest = self.rest_codec.encode_rows(&columns, batch.num_rows())?;
+        let mut bytes = Vec::new();
+        self.keys.each(batch, |row, key| {
+            let Some(key) = key else { return each(row, None) };
+            bytes.clear();
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(rest.row(row));
+            each(row, Some((&bytes, key.len())));
+        })
+    }
+
     /// The net of an epoch's rows, whose keys are numbered in `groups`.
     pub fn changes(&self, chunks: &Chunks, groups: &mut GroupNumbers) -> Result<Changes> {
         let delta = Delta::concat(&self.schema, chunks)?;
-        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect();
-        let rest = self.rest_codec.encode_rows(&columns, delta.num_rows())?;
         let mut encoded = GroupNumbers::default();
         // Of each distinct row: where it is first, how long its key is, its net weight.
         let mut distinct: Vec<(u32, usize, i64)> = Vec::new();
         let mut keyless: Vec<u32> = Vec::new();
-        let mut bytes = Vec::new();
-        self.keys.each(&delta.batch, |row, key| {
-            let Some(key) = key else { return keyless.push(row as u32) };
-            bytes.clear();
-            bytes.extend_from_slice(key);
-            bytes.extend_from_slice(rest.row(row));
-            let number = encoded.number(None, &bytes);
+        self.each(&delta.batch, |row, bytes| {
+            let Some((bytes, key_len)) = bytes else { return keyless.push(row as u32) };
+            let number = encoded.number(None, bytes);
             if number == distinct.len() {
-                distinct.push((row as u32, key.len(), 0));
+                distinct.push((row as u32, key_len, 0));
             }
             distinct[number].2 += delta.weight(row);
         })?;
@@ -193,16 +201,11 @@ impl Side {
             false => stored.find(ctx, &self.keys.codec.decode(keys)?)?,
         };
         let found = Delta::concat(&self.schema, &found)?;
-        let rest: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(found.batch.column(c))).collect();
-        let rest = self.rest_codec.encode_rows(&rest, found.num_rows())?;
-        let mut bytes = Vec::new();
-        self.keys.each(&found.batch, |row, key| {
-            let Some(group) = key.and_then(|key| groups.find(key)) else { return };
+        self.each(&found.batch, |row, bytes| {
+            let Some((bytes, key_len)) = bytes else { return };
+            let Some(group) = groups.find(&bytes[..key_len]) else { return };
             let weight = found.weight(row);
-            bytes.clear();
-            bytes.extend_from_slice(groups.key(group));
-            bytes.extend_from_slice(rest.row(row));
-            match changes.encoded.find(&bytes).filter(|&number| changes.weights[number] != 0) {
+            match changes.encoded.find(bytes).filter(|&number| changes.weights[number] != 0) {
                 Some(number) => {
                     rows[number].before += weight;
                     rows[number].after += weight;
