@@ -6,6 +6,8 @@ use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use tidemark_common::Result;
 use tidemark_connectors::postgres::PushDown;
@@ -47,7 +49,15 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
         .with_analyzer_rule(Arc::new(SystemSubqueries))
         .with_expr_planners(functions::expr_planners())
         .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(physical_rules())
         .build();
     functions::register(&mut state)?;
     Ok(Arc::new(state))
+}
+
+/// DataFusion's rules but for those that push conditions down. They find columns by name alone, so that with two of one name, as
+/// any join has them, a condition on one becomes a condition on the other; and nothing we read takes a condition that late.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    rules.filter(|rule| !rule.name().starts_with("FilterPushdown")).collect()
 }

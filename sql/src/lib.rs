@@ -7,6 +7,7 @@
 //!
 //! Architecture invariant: no I/O, and no knowledge of how anything is stored.
 
+mod aggregate_order;
 pub mod ast;
 mod column_names;
 mod distinct_on;
@@ -16,7 +17,6 @@ mod grouping_keys;
 pub mod lateral;
 mod literals;
 pub mod lower;
-mod order_constants;
 mod order_names;
 mod outer_types;
 mod partition_keys;

@@ -70,7 +70,7 @@ impl<'a> Planner<'a> {
         column_names::rewrite(&mut statement)?;
         array_calls(&mut statement);
         crate::order_names::rewrite(&mut statement)?;
-        crate::order_constants::rewrite(&mut statement);
+        crate::aggregate_order::rewrite(&mut statement);
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
         let plan = crate::grouping_keys::rewrite(crate::set_operations::rewrite(plan)?)?;
         let plan = crate::partition_keys::rewrite(crate::outer_types::settle(literals::settle(plan)?)?)?;

@@ -3,6 +3,7 @@
 //! ```text
 //!   sum, avg ─▶ integers and numerics: exact (sum.rs, exact.rs);  anything else: DataFusion's
 //!   json_agg, json_object_agg ─▶ array_agg's accumulators, and its lists as JSON (json.rs)
+//!   string_agg ─▶ DataFusion's, in any number of orders (string_agg.rs)
 //!   mode() WITHIN GROUP (ORDER BY x) ─▶ how often each value is there (mode.rs)
 //! ```
 //!
@@ -12,6 +13,7 @@ mod exact;
 pub(super) mod integers;
 mod json;
 mod mode;
+mod string_agg;
 mod sum;
 
 pub(super) use json::in_zone as json_in_zone;
@@ -29,7 +31,8 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
     let named = [var_samp_udaf().as_ref().clone().with_aliases(["variance"])];
-    sum::functions().into_iter().chain(json::functions()).chain(mode::functions()).chain(named).collect()
+    let own = [sum::functions(), json::functions(), mode::functions(), string_agg::functions()];
+    own.into_iter().flatten().chain(named).collect()
 }
 
 /// DataFusion's rules; the one that takes a sum of sums for the sum knows when that is not so.
