@@ -76,8 +76,8 @@ impl Session {
         self.describe_scope(&scope, &[], delete.returning.as_deref(), parameters)
     }
 
-    /// Takes out all rows of a table, so that whoever follows it hears of each.
-    pub(crate) async fn delete_all(&mut self, object: &Arc<Object>) -> Result<()> {
+    /// Takes out all rows of a table, so that whoever follows it hears of each; how many they were.
+    pub(crate) async fn delete_all(&mut self, object: &Arc<Object>) -> Result<u64> {
         let names = self.names(Some(object.oid))?;
         let mut writer = self.writer(&names, object)?;
         let catalog = self.transaction()?.catalog.clone();
@@ -85,10 +85,12 @@ impl Session {
         let all = crate::coordinator::definitions::stored_query(&format!("SELECT * FROM {name}"))?;
         let (_, mut stream) = select::execute(&names, names.plan(&all)?).await?;
         let schema = writer.def.collection.schema().clone();
+        let mut gone = 0;
         while let Some(batch) = stream.next().await {
             let rows = RecordBatch::try_new(schema.clone(), batch?.columns().to_vec())?;
+            gone += rows.num_rows() as u64;
             writer.remove(rows, self.transaction_mut()?)?;
         }
-        Ok(())
+        Ok(gone)
     }
 }

@@ -7,6 +7,7 @@
 
 mod conflict;
 mod defaults;
+mod loading;
 mod row_values;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use futures::StreamExt;
 use tidemark_catalog::{Identity, Object};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::load::{Load, Strategy};
+use tidemark_connectors::load::{Counts, Load, Strategy};
 use tidemark_sql::ast::{Overriding, overriding};
 
 use self::conflict::Conflict;
@@ -44,7 +45,7 @@ struct Insertion {
     returned: Option<RowSet>,
     /// The rows go through the table's strategy, when all have come.
     input: Option<LoadInput>,
-    rows: u64,
+    counts: Counts,
 }
 
 /// What a query's columns are to the columns they are inserted into. A literal with a cast is of that type, though the plan
@@ -72,24 +73,18 @@ impl Session {
         let positions = given_columns(&object, insert)?;
         let load = load_of(&object)?;
         check_clauses(insert, load.as_ref(), &object)?;
-        let writer = self.writer(&names, &object)?;
-        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
-            self.replace_contents(&object, &writer.def).await?;
-        }
-        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, &object)).transpose()?;
-        let conflict = match &insert.on {
+        let mut insertion = self.insertion(&names, &object, positions, load).await?;
+        insertion.overriding = overriding(insert);
+        insertion.conflict = match &insert.on {
             None => None,
-            Some(sql::OnInsert::OnConflict(on)) => Some(Conflict::plan(&names, &writer, &alias, on)?),
+            Some(sql::OnInsert::OnConflict(on)) => Some(Conflict::plan(&names, &insertion.writer, &alias, on)?),
             Some(_) => return Err(Error::syntax("ON DUPLICATE KEY is not supported").with_hint("Use ON CONFLICT.")),
         };
-        let returned = insert.returning.as_ref().map(|_| RowSet::of(&alias, visible(&writer)));
-        let returning = match (&insert.returning, &returned) {
+        insertion.returned = insert.returning.as_ref().map(|_| RowSet::of(&alias, visible(&insertion.writer)));
+        let returning = match (&insert.returning, &insertion.returned) {
             (Some(items), Some(rows)) => Some(Returning::plan(&names, rows, items)?),
             _ => None,
         };
-        let overriding = overriding(insert);
-        let mut insertion =
-            Insertion { writer, positions, defaults: Defaults::none(), conflict, overriding, returned, input, rows: 0 };
         match &insert.source {
             None => {
                 insertion.positions.clear();
@@ -106,13 +101,45 @@ impl Session {
                 }
             },
         }
-        if let Some(input) = insertion.input {
-            let counts = self.apply_load(&object, insertion.writer, input).await?;
-            return Ok(Outcome::Command(format!("INSERT 0 {}", counts.inserted + counts.updated)));
-        }
-        match (returning, insertion.returned) {
+        let returned = insertion.returned.take();
+        let counts = self.end_insertion(&object, insertion).await?;
+        match (returning, returned) {
             (Some(returning), Some(rows)) => returning.outcome(&names, &rows, parameters, "INSERT 0").await,
-            _ => Ok(Outcome::Command(format!("INSERT 0 {}", insertion.rows))),
+            _ => Ok(Outcome::Command(format!("INSERT 0 {}", counts.written()))),
+        }
+    }
+
+    /// Begins to insert into the table, for which the strategy may make room.
+    async fn insertion(
+        &mut self,
+        names: &Names,
+        object: &Arc<Object>,
+        positions: Vec<usize>,
+        load: Option<Load>,
+    ) -> Result<Insertion> {
+        let writer = self.writer(names, object)?;
+        let mut counts = Counts::default();
+        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
+            counts.deleted = self.replace_contents(object, &writer.def).await?;
+        }
+        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, object)).transpose()?;
+        Ok(Insertion {
+            writer,
+            positions,
+            defaults: Defaults::none(),
+            conflict: None,
+            overriding: None,
+            returned: None,
+            input,
+            counts,
+        })
+    }
+
+    /// All rows have come.
+    async fn end_insertion(&mut self, object: &Arc<Object>, insertion: Insertion) -> Result<Counts> {
+        match insertion.input {
+            Some(input) => self.apply_load(object, insertion.writer, input).await,
+            None => Ok(insertion.counts),
         }
     }
 
@@ -210,7 +237,8 @@ impl Session {
             }
         };
         let width = insertion.writer.columns().len();
-        insertion.rows += written.num_rows() as u64;
+        insertion.counts.rows += rows as u64;
+        insertion.counts.inserted += written.num_rows() as u64;
         if let Some(returned) = &mut insertion.returned {
             returned.push(written.columns()[..width].to_vec());
         }
@@ -220,17 +248,8 @@ impl Session {
     /// The rows of a plan, columns by position.
     pub(crate) async fn insert_rows(&mut self, object: &Arc<Object>, plan: LogicalPlan) -> Result<u64> {
         let names = self.names(None)?;
-        let writer = self.writer(&names, object)?;
-        let mut insertion = Insertion {
-            positions: (0..writer.columns().len()).collect(),
-            writer,
-            defaults: Defaults::none(),
-            conflict: None,
-            overriding: None,
-            returned: None,
-            input: None,
-            rows: 0,
-        };
+        let all = (0..object.columns().len()).collect();
+        let mut insertion = self.insertion(&names, object, all, None).await?;
         let sources: Vec<Source> = plan.schema().fields().iter().map(|f| Source::lenient(f)).collect();
         let (_, mut stream) = select::execute(&names, plan).await?;
         while let Some(batch) = stream.next().await {
@@ -238,7 +257,7 @@ impl Session {
             let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
             self.insert_arrays(&names, &mut insertion, arrays, batch.num_rows(), &[]).await?;
         }
-        Ok(insertion.rows)
+        Ok(insertion.counts.inserted)
     }
 
     /// Rows whose columns are the table's by position; constraints are checked.

@@ -19,7 +19,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use tidemark_catalog::{Object, ObjectKind, Table};
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::load::{self, Action, Changes, Deletes, Load, Strategy, Target};
+use tidemark_connectors::load::{self, Action, Changes, Counts, Deletes, Load, Strategy, Target};
 use tidemark_engine::TableDef;
 
 use super::dml::Writer;
@@ -36,47 +36,6 @@ pub(super) struct LoadInput {
     batches: Vec<RecordBatch>,
     rows: u64,
     bytes: usize,
-}
-
-/// What a load has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub rows: u64,
-    pub inserted: u64,
-    pub updated: u64,
-    pub closed: u64,
-    pub deleted: u64,
-}
-
-impl Counts {
-    fn count(&mut self, action: Action, times: u64) {
-        match action {
-            Action::Inserted => self.inserted += times,
-            Action::Updated => self.updated += times,
-            Action::Changed => {
-                self.inserted += times;
-                self.closed += times;
-            }
-            Action::Closed => self.closed += times,
-            Action::Deleted => self.deleted += times,
-            Action::Unchanged | Action::OutOfOrder => {}
-        }
-    }
-
-    pub fn unchanged(&self) -> u64 {
-        self.rows.saturating_sub(self.inserted + self.updated)
-    }
-}
-
-impl std::fmt::Display for Counts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, inserted, updated, closed, deleted } = self;
-        let unchanged = self.unchanged();
-        write!(
-            f,
-            "{rows} rows: {inserted} inserted, {updated} updated, {unchanged} unchanged, {closed} closed, {deleted} deleted"
-        )
-    }
 }
 
 /// Rows that go and rows that come, as the table stores them.
@@ -169,12 +128,13 @@ impl Session {
     }
 
     /// Strategy truncate: what is there goes, and what comes in this statement is all there is.
-    pub(super) async fn replace_contents(&mut self, object: &Arc<Object>, def: &TableDef) -> Result<()> {
-        self.delete_all(object).await?;
+    /// How many rows went.
+    pub(super) async fn replace_contents(&mut self, object: &Arc<Object>, def: &TableDef) -> Result<u64> {
+        let gone = self.delete_all(object).await?;
         let transaction = self.transaction_mut()?;
         let epoch = transaction.moment.epoch();
         transaction.buffer_mut(def)?.depends_on_all(epoch);
-        Ok(())
+        Ok(gone)
     }
 
     fn put_changes(&mut self, writer: &mut Writer, made: Made) -> Result<()> {

@@ -15,6 +15,7 @@
 //! Architecture invariant: a strategy decides nothing outside its SQL, so that two systems cannot decide differently. Whoever
 //! applies the changes takes rows out and puts rows in.
 
+mod counts;
 mod encoding;
 mod merge;
 mod options;
@@ -26,6 +27,7 @@ mod tests;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+pub use self::counts::{Counts, LoadRun};
 pub use self::encoding::row_hash;
 pub use self::options::Table;
 pub use self::scd2::{OutOfOrder, Scd2};

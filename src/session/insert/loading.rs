@@ -1,0 +1,45 @@
+//! A query's rows into a table, for whoever runs loads: what INSERT .. SELECT does, and what became of the rows.
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast as sql;
+use tidemark_catalog::Object;
+use tidemark_common::Result;
+use tidemark_connectors::load::{Counts, LoadRun};
+use tidemark_sql::ast::Statement;
+
+use super::sources;
+use crate::coordinator::loads::load_of;
+use crate::session::load::given_to_load;
+use crate::session::{Session, dml};
+
+impl Session {
+    /// Loads what a query gives into a table, through its strategy if it has one. `columns`: those that the query's are for, by
+    /// position; if none are named, all that a load gives. For a table kept here it is part of the transaction, which is begun; in
+    /// another system it is committed there, together with `run`, which is done once however often it is tried.
+    #[allow(dead_code)]
+    pub(crate) async fn load_select(
+        &mut self,
+        object: &Arc<Object>,
+        columns: &[String],
+        query: &sql::Query,
+        run: Option<LoadRun>,
+    ) -> Result<Counts> {
+        let statement = Statement::Sql(Box::new(sql::Statement::Query(Box::new(query.clone()))));
+        self.find_remote(&statement).await?;
+        let names = self.names(None)?;
+        let plan = names.plan(query)?;
+        let sources = sources(&plan, query);
+        let positions = load_positions(object, columns)?;
+        // A table kept here takes the rows in this transaction, which is all that happens once.
+        let _ = run;
+        let mut insertion = self.insertion(&names, object, positions, load_of(object)?).await?;
+        self.insert_query(&names, &mut insertion, plan, sources, columns.is_empty(), &[]).await?;
+        self.end_insertion(object, insertion).await
+    }
+}
+
+fn load_positions(object: &Object, columns: &[String]) -> Result<Vec<usize>> {
+    let idents: Vec<sql::Ident> = columns.iter().map(|name| sql::Ident::with_quote('"', name)).collect();
+    given_to_load(object, dml::column_positions(object, &idents)?, idents.is_empty())
+}
