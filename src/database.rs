@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::coordinator::definitions::{self, Environment};
+use crate::pipelines::Pipelines;
 use crate::planning;
 use crate::sequences::Sequences;
 use crate::session::SessionInfo;
@@ -28,6 +29,7 @@ pub struct Database {
     pub engine: Engine,
     pub environment: Arc<Environment>,
     pub sequences: Sequences,
+    pub pipelines: Pipelines,
     pub store: Arc<Store>,
     pub started_at: i64,
     next_oid: AtomicI64,
@@ -40,6 +42,7 @@ pub struct Database {
 struct Registered {
     secret: i32,
     info: Arc<SessionInfo>,
+    counts: bool,
 }
 
 /// OIDs taken from the store at a time.
@@ -69,6 +72,7 @@ impl Database {
         let next_oid = catalog.objects().map(|o| last_oid(o)).max().unwrap_or(0).max(FIRST_USER_OID - 1) + 1;
         let stored: Option<i64> = store.snapshot().get_value(&Key::Counter("oid"))?;
         let sequences = Sequences::new(store.snapshot());
+        let pipelines = Pipelines::new(config.max_running_pipelines);
         let engine =
             Engine::start(store.clone(), catalog, definitions, engine_config(&config), clock.clone(), runtime)?;
         Ok(Arc::new(Database {
@@ -77,6 +81,7 @@ impl Database {
             engine,
             environment,
             sequences,
+            pipelines,
             store,
             started_at: clock.now_micros(),
             next_oid: AtomicI64::new(stored.unwrap_or(0).max(i64::from(next_oid))),
@@ -86,7 +91,8 @@ impl Database {
         }))
     }
 
-    /// Drops what temporary objects a crash has left behind, and goes on with views that were to replace others. Call once, before
+    /// Drops what temporary objects a crash has left behind, goes on with views that were to replace others, and begins to run
+    /// pipelines. Call once, before
     /// the first session.
     pub async fn clean_up(self: &Arc<Self>) -> Result<()> {
         let moment = self.engine.moment();
@@ -99,7 +105,8 @@ impl Database {
             });
         }
         let left: Vec<Oid> = moment.catalog.objects().filter(|o| o.temporary).map(|o| o.oid).collect();
-        self.drop_objects(left).await
+        self.drop_objects(left).await?;
+        Pipelines::start(self).await
     }
 
     /// Removes objects whatever depends on them; for temporary ones, on which only temporary ones can depend.
@@ -153,16 +160,17 @@ impl Database {
     }
 
     /// Gives the session its process id and secret.
-    pub fn register(&self, info: &Arc<SessionInfo>) -> Result<(i32, i32)> {
+    /// `counts`: towards max_connections.
+    pub fn register(&self, info: &Arc<SessionInfo>, counts: bool) -> Result<(i32, i32)> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() >= self.config.max_connections {
+        if counts && sessions.values().filter(|session| session.counts).count() >= self.config.max_connections {
             return Err(Error::new(SqlState::TooManyConnections, "sorry, too many clients already")
                 .with_hint("Close idle sessions or raise max_connections."));
         }
         let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
         #[allow(clippy::disallowed_methods)] // a secret, not a value that a query could see
         let secret = rand::rng().random();
-        sessions.insert(pid, Registered { secret, info: info.clone() });
+        sessions.insert(pid, Registered { secret, info: info.clone(), counts });
         Ok((pid, secret))
     }
 

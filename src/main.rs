@@ -14,6 +14,7 @@ mod http;
 mod metrics;
 mod pg_catalog;
 mod pgwire;
+mod pipelines;
 mod planning;
 mod query;
 mod script;

@@ -72,6 +72,18 @@ impl MetricsSource for DatabaseMetrics {
             pending = pending.with(&[("sink", &sink.name)], sink.pending_bytes as f64);
         }
         metrics.extend([rows, late, lag, entries, out, pending]);
+        let catalog = self.db.moment().catalog;
+        let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");
+        let mut failing =
+            Metric::labelled_gauge("tidemark_pipeline_failing", "1 if a pipeline's last run did not succeed");
+        for fact in self.db.pipelines.facts(&catalog) {
+            let Some(object) = catalog.get(fact.oid) else { continue };
+            runs = runs.with(&[("pipeline", &object.name), ("status", "succeeded")], fact.succeeded as f64);
+            runs = runs.with(&[("pipeline", &object.name), ("status", "failed")], fact.failed as f64);
+            let fails = fact.last_succeeded == Some(false);
+            failing = failing.with(&[("pipeline", &object.name)], f64::from(u8::from(fails)));
+        }
+        metrics.extend([runs, failing]);
         match self.db.store.stats() {
             Ok(stats) => {
                 metrics.push(Metric::gauge(

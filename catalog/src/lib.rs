@@ -11,12 +11,14 @@
 //! Architecture invariant: no I/O. The coordinator is the only one that makes versions and stores them.
 
 mod object;
+mod pipeline;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use object::*;
+pub use pipeline::{Pipeline, Trigger};
 pub use secret::{Secret, SecretKey};
 use tidemark_common::{Error, Oid, Result, SqlState, nearest};
 
@@ -32,6 +34,7 @@ pub const DATABASE: Oid = 5;
 /// Namespaces of what is no relation and in no schema: one name for the whole database.
 pub const SECRETS: Oid = 13003;
 pub const CONNECTIONS: Oid = 13004;
+pub const PIPELINES: Oid = 13005;
 
 /// Schemas that cannot be created or dropped.
 pub const SYSTEM_SCHEMAS: [(Oid, &str); 3] =
@@ -175,7 +178,7 @@ impl Catalog {
         }
         let full = schema.map_or_else(|| name.to_string(), |s| format!("{s}.{name}"));
         let error = Error::new(SqlState::UndefinedTable, format!("relation \"{full}\" does not exist"));
-        let in_schemas = || self.objects().filter(|o| !matches!(o.schema, 0 | SECRETS | CONNECTIONS));
+        let in_schemas = || self.objects().filter(|o| !matches!(o.schema, 0 | SECRETS | CONNECTIONS | PIPELINES));
         let elsewhere = in_schemas().find(|o| o.name == name && schema.is_none());
         Err(match (elsewhere, nearest(name, in_schemas().map(|o| o.name.as_str()))) {
             (Some(o), _) => error.with_hint(format!(
@@ -213,6 +216,11 @@ impl Catalog {
         self.find_in(CONNECTIONS, name).ok_or_else(|| self.no_such(CONNECTIONS, "connection", name))
     }
 
+    /// A pipeline of that name.
+    pub fn pipeline(&self, name: &str) -> Result<&Arc<Object>> {
+        self.find_in(PIPELINES, name).ok_or_else(|| self.no_such(PIPELINES, "pipeline", name))
+    }
+
     pub fn has_connections(&self) -> bool {
         self.objects().any(|o| o.schema == CONNECTIONS)
     }
@@ -235,7 +243,7 @@ impl Catalog {
     /// `schema.name`, quoted where SQL needs it.
     pub fn qualified_name(&self, object: &Object) -> String {
         match object.schema {
-            0 | SECRETS | CONNECTIONS => quote_ident(&object.name),
+            0 | SECRETS | CONNECTIONS | PIPELINES => quote_ident(&object.name),
             schema => format!("{}.{}", quote_ident(self.schema_name(schema)), quote_ident(&object.name)),
         }
     }

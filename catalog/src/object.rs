@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
+use crate::pipeline::Pipeline;
 use crate::secret::Secret;
 
 /// Format of a stored object, its first byte.
@@ -78,6 +79,7 @@ pub enum ObjectKind {
     Index(Index),
     Secret(Secret),
     Connection(Connection),
+    Pipeline(Pipeline),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -318,16 +320,18 @@ impl Object {
             | ObjectKind::Sequence(_)
             | ObjectKind::Index(_)
             | ObjectKind::Secret(_)
-            | ObjectKind::Connection(_) => &[],
+            | ObjectKind::Connection(_)
+            | ObjectKind::Pipeline(_) => &[],
         }
     }
 
-    /// What a view or sink is made by, and the path along which its names were resolved.
+    /// What a view, sink or pipeline is made by, and the path along which its names were resolved.
     pub fn query(&self) -> Option<(&str, &[String])> {
         match &self.kind {
             ObjectKind::View(v) => Some((&v.query, &v.search_path)),
             ObjectKind::MaterializedView(v) => Some((&v.query, &v.search_path)),
             ObjectKind::Sink(s) => Some((&s.query, &s.search_path)),
+            ObjectKind::Pipeline(p) => Some((&p.query, &p.search_path)),
             ObjectKind::Schema
             | ObjectKind::Table(_)
             | ObjectKind::Source(_)
@@ -349,7 +353,8 @@ impl Object {
             | ObjectKind::Sequence(_)
             | ObjectKind::Index(_)
             | ObjectKind::Secret(_)
-            | ObjectKind::Connection(_) => &mut [],
+            | ObjectKind::Connection(_)
+            | ObjectKind::Pipeline(_) => &mut [],
         }
     }
 
@@ -415,6 +420,7 @@ impl ObjectKind {
             ObjectKind::Index(_) => "index",
             ObjectKind::Secret(_) => "secret",
             ObjectKind::Connection(_) => "connection",
+            ObjectKind::Pipeline(_) => "pipeline",
         }
     }
 

@@ -34,6 +34,13 @@ pub enum Statement {
     /// `ALTER SECRET [IF EXISTS] name AS .. | FROM ..`: another value.
     AlterSecret(AlterSecret),
     CreateConnection(CreateConnection),
+    CreatePipeline(CreatePipeline),
+    /// `[DRY] RUN PIPELINE name [WITH FULL REFRESH]`
+    RunPipeline(RunPipeline),
+    /// `VALIDATE PIPELINE name`: whether a run would get as far as its first row, against what is there now.
+    ValidatePipeline(ast::ObjectName),
+    /// `SHOW RUNS [FOR pipeline] [LIMIT n]`
+    ShowRuns(ShowRuns),
     /// `CHECK CONNECTION name`: each step of connecting, and how it goes.
     CheckConnection(ast::ObjectName),
     /// `SUBSCRIBE [TO] name | (query) [WITH (snapshot = false)]`
@@ -114,6 +121,53 @@ pub struct CreateConnection {
     pub name: ast::ObjectName,
     pub options: WithOptions,
     pub secrets: SecretOptions,
+}
+
+/// `CREATE PIPELINE name INTO table, .. clauses AS query`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreatePipeline {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub name: ast::ObjectName,
+    pub targets: Vec<ast::ObjectName>,
+    /// `None`: not said.
+    pub trigger: Option<PipelineTrigger>,
+    pub after: Vec<ast::ObjectName>,
+    /// Scripts, each parsed once.
+    pub on_success: Vec<String>,
+    pub on_failure: Vec<String>,
+    pub options: WithOptions,
+    pub secrets: SecretOptions,
+    pub query: Box<ast::Query>,
+    /// The query's own text, as typed.
+    pub query_text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PipelineTrigger {
+    Manual,
+    Continuous,
+    /// `SCHEDULE 'cron' [TIME ZONE 'zone']`
+    Schedule {
+        pattern: String,
+        zone: Option<String>,
+    },
+    /// `EVERY INTERVAL '..'`, in microseconds.
+    Every(i64),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunPipeline {
+    pub name: ast::ObjectName,
+    pub full_refresh: bool,
+    /// Nothing of it stays.
+    pub dry: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShowRuns {
+    pub pipeline: Option<ast::ObjectName>,
+    pub limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -262,6 +316,7 @@ pub enum ObjectType {
     Job,
     Secret,
     Connection,
+    Pipeline,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -292,6 +347,8 @@ pub enum AlterAction {
     Reset(Vec<String>),
     Pause,
     Resume,
+    /// `ALTER PIPELINE name RESET [WATERMARK]`
+    ResetWatermark,
     /// `ALTER SEQUENCE name RESTART [WITH value]`
     Restart(Option<i64>),
 }

@@ -290,7 +290,7 @@ impl Session {
 
     // ---- ALTER of the rest ------------------------------------------------------------------------------------------
 
-    pub(crate) fn alter_object(&mut self, alter: &Alter) -> Result<Outcome> {
+    pub(crate) async fn alter_object(&mut self, alter: &Alter) -> Result<Outcome> {
         let kind = super::drop::kind_words(alter.object_type);
         let done = || Ok(Outcome::Command(format!("ALTER {}", kind.to_uppercase())));
         let object = match self.find_to_drop(alter.object_type, &alter.name) {
@@ -307,7 +307,12 @@ impl Session {
             }
             AlterAction::Rename(name) => self.rename(&object, &fold(name))?,
             AlterAction::RenameColumn(from, to) => self.rename_column(&object, &fold(from), &fold(to))?,
-            AlterAction::SetSchema(_) if matches!(object.kind, ObjectKind::Secret(_) | ObjectKind::Connection(_)) => {
+            AlterAction::SetSchema(_)
+                if matches!(
+                    object.kind,
+                    ObjectKind::Secret(_) | ObjectKind::Connection(_) | ObjectKind::Pipeline(_)
+                ) =>
+            {
                 return Err(Error::new(SqlState::WrongObjectType, format!("a {kind} is in no schema")));
             }
             AlterAction::SetSchema(schema) => {
@@ -327,6 +332,10 @@ impl Session {
                 self.readers_can_be_shown(object.oid)?;
             }
             AlterAction::OwnerTo(owner) => self.check_owner(owner)?,
+            AlterAction::Pause | AlterAction::Resume if alter.object_type == ObjectType::Pipeline => {
+                self.pause_pipeline(&object, alter.action == AlterAction::Pause)?
+            }
+            AlterAction::ResetWatermark => self.reset_watermark(&object).await?,
             AlterAction::Pause | AlterAction::Resume => {
                 if !matches!(alter.object_type, ObjectType::Source | ObjectType::Sink) {
                     return Err(Error::unsupported(format!("a {kind} cannot be paused"))
@@ -347,6 +356,13 @@ impl Session {
             }
             AlterAction::Set(options, secrets) if alter.object_type == ObjectType::Connection => {
                 self.set_connection_options(&object, options, secrets, &[])?
+            }
+            AlterAction::Set(options, secrets) if alter.object_type == ObjectType::Pipeline => {
+                self.set_pipeline_options(&object, options, secrets, &[])?;
+                self.check_pipeline(object.oid).await?;
+            }
+            AlterAction::Reset(keys) if alter.object_type == ObjectType::Pipeline => {
+                self.set_pipeline_options(&object, &vec![], &vec![], keys)?
             }
             AlterAction::Reset(keys) => self.set_connection_options(&object, &vec![], &vec![], keys)?,
             AlterAction::Set(options, secrets)

@@ -46,6 +46,7 @@ pub fn kind_words(object_type: ObjectType) -> &'static str {
         ObjectType::Job => "job",
         ObjectType::Secret => "secret",
         ObjectType::Connection => "connection",
+        ObjectType::Pipeline => "pipeline",
     }
 }
 
@@ -107,10 +108,11 @@ impl Session {
             }
             return catalog.expect(oid).cloned();
         }
-        if matches!(object_type, ObjectType::Secret | ObjectType::Connection) {
+        if matches!(object_type, ObjectType::Secret | ObjectType::Connection | ObjectType::Pipeline) {
             let name = self.global_name(name, kind)?;
             let found = match object_type {
                 ObjectType::Secret => catalog.secret(&name),
+                ObjectType::Pipeline => catalog.pipeline(&name),
                 _ => catalog.connection(&name),
             };
             return found.cloned();

@@ -119,6 +119,7 @@ impl Session {
             ObjectKind::Schema => "schemas",
             ObjectKind::Secret(_) => "secrets",
             ObjectKind::Connection(_) => "connections",
+            ObjectKind::Pipeline(_) => "pipelines",
         };
         let error = Error::new(SqlState::WrongObjectType, format!("cannot create index on relation \"{bare}\""))
             .with_detail(format!("This operation is not supported for {kinds}."));

@@ -13,6 +13,7 @@ pub mod definitions;
 pub mod drop;
 mod indexes;
 pub(crate) mod loads;
+mod pipelines;
 mod rename;
 mod replace;
 mod schemas;
@@ -127,7 +128,9 @@ fn read(catalog: &Catalog, relation: &Object) -> Read {
 pub(crate) fn already_exists(object: &Object) -> Error {
     let (state, what) = match object.kind {
         ObjectKind::Schema => (SqlState::DuplicateSchema, "schema"),
-        ObjectKind::Secret(_) | ObjectKind::Connection(_) => (SqlState::DuplicateObject, object.kind_name()),
+        ObjectKind::Secret(_) | ObjectKind::Connection(_) | ObjectKind::Pipeline(_) => {
+            (SqlState::DuplicateObject, object.kind_name())
+        }
         _ => (SqlState::DuplicateTable, "relation"),
     };
     Error::new(state, format!("{what} \"{}\" already exists", object.name))

@@ -106,7 +106,7 @@ impl Session {
     }
 
     /// The name of what is in no schema.
-    pub(super) fn global_name(&self, name: &sql::ObjectName, kind: &str) -> Result<String> {
+    pub(crate) fn global_name(&self, name: &sql::ObjectName, kind: &str) -> Result<String> {
         let [part] = name.0.as_slice() else {
             return Err(Error::syntax(format!("a {kind} is in no schema: \"{name}\" has one name too many")));
         };

@@ -205,7 +205,11 @@ pub fn relkind(object: &Object) -> Option<char> {
         ObjectKind::Source(_) => Some('f'),
         ObjectKind::Sequence(_) => Some('S'),
         ObjectKind::Index(_) => Some('i'),
-        ObjectKind::Schema | ObjectKind::Sink(_) | ObjectKind::Secret(_) | ObjectKind::Connection(_) => None,
+        ObjectKind::Schema
+        | ObjectKind::Sink(_)
+        | ObjectKind::Secret(_)
+        | ObjectKind::Connection(_)
+        | ObjectKind::Pipeline(_) => None,
     }
 }
 

@@ -10,8 +10,8 @@ use datafusion::sql::sqlparser::ast::{self, visit_expressions, visit_relations, 
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use tidemark_catalog::{
-    Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Secret, Sequence, Sink,
-    Source, Table, View, quote_ident, quote_literal,
+    Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Pipeline, Secret, Sequence,
+    Sink, Source, Table, Trigger, View, quote_ident, quote_literal,
 };
 use tidemark_common::Oid;
 use tidemark_common::types::SqlType;
@@ -34,6 +34,7 @@ pub fn show_create(catalog: &Catalog, object: &Object) -> String {
         ObjectKind::Sequence(sequence) => create_sequence(catalog, &name, sequence),
         ObjectKind::Index(_) => index_text(catalog, object),
         ObjectKind::Secret(secret) => create_secret(&name, secret),
+        ObjectKind::Pipeline(pipeline) => create_pipeline(catalog, object, &name, pipeline),
         ObjectKind::Connection(connection) => {
             format!("CREATE CONNECTION {name} {}", with_secrets(catalog, &connection.options, &connection.secrets))
         }
@@ -176,6 +177,43 @@ fn create_sink(catalog: &Catalog, object: &Object, name: &str, sink: &Sink) -> S
         with_secrets(catalog, &sink.options, &sink.secrets),
         format_clause(sink.format.as_ref())
     )
+}
+
+fn create_pipeline(catalog: &Catalog, object: &Object, name: &str, pipeline: &Pipeline) -> String {
+    let names = |oids: &[Oid]| {
+        let objects = oids.iter().filter_map(|oid| catalog.get(*oid));
+        objects.map(|object| catalog.qualified_name(object)).collect::<Vec<_>>().join(", ")
+    };
+    let mut text =
+        format!("CREATE PIPELINE {name} INTO {}\n{}", names(&pipeline.targets), pipeline_trigger(&pipeline.trigger));
+    if !pipeline.after.is_empty() {
+        text.push_str(&format!("\nAFTER {}", names(&pipeline.after)));
+    }
+    for (words, steps) in [("ON SUCCESS", &pipeline.on_success), ("ON FAILURE", &pipeline.on_failure)] {
+        steps.iter().for_each(|step| text.push_str(&format!("\n{words} {}", quote_literal(step))));
+    }
+    if !(pipeline.options.is_empty() && pipeline.secrets.is_empty()) {
+        text.push_str(&format!("\n{}", with_secrets(catalog, &pipeline.options, &pipeline.secrets)));
+    }
+    text.push_str(&format!("\nAS {}", portable(catalog, object)));
+    text
+}
+
+/// The clause that says when it runs.
+pub fn pipeline_trigger(trigger: &Trigger) -> String {
+    match trigger {
+        Trigger::Manual => "MANUAL".into(),
+        Trigger::Schedule { pattern, zone } => {
+            let zone = zone.as_ref().map(|zone| format!(" TIME ZONE {}", quote_literal(zone)));
+            format!("SCHEDULE {}{}", quote_literal(pattern), zone.unwrap_or_default())
+        }
+        Trigger::Every(micros) => {
+            let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+            let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:06}") };
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+            format!("EVERY INTERVAL '{hours:02}:{minutes:02}:{:02}{fraction}'", seconds % 60)
+        }
+    }
 }
 
 fn create_sequence(catalog: &Catalog, name: &str, s: &Sequence) -> String {

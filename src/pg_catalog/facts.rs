@@ -4,6 +4,8 @@ use std::fmt::Debug;
 
 use tidemark_common::{Epoch, Oid};
 
+use crate::pipelines::PipelineFact;
+
 /// The running server, as system tables see it. Times are microseconds since 1970 in UTC.
 ///
 /// Each call answers for one moment; none may block for longer than a lock is held.
@@ -11,6 +13,7 @@ pub trait SystemFacts: Debug + Send + Sync {
     fn jobs(&self) -> Vec<JobFact>;
     fn sources(&self) -> Vec<SourceFact>;
     fn sinks(&self) -> Vec<SinkFact>;
+    fn pipelines(&self) -> Vec<PipelineFact>;
     /// The epochs still remembered, oldest first.
     fn epochs(&self) -> Vec<EpochFact>;
     /// All settings with the session's values.

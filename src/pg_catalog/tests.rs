@@ -51,6 +51,9 @@ impl SystemFacts for Facts {
     fn sinks(&self) -> Vec<SinkFact> {
         vec![]
     }
+    fn pipelines(&self) -> Vec<crate::pipelines::PipelineFact> {
+        vec![]
+    }
     fn cursors(&self) -> Vec<CursorFact> {
         Vec::new()
     }

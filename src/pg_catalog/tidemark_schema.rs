@@ -17,6 +17,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
         "sinks" => sink_rows(ctx, rows),
         "secrets" => secret_rows(ctx, rows),
         "connections" => connection_rows(ctx, rows),
+        "pipelines" => pipeline_rows(ctx, rows),
         "epochs" => {
             for e in ctx.facts.epochs() {
                 row!(
@@ -139,6 +140,25 @@ fn connection_rows(ctx: &SystemContext, rows: &mut Rows) {
             database: option("database"),
             options: ddl::shown_options(&ctx.catalog, &connection.options, &connection.secrets),
             comment: object.comment.clone(),
+        );
+    }
+}
+
+fn pipeline_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let ObjectKind::Pipeline(pipeline) = &object.kind else { continue };
+        let fact = fact_of(ctx.facts.pipelines(), object.oid, |f| f.oid).unwrap_or_default();
+        let names = |oids: &[Oid]| {
+            let objects = oids.iter().filter_map(|oid| ctx.catalog.get(*oid));
+            objects.map(|object| ctx.catalog.qualified_name(object)).collect::<Vec<_>>()
+        };
+        let last = fact.last_succeeded.map(|succeeded| if succeeded { "succeeded" } else { "failed" });
+        row!(
+            rows, oid: object.oid, name: &object.name, targets: names(&pipeline.targets),
+            schedule: ddl::pipeline_trigger(&pipeline.trigger), after: names(&pipeline.after),
+            state: if fact.state.is_empty() { "idle" } else { fact.state }, next_run: fact.next, run: fact.run,
+            last_run: fact.last_run, last_status: last, last_ended: fact.last_ended, error: fact.error,
+            definition: present_query(&ctx.catalog, object), comment: object.comment.clone(),
         );
     }
 }

@@ -41,7 +41,10 @@ impl Session {
             | Statement::ShowCreate(_)
             | Statement::ShowColumns(_)
             | Statement::Explain(_)
-            | Statement::CheckConnection(_) => self.describe_show(&parsed.statement)?,
+            | Statement::CheckConnection(_)
+            | Statement::RunPipeline(_)
+            | Statement::ValidatePipeline(_)
+            | Statement::ShowRuns(_) => self.describe_show(&parsed.statement)?,
             Statement::Declare(declare) => {
                 if let DeclareOf::Query(query) = &declare.of {
                     self.describe_sql(&sql::Statement::Query(query.clone()), &mut parameters)?;

@@ -81,7 +81,7 @@ impl UniqueKey {
 
 impl Session {
     /// The table that a statement names, if it can be changed.
-    pub(super) fn table_to_change(&self, name: &sql::ObjectName, verb: &str) -> Result<Arc<Object>> {
+    pub(crate) fn table_to_change(&self, name: &sql::ObjectName, verb: &str) -> Result<Arc<Object>> {
         let catalog = self.transaction()?.catalog.clone();
         let object = find_relation(&catalog, name, &self.search_path());
         let (schema, bare) = object_name(name, &catalog.database)?;
@@ -124,6 +124,7 @@ impl Session {
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
         };
+        self.check_may_change(object.schema, &object.name)?;
         let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,

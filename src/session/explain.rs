@@ -22,7 +22,10 @@ impl Session {
         let text = match &explain.target {
             ExplainTarget::Object(object_type, name) => {
                 let object = self.find_to_drop(*object_type, name)?;
-                self.explain_object(&object, explain.analyze)?
+                match object.kind {
+                    ObjectKind::Pipeline(_) => self.explain_pipeline(&object).await?,
+                    _ => self.explain_object(&object, explain.analyze)?,
+                }
             }
             ExplainTarget::Statement(statement) => match statement.as_ref() {
                 Statement::CreateMaterializedView(create) => {

@@ -17,6 +17,7 @@ use crate::pg_catalog::{
     CursorFact, EpochFact, FunctionFact, JobFact, RelationSize, SessionFact, SettingFact, SinkFact, SourceFact,
     SystemFacts, registry_functions,
 };
+use crate::pipelines::PipelineFact;
 
 /// The functions that depend on the session, by every name they have.
 pub(super) fn functions(db: &Arc<Database>, info: &Arc<SessionInfo>) -> HashMap<String, Arc<ScalarUDF>> {
@@ -121,6 +122,10 @@ impl Facts {
 impl SystemFacts for Facts {
     fn cursors(&self) -> Vec<CursorFact> {
         self.info.cursors()
+    }
+
+    fn pipelines(&self) -> Vec<PipelineFact> {
+        self.db.pipelines.facts(&self.moment.catalog)
     }
 
     fn jobs(&self) -> Vec<JobFact> {

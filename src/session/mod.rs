@@ -21,8 +21,10 @@ mod explain;
 mod facts;
 mod info;
 mod insert;
+mod internal;
 mod load;
 mod parts;
+mod pipeline;
 mod plans;
 mod remote;
 mod run;
@@ -89,6 +91,8 @@ pub struct Session {
     parts: Option<Parts>,
     /// While a statement is planned that names tables of other systems.
     remote: Arc<RemoteTables>,
+    /// The server's own: it may write its tables.
+    internal: bool,
 }
 
 /// A statement of PREPARE.
@@ -101,11 +105,16 @@ struct Prepared {
 impl Session {
     /// `parameters`: what the client's startup message said (application_name, TimeZone, ...).
     pub fn new(db: Arc<Database>, user: &str, parameters: &BTreeMap<String, String>) -> Result<Session> {
+        Self::register(db, user, parameters, true)
+    }
+
+    /// `counts`: towards max_connections.
+    fn register(db: Arc<Database>, user: &str, parameters: &BTreeMap<String, String>, counts: bool) -> Result<Session> {
         let info = Arc::new(SessionInfo::new(&db, user));
         for (name, value) in parameters {
             info.set_at_start(name, value)?;
         }
-        let (pid, secret) = db.register(&info)?;
+        let (pid, secret) = db.register(&info, counts)?;
         info.set_pid(pid);
         let functions = Arc::new(facts::functions(&db, &info));
         let cursors = Cursors::new(db.config.max_cursor_bytes as usize);
@@ -125,6 +134,7 @@ impl Session {
             temp_schema: None,
             parts: None,
             remote: Arc::default(),
+            internal: false,
         })
     }
 
@@ -237,7 +247,11 @@ impl Session {
             commit.ready = Some(sender);
             receiver
         });
+        let changes_catalog = commit.catalog.is_some();
         self.db.engine.commit(commit).await?;
+        if changes_catalog {
+            self.db.pipelines.news();
+        }
         let Some(ready) = ready else { return Ok(()) };
         // If this future is dropped (cancel), what was being built goes again.
         let guard = DropUnlessReady { db: self.db.clone(), oids: builds };
@@ -400,6 +414,14 @@ impl Session {
     }
 
     pub(crate) fn change_catalog(&mut self, changes: Vec<Change>, steps: Vec<PlannedStep>) -> Result<()> {
+        let catalog = self.transaction()?.catalog.clone();
+        for change in &changes {
+            let object = match change {
+                Change::Put(object) => catalog.get(object.oid).map_or(object.as_ref(), |before| before),
+                Change::Remove(oid) => catalog.expect(*oid)?,
+            };
+            self.check_may_change(object.schema, &object.name)?;
+        }
         self.transaction_mut()?.change_catalog(changes, steps)?;
         let catalog = self.transaction()?.catalog.clone();
         self.info.note_schemas(&catalog);

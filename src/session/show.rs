@@ -74,7 +74,11 @@ impl Session {
     }
 
     pub(super) async fn show_objects(&mut self, show: &ShowObjects) -> Result<Outcome> {
-        let query = self.show_query(show)?;
+        self.show_query_rows(self.show_query(show)?).await
+    }
+
+    /// A SHOW that is this SELECT.
+    pub(super) async fn show_query_rows(&mut self, query: String) -> Result<Outcome> {
         let query = definitions::stored_query(&query)?;
         let names = self.names(None)?;
         let plan = names.plan(&query)?;
@@ -127,6 +131,11 @@ impl Session {
                 "SELECT name, type, host, port, database, comment FROM tidemark.connections WHERE true{} ORDER BY name",
                 like("name")
             ),
+            ObjectType::Pipeline => format!(
+                "SELECT name, targets, schedule, state, next_run, last_run, last_status, error FROM tidemark.pipelines \
+                 WHERE true{} ORDER BY name",
+                like("name")
+            ),
             ObjectType::Job => "SELECT * FROM tidemark.jobs ORDER BY id".to_string(),
             ObjectType::Schema => format!(
                 "SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE true{} ORDER BY nspname",
@@ -154,8 +163,16 @@ impl Session {
             Statement::ShowColumns(_) => text_columns(&["name", "type", "nullable", "default", "comment"]),
             Statement::Explain(_) => text_columns(&["QUERY PLAN"]),
             Statement::CheckConnection(_) => crate::coordinator::connections::check_columns(),
-            Statement::ShowObjects(show) => {
-                let query = definitions::stored_query(&self.show_query(show)?)?;
+            Statement::RunPipeline(_) | Statement::ValidatePipeline(_) => {
+                return Ok(super::pipeline::columns_of(statement));
+            }
+            Statement::ShowObjects(_) | Statement::ShowRuns(_) => {
+                let text = match statement {
+                    Statement::ShowObjects(show) => self.show_query(show)?,
+                    Statement::ShowRuns(show) => self.runs_query(show)?,
+                    _ => return Ok(None),
+                };
+                let query = definitions::stored_query(&text)?;
                 let plan = self.names(None)?.plan(&query)?;
                 std::sync::Arc::new(plan.schema().as_arrow().clone())
             }
@@ -172,8 +189,13 @@ impl Session {
 
     /// Ends what a view's creation is still building.
     pub(super) fn cancel_job(&mut self, job: &str) -> Result<Outcome> {
-        let status = self.db.engine.status();
         let catalog = self.catalog()?;
+        if let Ok(pipeline) = catalog.pipeline(job)
+            && self.db.pipelines.cancel(pipeline.oid)
+        {
+            return Ok(Outcome::Command("CANCEL JOB".into()));
+        }
+        let status = self.db.engine.status();
         let found =
             status.jobs.iter().find(|j| j.oid.to_string() == job || catalog.get(j.oid).is_some_and(|o| o.name == job));
         let Some(found) = found else {

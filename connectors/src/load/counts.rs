@@ -43,6 +43,17 @@ impl Counts {
         self.rows.saturating_sub(self.inserted + self.updated)
     }
 
+    /// Of both.
+    pub fn plus(&self, other: &Counts) -> Counts {
+        Counts {
+            rows: self.rows + other.rows,
+            inserted: self.inserted + other.inserted,
+            updated: self.updated + other.updated,
+            closed: self.closed + other.closed,
+            deleted: self.deleted + other.deleted,
+        }
+    }
+
     /// As INSERT counts them: rows that are there now and were not.
     pub fn written(&self) -> u64 {
         self.inserted + self.updated

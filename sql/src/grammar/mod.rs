@@ -27,6 +27,7 @@ pub mod interval;
 pub mod literals;
 mod objects;
 mod options;
+mod pipeline;
 mod postgres;
 mod reserved;
 mod row_functions;
@@ -173,6 +174,14 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::CheckConnection(objects::check_connection(&mut ahead)?)
     } else if ahead.accept(&["REFRESH", "MATERIALIZED", "VIEW"]) {
         Statement::Refresh(objects::refresh(&mut ahead)?)
+    } else if ahead.accept(&["RUN"]) {
+        Statement::RunPipeline(pipeline::run(&mut ahead, false)?)
+    } else if ahead.accept(&["DRY", "RUN"]) {
+        Statement::RunPipeline(pipeline::run(&mut ahead, true)?)
+    } else if ahead.accept(&["SHOW", "RUNS"]) {
+        Statement::ShowRuns(pipeline::show_runs(&mut ahead)?)
+    } else if ahead.accept(&["VALIDATE", "PIPELINE"]) {
+        Statement::ValidatePipeline(objects::validate(&mut ahead)?)
     } else if ahead.accept(&["VALIDATE", "MATERIALIZED", "VIEW"]) {
         Statement::Validate(objects::validate(&mut ahead)?)
     } else if let Some(tag) = NO_OPS.into_iter().find(|tag| ahead.is(&tag.split(' ').collect::<Vec<_>>())) {
@@ -190,6 +199,7 @@ fn create(c: &mut Cursor, kind: crate::ast::ObjectType, or_replace: bool) -> Res
         ObjectType::Sink => Statement::CreateSink(sink::create(c, or_replace)?),
         ObjectType::Secret => Statement::CreateSecret(secret::create(c, or_replace)?),
         ObjectType::Connection => Statement::CreateConnection(connection::create(c, or_replace)?),
+        ObjectType::Pipeline => Statement::CreatePipeline(pipeline::create(c, or_replace)?),
         _ => Statement::CreateMaterializedView(view::create(c, or_replace)?),
     })
 }

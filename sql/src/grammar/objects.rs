@@ -8,15 +8,16 @@ use super::cursor::Cursor;
 use super::options;
 use crate::ast::{Alter, AlterAction, Comment, CommentObject, Drop, ObjectType};
 
-/// `SOURCE`, `SINK`, `MATERIALIZED VIEW`, `SECRET`, `CONNECTION`: the kinds whose statements are all ours.
+/// `SOURCE`, `SINK`, `MATERIALIZED VIEW`, `SECRET`, `CONNECTION`, `PIPELINE`: the kinds whose statements are all ours.
 pub(super) fn own_kind(c: &mut Cursor) -> Option<ObjectType> {
     if c.accept(&["MATERIALIZED", "VIEW"]) {
         return Some(ObjectType::MaterializedView);
     }
-    match c.accept_one_of(&["SOURCE", "SINK", "SECRET", "CONNECTION"])? {
+    match c.accept_one_of(&["SOURCE", "SINK", "SECRET", "CONNECTION", "PIPELINE"])? {
         "SOURCE" => Some(ObjectType::Source),
         "SINK" => Some(ObjectType::Sink),
         "SECRET" => Some(ObjectType::Secret),
+        "PIPELINE" => Some(ObjectType::Pipeline),
         _ => Some(ObjectType::Connection),
     }
 }
@@ -67,6 +68,7 @@ pub(super) fn altered_kind(c: &mut Cursor) -> Option<ObjectType> {
             | ObjectType::Sink
             | ObjectType::Secret
             | ObjectType::Connection
+            | ObjectType::Pipeline
             | ObjectType::Sequence => true,
             ObjectType::Table => action.is(&["SET", "SCHEMA"]),
             ObjectType::Index => action.is(&["RENAME", "TO"]),
@@ -102,7 +104,11 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
         c.advance();
         let (options, secrets) = options::with_secrets(c)?;
         AlterAction::Set(options, secrets)
-    } else if object_type == ObjectType::Connection && c.accept(&["RESET"]) {
+    } else if object_type == ObjectType::Pipeline && c.is(&["RESET"]) && *c.peek(1) != Token::LParen {
+        c.advance();
+        c.accept(&["WATERMARK"]);
+        AlterAction::ResetWatermark
+    } else if matches!(object_type, ObjectType::Connection | ObjectType::Pipeline) && c.accept(&["RESET"]) {
         AlterAction::Reset(options::keys(c)?)
     } else if c.accept(&["SET"]) {
         let (options, secrets) = options::assigned(c)?;

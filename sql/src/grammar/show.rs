@@ -39,7 +39,7 @@ fn relation(c: &mut Cursor) -> Result<ObjectName> {
 }
 
 fn show_objects(c: &mut Cursor) -> Result<Option<Statement>> {
-    const KINDS: [(&[&str], ObjectType); 15] = [
+    const KINDS: [(&[&str], ObjectType); 16] = [
         (&["TABLES"], ObjectType::Table),
         (&["VIEWS"], ObjectType::View),
         (&["MATERIALIZED", "VIEWS"], ObjectType::MaterializedView),
@@ -48,6 +48,7 @@ fn show_objects(c: &mut Cursor) -> Result<Option<Statement>> {
         (&["JOBS"], ObjectType::Job),
         (&["SECRETS"], ObjectType::Secret),
         (&["CONNECTIONS"], ObjectType::Connection),
+        (&["PIPELINES"], ObjectType::Pipeline),
         (&["SCHEMAS"], ObjectType::Schema),
         (&["INDEXES"], ObjectType::Index),
         (&["SEQUENCES"], ObjectType::Sequence),
