@@ -29,7 +29,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
-use tidemark_catalog::{Catalog, Object, ObjectKind, Read, SUPERUSER, SYSTEM_SCHEMAS};
+use tidemark_catalog::{Catalog, Object, ObjectKind, Read, SUPERUSER, SYSTEM_SCHEMAS, TIDEMARK_SCHEMA};
 use tidemark_common::{Error, Oid, Result, SqlState};
 
 use crate::query::{object_name, remote_name};
@@ -67,7 +67,8 @@ impl Session {
                 }
             },
         };
-        if SYSTEM_SCHEMAS.iter().any(|(oid, _)| *oid == schema) {
+        let own = schema == TIDEMARK_SCHEMA && self.is_internal();
+        if SYSTEM_SCHEMAS.iter().any(|(oid, _)| *oid == schema) && !own {
             return Err(Error::new(
                 SqlState::InsufficientPrivilege,
                 format!("permission denied to create \"{}.{name}\"", catalog.schema_name(schema)),

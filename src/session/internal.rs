@@ -111,6 +111,10 @@ impl Session {
         Ok(columns)
     }
 
+    pub(crate) fn is_internal(&self) -> bool {
+        self.internal
+    }
+
     /// The server's own sessions alone may.
     pub(crate) fn check_may_change(&self, schema: tidemark_common::Oid, name: &str) -> Result<()> {
         if schema != tidemark_catalog::TIDEMARK_SCHEMA || self.internal {

@@ -106,10 +106,12 @@ impl Session {
             }
             None => String::new(),
         };
+        // The server's own tables are shown to those who ask for them.
+        let schema_or_users = if schema.is_empty() { " AND schema_name <> 'tidemark'" } else { &schema };
         let objects = |kind: &str| {
             let like = like("name");
             format!(
-                "SELECT name, schema_name AS schema, comment FROM tidemark.objects WHERE kind = '{kind}'{schema}{like} ORDER BY 2, 1"
+                "SELECT name, schema_name AS schema, comment FROM tidemark.objects WHERE kind = '{kind}'{schema_or_users}{like} ORDER BY 2, 1"
             )
         };
         Ok(match show.object_type {

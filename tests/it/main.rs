@@ -27,6 +27,7 @@ mod loads_postgres;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
 mod pgbench;
+mod pipelines;
 mod postgres;
 mod postgres_remote;
 mod psql;
