@@ -116,6 +116,47 @@ pub struct Table {
     pub generation: u32,
     #[serde(default)]
     pub load: Option<TableLoad>,
+    /// Nothing of it is kept here.
+    #[serde(default)]
+    pub remote: Option<Remote>,
+}
+
+/// The table of another system that holds what is loaded: WITH (connection = ..).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Remote {
+    pub connection: Oid,
+    pub schema: String,
+    pub table: String,
+    /// As it was said.
+    #[serde(default)]
+    pub on_drift: Option<String>,
+    /// What was done to it from here, the last [`Remote::HISTORY`] times.
+    #[serde(default)]
+    pub history: Vec<RemoteChange>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RemoteChange {
+    /// Microseconds since 1970.
+    pub at: i64,
+    pub change: String,
+    pub sql: String,
+}
+
+impl Remote {
+    /// Changes that are remembered.
+    pub const HISTORY: usize = 100;
+
+    /// `schema.table`, quoted where that is needed.
+    pub fn name(&self) -> String {
+        format!("{}.{}", crate::quote_ident(&self.schema), crate::quote_ident(&self.table))
+    }
+
+    pub fn remember(&mut self, changes: impl IntoIterator<Item = RemoteChange>) {
+        self.history.extend(changes);
+        let old = self.history.len().saturating_sub(Self::HISTORY);
+        self.history.drain(..old);
+    }
 }
 
 /// How rows are loaded into a table: WITH (strategy = ..).
@@ -319,6 +360,14 @@ impl Object {
             | ObjectKind::Index(_)
             | ObjectKind::Secret(_)
             | ObjectKind::Connection(_) => &[],
+        }
+    }
+
+    /// Where a table is kept that is not kept here.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.kind {
+            ObjectKind::Table(table) => table.remote.as_ref(),
+            _ => None,
         }
     }
 

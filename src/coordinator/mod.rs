@@ -13,6 +13,7 @@ pub mod definitions;
 pub mod drop;
 mod indexes;
 pub(crate) mod loads;
+pub(crate) mod remote;
 mod rename;
 mod replace;
 mod schemas;

@@ -58,7 +58,10 @@ impl Session {
         if matches!(object.kind, ObjectKind::Secret(_)) {
             return Ok(()); // Options know it by its OID.
         }
-        self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
+        // A table that is kept through a connection knows it by its OID, too.
+        self.refuse_if_used(object, what, |user| {
+            !user.reads.iter().any(|read| read.oid == object.oid) && user.remote().is_none()
+        })
     }
 
     pub(super) fn refuse_if_read(&self, object: &Object, what: &str) -> Result<()> {

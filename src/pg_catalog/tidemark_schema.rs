@@ -1,6 +1,6 @@
 //! Schema `tidemark`: what runs and how it fares.
 
-use tidemark_catalog::{Object, ObjectKind, Secret};
+use tidemark_catalog::{Object, ObjectKind, Remote, Secret};
 use tidemark_common::{Oid, Result};
 
 use super::context::SystemContext;
@@ -26,6 +26,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
             }
         }
         "settings" => ctx.facts.settings().into_iter().for_each(|s| setting_row(s, rows)),
+        "schema_history" => schema_history_rows(ctx, rows),
         "tables" | "materialized_views" => stored_rows(name, ctx, rows),
         _ => return Ok(false),
     }
@@ -143,6 +144,22 @@ fn connection_rows(ctx: &SystemContext, rows: &mut Rows) {
     }
 }
 
+/// What was done to tables that are kept elsewhere.
+fn schema_history_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for object in ctx.catalog.objects() {
+        let Some(remote) = object.remote() else { continue };
+        let (schema, name) = names(ctx, object);
+        let connection = ctx.catalog.get(remote.connection).map(|c| c.name.clone());
+        for change in &remote.history {
+            row!(
+                rows, changed_at: change.at, oid: object.oid, schema_name: schema, name: name,
+                connection: connection.clone(), remote_table: remote.name(), change: change.change.clone(),
+                sql: change.sql.clone(),
+            );
+        }
+    }
+}
+
 fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
     for object in ctx.catalog.objects() {
         let (schema, name) = names(ctx, object);
@@ -152,6 +169,8 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
             ("tables", ObjectKind::Table(_)) => row!(
                 rows, oid: object.oid, schema_name: schema, name: name, rows: count, bytes: bytes,
                 temporary: object.temporary,
+                connection: object.remote().and_then(|r| ctx.catalog.get(r.connection)).map(|c| c.name.clone()),
+                remote_table: object.remote().map(Remote::name),
             ),
             ("materialized_views", ObjectKind::MaterializedView(view)) => {
                 let job = ctx.facts.jobs().into_iter().find(|j| j.object == object.oid);

@@ -8,6 +8,9 @@
 //! The changes are made of all that the table holds, so what another session does to it meanwhile is a conflict, and the load
 //! runs again. The input is held in memory, and counts for max_transaction_bytes.
 
+mod there;
+mod way;
+
 use std::sync::Arc;
 
 use chrono::DateTime;
@@ -22,17 +25,23 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_connectors::load::{self, Action, Changes, Counts, Deletes, Load, Strategy, Target};
 use tidemark_engine::TableDef;
 
+pub(super) use self::way::Way;
 use super::dml::Writer;
 use super::{Session, select};
 use crate::coordinator::definitions::stored_query;
 use crate::query::Names;
 
+/// The columns that a load gives.
+struct Given {
+    /// Where they are in the table.
+    positions: Vec<usize>,
+    schema: SchemaRef,
+}
+
 /// The rows of a load, as they come.
 pub(super) struct LoadInput {
-    pub load: Load,
-    /// Where its columns are in the table.
-    pub positions: Vec<usize>,
-    schema: SchemaRef,
+    load: Load,
+    given: Given,
     batches: Vec<RecordBatch>,
     rows: u64,
     bytes: usize,
@@ -47,21 +56,33 @@ struct Made {
     gone: Vec<RecordBatch>,
 }
 
-impl LoadInput {
-    pub fn new(load: Load, object: &Object) -> Result<Self> {
+impl Given {
+    fn new(load: &Load, object: &Object) -> Result<Self> {
         let position = |name: &str| object.columns().iter().position(|column| column.name == name);
         let positions = load.columns.iter().map(|column| position(&column.name)).collect::<Option<Vec<_>>>();
         let positions = positions.ok_or_else(|| Error::internal("a column to load is not there"))?;
         let field = |at: &usize| object.columns()[*at].sql_type.to_field(&object.columns()[*at].name, true);
         let schema = Arc::new(Schema::new(positions.iter().map(field).collect::<Vec<_>>()));
-        Ok(Self { load, positions, schema, batches: Vec::new(), rows: 0, bytes: 0 })
+        Ok(Self { positions, schema })
     }
 
-    /// Takes rows: `columns` by position in the table, those of the strategy among them, which count for nothing.
-    pub fn push(&mut self, columns: &[ArrayRef], rows: usize, room: usize) -> Result<()> {
+    /// Rows of these columns. `columns`: by position in the table, those of the strategy among them, which count for nothing.
+    fn batch(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         let columns = self.positions.iter().map(|at| Arc::clone(&columns[*at])).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
+    }
+}
+
+impl LoadInput {
+    fn new(load: Load, object: &Object) -> Result<Self> {
+        let given = Given::new(&load, object)?;
+        Ok(Self { load, given, batches: Vec::new(), rows: 0, bytes: 0 })
+    }
+
+    /// Takes rows, all columns of the table by position.
+    fn push(&mut self, columns: &[ArrayRef], rows: usize, room: usize) -> Result<()> {
+        let batch = self.given.batch(columns, rows)?;
         self.rows += rows as u64;
         self.bytes += batch.get_array_memory_size();
         if self.bytes > room {
@@ -87,7 +108,7 @@ impl Session {
         let mut counts = Counts { rows: input.rows, ..Counts::default() };
         let load = &input.load;
         let mut names = self.names(Some(object.oid))?;
-        give(&mut names, load::INPUT, input.schema.clone(), input.batches)?;
+        give(&mut names, load::INPUT, input.given.schema.clone(), input.batches)?;
         check_keys(&names, load, &object.name).await?;
 
         let stored = writer.def.collection.schema().clone();
@@ -100,7 +121,7 @@ impl Session {
             Changes::Query(query) => made.collect(self, &names, &query, load, &writer, &mut counts).await?,
             Changes::Timeline { candidates, known, timeline } => {
                 let candidates = made.candidates(&names, &candidates, load, &writer, &mut counts).await?;
-                give(&mut names, load::CANDIDATES, candidates_schema(&input.schema), candidates)?;
+                give(&mut names, load::CANDIDATES, candidates_schema(&input.given.schema), candidates)?;
                 let known = rows(&names, &known).await?;
                 give(&mut names, load::KNOWN, nullable(&stored), known)?;
                 made.collect(self, &names, &timeline, load, &writer, &mut counts).await?;
@@ -373,9 +394,7 @@ fn out_of_order(batch: &RecordBatch, actions: &[Action], load: &Load, stored: &S
         Strategy::Scd2(scd2) => scd2.event_time.as_deref().and_then(value).unwrap_or_default(),
         _ => String::new(),
     };
-    Error::new(SqlState::DataException, "an event lies before what is known of its key already")
-        .with_detail(format!("Key ({})=({}), around {event}.", load.keys.join(", "), keys.join(", ")))
-        .with_hint("Load events in order, or put them in their place in history: out_of_order = 'splice'.")
+    load.late_event_error(&keys, &event)
 }
 
 /// A moment as the queries write it.

@@ -58,7 +58,7 @@ use self::cursor::Cursors;
 use self::parts::Parts;
 pub(crate) use self::parts::Returned;
 use self::plans::Plans;
-pub(crate) use self::remote::{RemoteName, RemoteTables};
+pub(crate) use self::remote::{RemoteName, RemoteTables, kept_elsewhere};
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
 use crate::query::{Names, StoredRows};
