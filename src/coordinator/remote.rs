@@ -52,8 +52,8 @@ impl Session {
     /// Makes the table over there, or sees that it is as it is declared.
     pub(super) async fn make_remote(&mut self, mut draft: Draft, temporary: bool) -> Result<Draft> {
         let Some(remote) = &draft.remote else { return Ok(draft) };
-        self.refuse_in_block("CREATE TABLE", &draft.name)?;
         check_draft(&draft, temporary)?;
+        self.refuse_in_block("CREATE TABLE", &draft.name)?;
         let table = Table {
             columns: draft.columns.clone(),
             primary_key: draft.primary_key.clone(),
@@ -125,7 +125,7 @@ impl Session {
             let message = format!("cannot execute {what} in a read-only transaction");
             return Err(Error::new(SqlState::ReadOnlySqlTransaction, message));
         }
-        if !self.in_transaction_block() && transaction.is_read_only_so_far() {
+        if !self.in_transaction_block() && !self.is_part() && transaction.is_read_only_so_far() {
             return Ok(());
         }
         Err(Error::new(

@@ -13,14 +13,15 @@ mod way;
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use chrono::DateTime;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::{cast, filter, is_not_null, prep_null_mask_filter};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use tidemark_catalog::{Object, ObjectKind, Table};
+use tidemark_common::values::{Column as Values, Style};
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_connectors::load::{self, Action, Changes, Counts, Deletes, Load, Strategy, Target};
 use tidemark_engine::TableDef;
@@ -373,12 +374,22 @@ async fn check_keys(names: &Names, load: &Load, table: &str) -> Result<()> {
     for batch in rows(names, &query).await? {
         let last = batch.num_columns() - 1;
         for row in 0..batch.num_rows() {
-            let values = batch.columns()[..last].iter().map(|column| Ok(array_value_to_string(column, row)?));
-            let values = values.collect::<Result<Vec<_>>>()?.join(", ");
-            shown.push((values, array_value_to_string(batch.column(last), row)?));
+            let values = (0..last).map(|at| shown_value(&batch, at, row)).collect::<Result<Vec<_>>>()?;
+            shown.push((values.join(", "), shown_value(&batch, last, row)?));
         }
     }
     if shown.is_empty() { Ok(()) } else { Err(load.duplicate_error(table, &shown)) }
+}
+
+/// A value as it is shown wherever the table is kept.
+fn shown_value(batch: &RecordBatch, column: usize, row: usize) -> Result<String> {
+    let schema = batch.schema();
+    let values = Values::new(batch.column(column), schema.field(column))?;
+    let mut text = BytesMut::new();
+    if !values.is_null(row) {
+        values.write_text(row, &Style::default(), &mut text);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The error for an event that comes too late.
@@ -386,12 +397,13 @@ fn out_of_order(batch: &RecordBatch, actions: &[Action], load: &Load, stored: &S
     let row = actions.iter().position(|action| *action == Action::OutOfOrder).unwrap_or(0);
     let value = |name: &str| -> Option<String> {
         let at = stored.index_of(name).ok()?;
-        let of = |prefix: &str| batch.column_by_name(&format!("{prefix}_{at}")).filter(|column| !column.is_null(row));
-        array_value_to_string(of("new").or_else(|| of("old"))?, row).ok()
+        let of = |prefix: &str| batch.schema().index_of(&format!("{prefix}_{at}")).ok();
+        let there = |column: &usize| !batch.column(*column).is_null(row);
+        shown_value(batch, of("new").filter(there).or_else(|| of("old"))?, row).ok()
     };
     let keys: Vec<String> = load.keys.iter().filter_map(|key| value(key)).collect();
     let event = match &load.strategy {
-        Strategy::Scd2(scd2) => scd2.event_time.as_deref().and_then(value).unwrap_or_default(),
+        Strategy::Scd2(scd2) => value(&scd2.valid_from).unwrap_or_default(),
         _ => String::new(),
     };
     load.late_event_error(&keys, &event)

@@ -200,6 +200,11 @@ impl Session {
         self.implicit_block || self.transaction.as_ref().is_some_and(|t| t.explicit)
     }
 
+    /// What a statement does is a part of another one.
+    pub(crate) fn is_part(&self) -> bool {
+        self.parts.is_some()
+    }
+
     /// True if the transaction is the statement's own.
     fn ends_with_statement(&self) -> bool {
         !self.implicit_block && self.transaction.as_ref().is_some_and(|t| !t.explicit)

@@ -79,13 +79,18 @@ impl Named<'_> {
                     self.tables.extend(remote_name(table_name, self.catalog));
                     return self.named(table_name, search_path);
                 }
-                if let sql::Statement::Insert(insert) = statement.as_ref() {
+                match statement.as_ref() {
                     // What rows are put into is not read.
-                    self.within(&insert.source, search_path)?;
-                    self.within(&insert.on, search_path)?;
-                    return self.within(&insert.returning, search_path);
+                    sql::Statement::Insert(insert) => {
+                        self.within(&insert.source, search_path)?;
+                        self.within(&insert.on, search_path)?;
+                        self.within(&insert.returning, search_path)
+                    }
+                    sql::Statement::AlterTable(_) | sql::Statement::CreateIndex(_) | sql::Statement::Truncate(_) => {
+                        Ok(())
+                    }
+                    statement => self.within(statement, search_path),
                 }
-                self.within(statement.as_ref(), search_path)
             }
             Statement::Explain(explain) => match &explain.target {
                 ExplainTarget::Statement(statement) => self.in_statement(statement, search_path),

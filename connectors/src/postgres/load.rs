@@ -23,7 +23,7 @@ use tokio_postgres::CopyInSink;
 use super::client::Client;
 use super::ddl::TargetTable;
 use super::encode::Encoder;
-use super::filter::identifier;
+use super::filter::{identifier, literal};
 use super::options::PostgresOptions;
 use super::reading::SETTINGS;
 use super::{error, progress};
@@ -38,8 +38,6 @@ const MANY: u64 = 1000;
 pub struct LoadPlan {
     pub table: TargetTable,
     pub load: Load,
-    /// The time of the load, as a literal.
-    pub now: String,
     /// For append, where it has a column for it: a UUID.
     pub batch_id: String,
     pub run: Option<LoadRun>,
@@ -78,13 +76,23 @@ impl Loading {
         }
         let columns = plan.table.columns.iter().map(|column| column.name.clone()).collect();
         let loading = Loading { client, plan, columns, copy: None, encoder: Encoder::default(), rows: 0 };
-        loading.client.run(&loading.plan.load.input_table(&loading.target(&loading.plan.table.qualified()))).await?;
+        let name = loading.plan.table.qualified();
+        loading.client.run(&loading.plan.load.input_table(&loading.target(&name, ""))).await?;
         fail_point("load.staged");
         Ok(Begun::Loading(Box::new(loading)))
     }
 
-    fn target<'a>(&'a self, name: &'a str) -> Target<'a> {
-        Target { name, columns: &self.columns, now: &self.plan.now }
+    fn target<'a>(&'a self, name: &'a str, now: &'a str) -> Target<'a> {
+        Target { name, columns: &self.columns, now }
+    }
+
+    /// The time of the load, as a literal: of the clock over there, which is the same for all who load the table, and read when it
+    /// is this one's turn, so that it is after all loads before.
+    async fn now(&self) -> Result<String> {
+        let rows = self.client.texts("SELECT clock_timestamp()").await?;
+        let now = rows.into_iter().flatten().next().flatten();
+        let now = now.ok_or_else(|| Error::new(SqlState::ProtocolViolation, "the other server has no clock"))?;
+        Ok(format!("TIMESTAMPTZ {}", literal(&now)))
     }
 
     pub fn options(&self) -> &PostgresOptions {
@@ -191,17 +199,17 @@ impl Loading {
             counts.deleted = self.client.execute(&format!("DELETE FROM {table}")).await?;
             fail_point("load.applied.0");
         }
-        let sql = self.plan.load.added(&self.target(&table), &self.plan.batch_id);
+        let sql = self.plan.load.added(&self.target(&table, &self.now().await?), &self.plan.batch_id);
         counts.inserted = self.client.execute(&sql).await?;
         fail_point("load.applied.1");
         Ok(counts)
     }
 
     async fn compare(&self) -> Result<Counts> {
-        let name = self.plan.table.qualified();
-        let script = self.plan.load.script(&self.target(&name))?;
         self.check_keys().await?;
         self.lock().await?;
+        let (name, now) = (self.plan.table.qualified(), self.now().await?);
+        let script = self.plan.load.script(&self.target(&name, &now))?;
         for statement in &script.prepare {
             self.client.run(statement).await?;
         }

@@ -12,7 +12,7 @@ use tidemark_connectors::load::{Counts, Load, LoadRun};
 use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, whole_query};
 use uuid::Uuid;
 
-use super::{Given, literal};
+use super::Given;
 use crate::coordinator::connections;
 use crate::coordinator::loads::load_of;
 use crate::coordinator::remote::target_table;
@@ -42,7 +42,6 @@ impl Session {
         let plan = LoadPlan {
             table: target_table(object, remote)?,
             load: load.clone(),
-            now: literal(self.transaction()?.started_at)?,
             batch_id,
             run: run.or_else(|| self.run_of_setting(object)),
         };
