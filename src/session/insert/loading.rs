@@ -28,6 +28,8 @@ impl Session {
         let statement = Statement::Sql(Box::new(sql::Statement::Query(Box::new(query.clone()))));
         self.find_remote(&statement).await?;
         let names = self.names(None)?;
+        // They hold on to sessions of other systems.
+        self.remote = Arc::default();
         let plan = names.plan(query)?;
         let sources = sources(&plan, query);
         let positions = load_positions(object, columns)?;
