@@ -28,7 +28,7 @@ pub struct Script {
     pub prepare: Vec<String>,
     /// A query for an event that is out of order: its key, and when the version begins or ends that it would change.
     pub check: Option<String>,
-    /// How often each action is among the changes.
+    /// How often each action is among the changes; what is unchanged is not.
     pub counts: String,
     pub apply: Vec<Apply>,
 }
@@ -55,12 +55,17 @@ fn temporary(name: &str, query: &str) -> String {
     format!("CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}")
 }
 
+/// Rows that stay as they are, which may be nearly all, are not written down.
+fn changing(query: &str) -> String {
+    format!("SELECT * FROM ({query}) AS changing WHERE {ACTION} <> 'unchanged'")
+}
+
 impl Load {
     /// Of a strategy that compares. `Target::columns` are the table's, and nothing else.
     pub fn script(&self, target: &Target<'_>) -> Result<Script> {
         let mut prepare = Vec::new();
         match self.changes(target)? {
-            Changes::Query(query) => prepare.push(temporary(CHANGES, &query)),
+            Changes::Query(query) => prepare.push(temporary(CHANGES, &changing(&query))),
             Changes::Timeline { candidates, known, timeline } => {
                 let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
                 let of_input = list(&names);
@@ -77,8 +82,7 @@ impl Load {
                     old.join(", "),
                     nothing.join(", "),
                 );
-                prepare
-                    .push(temporary(CHANGES, &format!("SELECT * FROM ({timeline}) AS timeline UNION ALL {decided}")));
+                prepare.push(temporary(CHANGES, &format!("{} UNION ALL {decided}", changing(&timeline))));
             }
         }
         Ok(Script {
@@ -102,7 +106,6 @@ impl Load {
 
     fn applied(&self, target: &Target<'_>) -> Vec<Apply> {
         let table = target.name;
-        let changes = format!("{ACTION} <> 'unchanged'");
         let same = |names: &[String]| {
             let same = names.iter().map(|name| format!("t.{} = c.old_{}", quoted(name), place(target, name)));
             same.collect::<Vec<_>>().join(" AND ")
@@ -115,23 +118,23 @@ impl Load {
         if let Strategy::Scd2(scd2) = &self.strategy {
             apply.push(Apply::change(format!(
                 "UPDATE {table} AS t SET {} = c.{END}, {} = false FROM {CHANGES} AS c \
-                 WHERE {changes} AND c.{OLD} AND c.{END} IS NOT NULL AND {same_row}",
+                 WHERE c.{OLD} AND c.{END} IS NOT NULL AND {same_row}",
                 quoted(&scd2.valid_to),
                 quoted(&scd2.is_current),
             )));
         }
         apply.push(Apply::change(format!(
             "DELETE FROM {table} AS t USING {CHANGES} AS c \
-             WHERE {changes} AND c.{OLD} AND c.{END} IS NULL AND NOT c.{NEW} AND {same_row}"
+             WHERE c.{OLD} AND c.{END} IS NULL AND NOT c.{NEW} AND {same_row}"
         )));
         apply.push(Apply::change(format!(
             "UPDATE {table} AS t SET {} FROM {CHANGES} AS c \
-             WHERE {changes} AND c.{OLD} AND c.{END} IS NULL AND c.{NEW} AND {same_row}",
+             WHERE c.{OLD} AND c.{END} IS NULL AND c.{NEW} AND {same_row}",
             set.join(", ")
         )));
         apply.push(Apply::change(format!(
             "INSERT INTO {table} ({}) SELECT {} FROM {CHANGES} AS c \
-             WHERE {changes} AND c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL)",
+             WHERE c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL)",
             list(target.columns),
             new.join(", ")
         )));
