@@ -118,6 +118,27 @@ pub struct Table {
     pub generation: u32,
     #[serde(default)]
     pub load: Option<TableLoad>,
+    /// Nothing of it is kept here.
+    #[serde(default)]
+    pub remote: Option<Remote>,
+}
+
+/// The table of another system that holds what is loaded: WITH (connection = ..).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Remote {
+    pub connection: Oid,
+    pub schema: String,
+    pub table: String,
+    /// As it was said.
+    #[serde(default)]
+    pub on_drift: Option<String>,
+}
+
+impl Remote {
+    /// `schema.table`, quoted where that is needed.
+    pub fn name(&self) -> String {
+        format!("{}.{}", crate::quote_ident(&self.schema), crate::quote_ident(&self.table))
+    }
 }
 
 /// How rows are loaded into a table: WITH (strategy = ..).
@@ -322,6 +343,14 @@ impl Object {
             | ObjectKind::Secret(_)
             | ObjectKind::Connection(_)
             | ObjectKind::Pipeline(_) => &[],
+        }
+    }
+
+    /// Where a table is kept that is not kept here.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.kind {
+            ObjectKind::Table(table) => table.remote.as_ref(),
+            _ => None,
         }
     }
 

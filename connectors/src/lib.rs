@@ -11,6 +11,7 @@
 
 mod blackhole;
 mod datagen;
+mod fail;
 mod file;
 pub mod formats;
 mod generator;
@@ -23,6 +24,7 @@ mod spec;
 #[cfg(test)]
 mod testing;
 
+pub use fail::fail_point;
 pub use tidemark_common::connector::{Positions, Sink, SinkWriter, Source, SourceBatch, SourceReader};
 
 pub use spec::{FormatSpec, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};

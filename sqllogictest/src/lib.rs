@@ -8,6 +8,8 @@
 //!   file ──records──▶ Client ──simple protocol──▶ a server of its own, data directory of its own
 //! ```
 //!
+//! Suites of loads run once more with their tables kept in a PostgreSQL, under the label `elsewhere` (tests/it/loads_elsewhere.rs).
+//!
 //! NULL is written `NULL`, an empty string `(empty)`; white space within a row does not count. `skipif postgres` and
 //! `onlyif postgres` stand before a record that differs by design, with a comment that says why.
 //!
@@ -23,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use client::{Client, ClientError};
 pub use server::{Server, free_port};
-pub use suite::{Options, Report, run_suites};
+pub use suite::{Options, Report, run_script, run_suites};
 
 /// What went wrong, for a person.
 #[derive(Debug)]

@@ -113,6 +113,14 @@ pub async fn run_suites(options: Options) -> Result<Report> {
     Ok(Report { files: count, failures })
 }
 
+/// Runs records that are given as text, against a server that is there. `engine`: the label of `skipif` and `onlyif`.
+pub async fn run_script(url: &str, engine: &'static str, script: &str) -> Result<()> {
+    let mut runner = Runner::new(|| async move { Client::connect(url, engine).await });
+    let result = runner.run_script_async(script).await;
+    runner.shutdown_async().await;
+    result.map_err(|e| Failure(e.display(false).to_string()))
+}
+
 async fn run_file(options: &Options, file: &Path) -> Result<()> {
     let mut target = Target::new(options, file).await?;
     if file.starts_with(options.suites.join("views")) {

@@ -38,6 +38,9 @@ impl Session {
 
     async fn alter_once(&mut self, object: &Arc<Object>, operation: &sql::AlterTableOperation) -> Result<()> {
         use sql::AlterTableOperation as Op;
+        if !matches!(operation, Op::RenameTable { .. } | Op::OwnerTo { .. }) {
+            self.refuse_if_remote(object, "alter")?;
+        }
         match operation {
             Op::RenameTable { table_name: sql::RenameTableNameKind::To(name) | sql::RenameTableNameKind::As(name) } => {
                 return self.rename(object, &object_name(name, "")?.1);
@@ -170,7 +173,7 @@ impl Session {
             checks: table.checks.iter().filter(|c| !names_column(&c.expr, &quoted)).cloned().collect(),
             generation: table.generation + 1,
             columns,
-            load: table.load.clone(),
+            ..table.clone()
         };
         let values: Vec<String> = after.columns.iter().map(|c| quote_ident(&c.name)).collect();
         self.drop_indexed_column(object.oid, position)?;

@@ -112,10 +112,10 @@ impl tidemark_common::connector::Sink for Unavailable {
 
 /// True for objects that the engine runs.
 pub fn runs(object: &Object) -> bool {
-    matches!(
-        object.kind,
-        ObjectKind::Table(_) | ObjectKind::Source(_) | ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)
-    )
+    match &object.kind {
+        ObjectKind::Table(table) => table.remote.is_none(),
+        kind => matches!(kind, ObjectKind::Source(_) | ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)),
+    }
 }
 
 /// True for objects of which something is kept in the store or known to the engine.

@@ -78,6 +78,16 @@ impl Session {
             [one] => self.tell(format!("drop cascades to {} {}", one.kind_name(), one.name)),
             many => self.tell(format!("drop cascades to {} other objects", many.len())),
         }
+        for object in &all {
+            if let Some(remote) = object.remote() {
+                let connection = catalog.expect(remote.connection)?;
+                let (name, there) = (&object.name, remote.name());
+                self.tell(format!(
+                    "table \"{name}\" is kept as {there} in connection \"{}\", where it stays",
+                    connection.name
+                ));
+            }
+        }
         let changes = all.iter().map(|o| Change::Remove(o.oid)).collect();
         // Users before what they use.
         let mut steps = Vec::new();

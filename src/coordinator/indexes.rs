@@ -110,7 +110,10 @@ impl Session {
             }
         })?;
         let kinds = match &relation.kind {
-            ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => return Ok(relation),
+            ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => {
+                self.refuse_if_remote(&relation, "create an index on")?;
+                return Ok(relation);
+            }
             ObjectKind::View(_) => "views",
             ObjectKind::Source(_) => "sources",
             ObjectKind::Sink(_) => "sinks",

@@ -14,6 +14,7 @@ pub mod drop;
 mod indexes;
 pub(crate) mod loads;
 mod pipelines;
+pub(crate) mod remote;
 mod rename;
 mod replace;
 mod schemas;

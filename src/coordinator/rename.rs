@@ -58,7 +58,10 @@ impl Session {
         if matches!(object.kind, ObjectKind::Secret(_)) {
             return Ok(()); // Options know it by its OID.
         }
-        self.refuse_if_used(object, what, |user| !user.reads.iter().any(|read| read.oid == object.oid))
+        // A table that is kept through a connection knows it by its OID, too.
+        self.refuse_if_used(object, what, |user| {
+            !user.reads.iter().any(|read| read.oid == object.oid) && user.remote().is_none()
+        })
     }
 
     pub(super) fn refuse_if_read(&self, object: &Object, what: &str) -> Result<()> {
@@ -130,8 +133,7 @@ impl Session {
         let names = self.names_for_ddl()?;
         for reader in names.catalog.objects().filter(|o| o.reads.iter().any(|read| read.oid == oid)) {
             let Some((_, path)) = reader.query() else { continue };
-            let far = |oid: &Oid| names.catalog.get(*oid).is_some_and(|o| matches!(o.kind, ObjectKind::Connection(_)));
-            if reader.depends_on.iter().any(far) {
+            if is_far(reader, &names.catalog) {
                 continue; // Its other tables are on a server that nobody has asked.
             }
             let inside = Names { search_path: path.to_vec(), system: None, ..names.clone() };
@@ -151,6 +153,16 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether some of what it reads, through views or not, is on another server.
+fn is_far(reader: &Object, catalog: &Catalog) -> bool {
+    let far = |object: &Object| match &object.kind {
+        ObjectKind::Connection(_) => true,
+        ObjectKind::View(_) => is_far(object, catalog),
+        _ => object.remote().is_some(),
+    };
+    reader.depends_on.iter().filter_map(|oid| catalog.get(*oid)).any(|object| far(object))
 }
 
 /// The names of a view that is being replaced are those of the replacement.

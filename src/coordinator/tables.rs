@@ -7,8 +7,8 @@ use datafusion::common::DFSchema;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{
-    Change, Check, Column, Identity, Key, Object, ObjectKind, Sequence, Table, TableLoad, columns_of, columns_schema,
-    quote_ident,
+    Change, Check, Column, Identity, Key, Object, ObjectKind, Remote, Sequence, Table, TableLoad, columns_of,
+    columns_schema, quote_ident,
 };
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
@@ -37,10 +37,11 @@ pub(super) struct Draft {
     pub columns: Vec<Column>,
     pub primary_key: Option<Key>,
     pub unique: Vec<Key>,
-    checks: Vec<Check>,
+    pub checks: Vec<Check>,
     /// Sequences of serial and identity columns, by column.
     sequences: Vec<(usize, Sequence)>,
     pub load: Option<TableLoad>,
+    pub remote: Option<Remote>,
 }
 
 impl Session {
@@ -62,6 +63,7 @@ impl Session {
         }
         check_options(create)?;
         let draft = self.draft(create, &target)?;
+        self.make_remote(&draft, &target, create.temporary).await?;
         self.add_table(draft, target, create.temporary)?;
         Ok(Outcome::Command("CREATE TABLE".into()))
     }
@@ -97,6 +99,7 @@ impl Session {
             checks: vec![],
             sequences: vec![],
             load: None,
+            remote: None,
         };
         let object = self.add_table(draft, target, create.temporary)?;
         let rows = self.insert_rows(&object, plan).await?;
@@ -113,6 +116,7 @@ impl Session {
             checks: Vec::new(),
             sequences: Vec::new(),
             load: None,
+            remote: None,
         };
         if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) =
             &create.like
@@ -130,7 +134,9 @@ impl Session {
         for constraint in &create.constraints {
             self.draft_constraint(&mut draft, constraint)?;
         }
-        self.draft_load(&mut draft, super::loads::options(create)?)?;
+        let mut options = super::loads::options(create)?;
+        draft.remote = self.remote_of(&mut options, &draft.name)?;
+        self.draft_load(&mut draft, options)?;
         if let Some(key) = &draft.primary_key {
             for column in &key.columns {
                 draft.columns[*column].nullable = false;
@@ -287,6 +293,7 @@ impl Session {
             checks: table.checks.clone(),
             sequences: Vec::new(),
             load: None,
+            remote: None,
         };
         self.draft_constraint(&mut draft, constraint)?;
         self.check_expressions(&draft)?;
@@ -298,7 +305,7 @@ impl Session {
         let Draft { columns, primary_key, unique, checks, .. } = draft;
         let is_new = |key: &&Key| !table.unique.contains(key) && table.primary_key.as_ref() != Some(key);
         self.check_key_names(object.schema, primary_key.iter().chain(&unique).filter(is_new))?;
-        Ok(Table { columns, primary_key, unique, checks, generation: table.generation, load: table.load.clone() })
+        Ok(Table { columns, primary_key, unique, checks, ..table.clone() })
     }
 
     /// DEFAULT and CHECK must make sense now, not at the first INSERT.
@@ -333,7 +340,7 @@ impl Session {
 
     fn add_table(&mut self, draft: Draft, target: Target, temporary: bool) -> Result<Arc<Object>> {
         let schema = target.schema;
-        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences, load } = draft;
+        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences, load, remote } = draft;
         self.check_key_names(schema, primary_key.iter().chain(&unique))?;
         let mut changes = Vec::new();
         for (position, mut sequence) in sequences {
@@ -352,12 +359,14 @@ impl Session {
             object.temporary = temporary;
             changes.push(Change::Put(Box::new(object)));
         }
-        let table = Table { columns, primary_key, unique, checks, generation: 0, load };
-        let mut object = self.object(target, BTreeSet::new(), ObjectKind::Table(table))?;
+        let depends_on: BTreeSet<Oid> = remote.iter().map(|remote| remote.connection).collect();
+        let table = Table { columns, primary_key, unique, checks, generation: 0, load, remote };
+        let mut object = self.object(target, depends_on, ObjectKind::Table(table))?;
         object.oid = oid;
         object.temporary = temporary;
+        let step = super::definitions::runs(&object).then_some(PlannedStep::Create(oid));
         changes.push(Change::Put(Box::new(object)));
-        self.change_catalog(changes, vec![PlannedStep::Create(oid)])?;
+        self.change_catalog(changes, step.into_iter().collect())?;
         self.catalog()?.expect(oid).cloned()
     }
 
@@ -388,6 +397,7 @@ impl Session {
             let ObjectKind::Table(_) = &object.kind else {
                 return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a table", object.name)));
             };
+            self.refuse_if_remote(&object, "truncate")?;
             if matches!(truncate.identity, Some(sql::TruncateIdentityOption::Restart)) {
                 self.restart_sequences(&object)?;
             }

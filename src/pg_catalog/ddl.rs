@@ -77,7 +77,13 @@ fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -
     // A temporary table's schema is the session's own.
     let (temporary, name) =
         if object.temporary { ("TEMPORARY ", quote_ident(&object.name)) } else { ("", name.to_string()) };
-    let options = table.load.as_ref().map_or(String::new(), |load| format!(" {}", with(&load.options)));
+    let mut options: Vec<(String, String)> = table.load.iter().flat_map(|load| load.options.clone()).collect();
+    if let Some(remote) = &table.remote {
+        let connection = catalog.get(remote.connection).map(|o| o.name.clone()).unwrap_or_default();
+        options.extend([("connection".into(), connection), ("table".into(), remote.name())]);
+        options.extend(remote.on_drift.iter().map(|way| ("on_drift".into(), way.clone())));
+    }
+    let options = if options.is_empty() { String::new() } else { format!(" {}", with(&options)) };
     format!("CREATE {temporary}TABLE {name} (\n    {}\n){options}", lines.join(",\n    "))
 }
 

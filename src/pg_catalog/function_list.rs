@@ -282,13 +282,19 @@ fn server() -> Vec<Declared> {
         }),
         strict("pg_relation_is_updatable", (2, 2), SqlType::Integer, |ctx, row| {
             let oid = row.oid(0, ctx, "regclass")?;
-            let table = ctx.catalog.get(oid).is_some_and(|o| matches!(o.kind, ObjectKind::Table(_)));
             // Bits for UPDATE, INSERT and DELETE.
-            Ok(if table { 28_i64 } else { 0 }.into())
+            let bits = match ctx.catalog.get(oid) {
+                Some(object) if object.remote().is_some() => 8_i64,
+                Some(object) if matches!(object.kind, ObjectKind::Table(_)) => 28,
+                _ => 0,
+            };
+            Ok(bits.into())
         }),
         strict("pg_column_is_updatable", (3, 3), boolean.clone(), |ctx, row| {
             let oid = row.oid(0, ctx, "regclass")?;
-            Ok(ctx.catalog.get(oid).is_some_and(|o| matches!(o.kind, ObjectKind::Table(_))).into())
+            let is_table =
+                |o: &std::sync::Arc<catalog::Object>| matches!(o.kind, ObjectKind::Table(_)) && o.remote().is_none();
+            Ok(ctx.catalog.get(oid).is_some_and(is_table).into())
         }),
         strict("pg_index_column_has_property", (3, 3), boolean.clone(), |_, row| {
             Ok(matches!(row.text(2), Some("asc" | "orderable" | "returnable" | "nulls_last")).into())

@@ -162,6 +162,7 @@ fn orders() -> Object {
         checks: vec![Check { oid: 16388, name: "orders_amount_check".into(), expr: "amount >= 0".into() }],
         generation: 0,
         load: None,
+        remote: None,
     };
     Object { comment: Some("customer orders".into()), ..object(16387, PUBLIC, "orders", &[], ObjectKind::Table(table)) }
 }
@@ -180,7 +181,7 @@ fn lines() -> Object {
     columns[0].nullable = false;
     columns[1].nullable = false;
     let primary_key = Some(key(16402, "lines_pkey", &[0, 1]));
-    let table = Table { columns, primary_key, unique: vec![], checks: vec![], generation: 0, load: None };
+    let table = Table { columns, primary_key, unique: vec![], checks: vec![], generation: 0, load: None, remote: None };
     object(16399, SALES, "lines", &[], ObjectKind::Table(table))
 }
 

@@ -1,6 +1,6 @@
 //! Schema `tidemark`: what runs and how it fares.
 
-use tidemark_catalog::{Object, ObjectKind, Secret};
+use tidemark_catalog::{Object, ObjectKind, Remote, Secret};
 use tidemark_common::{Oid, Result};
 
 use super::context::SystemContext;
@@ -172,6 +172,8 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
             ("tables", ObjectKind::Table(_)) => row!(
                 rows, oid: object.oid, schema_name: schema, name: name, rows: count, bytes: bytes,
                 temporary: object.temporary,
+                connection: object.remote().and_then(|r| ctx.catalog.get(r.connection)).map(|c| c.name.clone()),
+                remote_table: object.remote().map(Remote::name),
             ),
             ("materialized_views", ObjectKind::MaterializedView(view)) => {
                 let job = ctx.facts.jobs().into_iter().find(|j| j.object == object.oid);

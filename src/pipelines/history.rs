@@ -6,7 +6,7 @@
 //!   a row that is "running" when the server starts was cut off: nothing of it is in a table kept here
 //! ```
 
-use tidemark_catalog::quote_literal;
+use tidemark_catalog::{Catalog, Object, quote_literal};
 use tidemark_common::{Error, Result};
 use tidemark_connectors::load::Counts;
 
@@ -29,8 +29,8 @@ const TABLES: [(&str, &str); 3] = [
     ),
     (
         "schema_history",
-        "CREATE TABLE tidemark.schema_history (changed TIMESTAMPTZ NOT NULL, relation TEXT NOT NULL, connection TEXT, \
-         change TEXT NOT NULL, statement TEXT NOT NULL, pipeline TEXT, run BIGINT)",
+        "CREATE TABLE tidemark.schema_history (changed_at TIMESTAMPTZ NOT NULL, relation_id BIGINT NOT NULL, schema_name TEXT NOT NULL, \
+         name TEXT NOT NULL, connection TEXT, remote_table TEXT, change TEXT NOT NULL, sql TEXT NOT NULL)",
     ),
 ];
 
@@ -293,6 +293,32 @@ pub async fn cut_off(session: &mut Session, now: i64) -> Result<Vec<Order>> {
             })
         })
         .collect())
+}
+
+/// Writes down what was done to the columns of a table. `elsewhere`: the connection and the table that it is kept in.
+pub async fn schema_changed(
+    session: &mut Session,
+    catalog: &Catalog,
+    relation: &Object,
+    elsewhere: Option<(&str, String)>,
+    change: &str,
+    sql: &str,
+) -> Result<()> {
+    let (connection, table) = elsewhere.unzip();
+    let now = session.database().now();
+    session
+        .script(&format!(
+            "INSERT INTO tidemark.schema_history VALUES ({}, {}, {}, {}, {}, {}, {}, {})",
+            time(now),
+            relation.oid,
+            quote_literal(catalog.schema_name(relation.schema)),
+            quote_literal(&relation.name),
+            optional_text(connection),
+            optional_text(table.as_deref()),
+            quote_literal(change),
+            quote_literal(sql),
+        ))
+        .await
 }
 
 /// The last run of each pipeline that has ended.

@@ -166,7 +166,7 @@ async fn in_block(
     if work.targets.iter().any(|target| !target.additional.is_empty()) {
         session.script("ROLLBACK").await?;
         for target in &work.targets {
-            add_columns(session, target, order).await?;
+            add_columns(session, target).await?;
         }
         session.script("BEGIN").await?;
         work = definition.work(session, before).await?;
@@ -197,8 +197,8 @@ async fn in_block(
     Ok(counts)
 }
 
-pub fn is_kept_elsewhere(_: &Object) -> bool {
-    false
+pub fn is_kept_elsewhere(object: &Object) -> bool {
+    object.remote().is_some()
 }
 
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
@@ -211,29 +211,19 @@ async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Op
 }
 
 /// on_drift = 'evolve': what the query has more than the target.
-async fn add_columns(session: &mut Session, target: &TargetWork, order: &Order) -> Result<()> {
+async fn add_columns(session: &mut Session, target: &TargetWork) -> Result<()> {
     if target.additional.is_empty() {
         return Ok(());
     }
     let ObjectKind::Table(_) = &target.object.kind else { return Ok(()) };
-    let table = session.database().moment().catalog.qualified_name(&target.object);
+    let catalog = session.database().moment().catalog;
+    let table = catalog.qualified_name(&target.object);
     for (name, sql_type) in &target.additional {
         let column = tidemark_catalog::quote_ident(name);
         let statement = format!("ALTER TABLE {table} ADD COLUMN {column} {sql_type}");
         session.script(&statement).await?;
-        let literal = tidemark_catalog::quote_literal;
-        session
-            .script(&format!(
-                "INSERT INTO tidemark.schema_history (changed, relation, change, statement, pipeline, run) \
-                 VALUES ({}, {}, {}, {}, {}, {})",
-                history::time(session.database().now()),
-                literal(&table),
-                literal(&format!("column {column} {sql_type} added")),
-                literal(&statement),
-                literal(&order.name),
-                order.run
-            ))
-            .await?;
+        let change = format!("column {column} {sql_type} added");
+        history::schema_changed(session, &catalog, &target.object, None, &change, &statement).await?;
     }
     Ok(())
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
+use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, Object, ObjectKind, Read, View};
+use tidemark_catalog::{Catalog, Column, Object, ObjectKind, Read, View};
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
@@ -20,7 +22,7 @@ use tidemark_sql::planner::{Planner, Resolver};
 
 use crate::pg_catalog::{self, SystemContext};
 use crate::planning::aside;
-use crate::session::{RemoteName, RemoteTables, Returned, fold};
+use crate::session::{RemoteName, RemoteTables, Returned, fold, kept_elsewhere};
 
 /// Makes the relation behind a catalog object: with rows to scan, or as the input of a dataflow.
 pub trait Scans: Send + Sync {
@@ -77,13 +79,40 @@ impl Names {
         if self.catalog.connection(connection).is_err() {
             return Err(cross_database(name));
         }
-        Err(Error::unsupported(format!(
-            "\"{name}\" is a table of connection \"{connection}\", whose changes nobody tells of: what is kept up to date cannot \
-             read it"
-        ))
-        .with_hint(
-            "Copy it into a table, CREATE TABLE t AS SELECT .. and INSERT .. SELECT to load it again, and read that table.",
-        ))
+        Err(not_followed(&name.to_string(), connection))
+    }
+
+    /// A table whose contents are in another system, with the columns that are declared here, or the first of them that a stored
+    /// query knows.
+    fn kept_elsewhere(&self, object: &Object, known: Option<&Read>) -> Result<Arc<dyn TableProvider>> {
+        let key = kept_elsewhere(object, &self.catalog)
+            .ok_or_else(|| Error::internal(format!("\"{}\" has no connection", object.name)))?;
+        let Some(table) = self.remote.get(&key) else { return Err(not_followed(&object.name, &key.0)) };
+        let there = table.schema();
+        let name = TableReference::bare(object.name.as_str());
+        let scan = LogicalPlanBuilder::scan(name.clone(), provider_as_source(table.clone()), None)?;
+        let width = known.map_or(usize::MAX, |read| read.columns.len());
+        let column = |column: &Column| {
+            let field = there.field_with_name(&column.name).map_err(|_| {
+                let message = format!(
+                    "column \"{}\" of \"{}\" is not there in connection \"{}\"",
+                    column.name, object.name, key.0
+                );
+                Error::new(SqlState::UndefinedColumn, message).with_hint(
+                    "The table over there was changed: on_drift = 'evolve' adds the column with the next load.",
+                )
+            })?;
+            let found = Expr::Column(datafusion::common::Column::new(Some(name.clone()), &column.name));
+            if SqlType::from_field(field) == column.sql_type {
+                return Ok(found);
+            }
+            let declared = column.sql_type.to_field(&column.name, true);
+            let metadata = FieldMetadata::from(&declared);
+            let cast = datafusion::logical_expr::cast(found, declared.data_type().clone());
+            Ok(cast.alias_with_metadata(column.name.as_str(), Some(metadata)))
+        };
+        let columns = object.columns().iter().take(width).map(column).collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(ViewTable::new(scan.project(columns)?.build()?, None)))
     }
 
     /// A plain view, with its first columns under these names.
@@ -102,6 +131,14 @@ impl Names {
         let plan = named(plan, columns)?;
         Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
     }
+}
+
+fn not_followed(name: &str, connection: &str) -> Error {
+    Error::unsupported(format!(
+        "\"{name}\" is a table of connection \"{connection}\", whose changes nobody tells of: what is kept up to date cannot read \
+         it"
+    ))
+    .with_hint("Copy it into a table, CREATE TABLE t AS SELECT .. and INSERT .. SELECT to load it again, and read that table.")
 }
 
 /// The plan's first columns, under these names.
@@ -154,6 +191,7 @@ impl Resolver for Names {
                 let columns = || object.columns().iter().map(|column| column.name.clone()).collect();
                 self.view(object, view, known.map_or_else(columns, |read| read.columns.clone()))
             }
+            ObjectKind::Table(table) if table.remote.is_some() => self.kept_elsewhere(object, known),
             kind if kind.is_relation() => {
                 let Some(read) = known else { return self.scans.relation(&self.catalog, object) };
                 let relation = self.scans.relation(&self.catalog, &Arc::new(read.as_known(object)))?;

@@ -11,11 +11,10 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::load::{Load, Strategy};
 
 use super::dml::{self, Writer};
 use super::insert::Defaults;
-use super::load::{LoadInput, given_to_load};
+use super::load::{Way, given_to_load};
 use super::{CopyFormat, CopyIn, CopyOptions, Outcome, Rows, RowsTag, Session, fold, select};
 use crate::coordinator::loads::load_of;
 use crate::query::find_relation;
@@ -26,8 +25,7 @@ pub(super) struct CopyState {
     writer: Writer,
     positions: Vec<usize>,
     defaults: Defaults,
-    /// The rows go through the table's strategy, when all have come.
-    input: Option<LoadInput>,
+    way: Way,
 }
 
 impl Session {
@@ -106,13 +104,13 @@ impl Session {
         let named: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
         let options = given.settle(&named, false)?;
         // Refused now, before the client has sent anything.
-        self.transaction_mut()?.buffer_mut(&writer.def)?;
-        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
-            self.replace_contents(&object, &writer.def).await?;
+        match object.remote() {
+            Some(_) => self.refuse_in_block("COPY", &object.name)?,
+            None => drop(self.transaction_mut()?.buffer_mut(&writer.def)?),
         }
-        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, &object)).transpose()?;
+        let way = self.open_way(&writer, load, None).await?;
         let defaults = Defaults::for_load(&names, &object, &positions, &self.db.environment)?;
-        self.copy = Some(CopyState { rows: 0, writer, positions, defaults, input });
+        self.copy = Some(CopyState { rows: 0, writer, positions, defaults, way });
         Ok(Outcome::CopyIn(CopyIn { schema: Arc::new(Schema::new(fields)), options }))
     }
 
@@ -123,9 +121,9 @@ impl Session {
         };
         let rows = batch.num_rows();
         copy.rows += rows as u64;
-        if let Some(input) = &mut copy.input {
+        if !copy.way.is_direct() {
             let columns = copy.defaults.columns(&copy.writer, &copy.positions, batch.columns().to_vec(), rows)?;
-            input.push(&columns, rows, self.transaction()?.room())?;
+            copy.way.take(&columns, rows, self.transaction()?.room()).await?;
             self.copy = Some(copy);
             return Ok(());
         }
@@ -141,10 +139,8 @@ impl Session {
         let Some(copy) = self.copy.take() else {
             return Err(Error::new(SqlState::ProtocolViolation, "there is no COPY under way"));
         };
-        if let Some(input) = copy.input {
-            let object = copy.writer.object.clone();
-            self.apply_load(&object, copy.writer, input).await?;
-        }
+        let object = copy.writer.object.clone();
+        self.close_way(&object, copy.writer, copy.way).await?;
         Ok(copy.rows)
     }
 }

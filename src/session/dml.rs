@@ -101,7 +101,12 @@ impl Session {
             }
         };
         let (kind, hint) = match &object.kind {
-            ObjectKind::Table(_) => return Ok(object),
+            ObjectKind::Table(_) => {
+                if !matches!(verb, "insert into" | "copy to") {
+                    self.refuse_if_remote(&object, verb)?;
+                }
+                return Ok(object);
+            }
             ObjectKind::View(_) => ("view", "Change the tables that it reads."),
             ObjectKind::MaterializedView(_) => {
                 ("materialized view", "It follows its query by itself: change the tables that it reads.")

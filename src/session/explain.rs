@@ -82,10 +82,14 @@ impl Session {
         explain: &Explain,
         parameters: &[ScalarValue],
     ) -> Result<String> {
+        let mut shown = String::new();
         let query = match statement {
             sql::Statement::Query(query) => query.as_ref().clone(),
             sql::Statement::Insert(insert) if !explain.analyze => match &insert.source {
-                Some(source) => source.as_ref().clone(),
+                Some(source) => {
+                    shown = self.shown_load(insert, source)?;
+                    source.as_ref().clone()
+                }
                 None => return Ok("Insert of default values".into()),
             },
             sql::Statement::Update(update) if !explain.analyze => {
@@ -119,7 +123,7 @@ impl Session {
             if explain.verbose {
                 text = format!("{}\n\n{text}", optimized.display_indent_schema());
             }
-            return Ok(text);
+            return Ok(shown + &text);
         }
         let task = std::sync::Arc::new(datafusion::execution::TaskContext::from(names.state.as_ref()));
         let mut stream = datafusion::physical_plan::execute_stream(physical.clone(), task)?;

@@ -264,7 +264,7 @@ impl SystemFacts for Facts {
         let Moment { catalog, snapshot, .. } = &self.moment;
         let object = catalog.get(oid)?;
         let (collection, indexes) = match &object.kind {
-            ObjectKind::Table(table) => {
+            ObjectKind::Table(table) if table.remote.is_none() => {
                 let def = definitions::table(object, table, catalog).ok()?;
                 (def.collection, def.indexes)
             }

@@ -21,14 +21,14 @@ use futures::StreamExt;
 use tidemark_catalog::{Identity, Object};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_connectors::load::{Counts, Load, Strategy};
+use tidemark_connectors::load::{Load, LoadRun, Strategy};
 use tidemark_sql::ast::{Overriding, overriding};
 
 use self::conflict::Conflict;
 pub(super) use self::defaults::Defaults;
 use super::assign::{self, Source};
 use super::dml::{self, Returning, RowSet, Writer};
-use super::load::{LoadInput, given_to_load};
+use super::load::{Way, given_to_load};
 use super::{Outcome, Session, describe, fold, select, with_parameters};
 use crate::coordinator::loads::load_of;
 use crate::query::Names;
@@ -43,9 +43,7 @@ struct Insertion {
     overriding: Option<Overriding>,
     /// Rows for RETURNING.
     returned: Option<RowSet>,
-    /// The rows go through the table's strategy, when all have come.
-    input: Option<LoadInput>,
-    counts: Counts,
+    way: Way,
 }
 
 /// What a query's columns are to the columns they are inserted into. A literal with a cast is of that type, though the plan
@@ -73,7 +71,10 @@ impl Session {
         let positions = given_columns(&object, insert)?;
         let load = load_of(&object)?;
         check_clauses(insert, load.as_ref(), &object)?;
-        let mut insertion = self.insertion(&names, &object, positions, load).await?;
+        if object.remote().is_some() {
+            self.refuse_in_block("INSERT", &object.name)?;
+        }
+        let mut insertion = self.insertion(&names, &object, positions, load, None).await?;
         insertion.overriding = overriding(insert);
         insertion.conflict = match &insert.on {
             None => None,
@@ -102,7 +103,7 @@ impl Session {
             },
         }
         let returned = insertion.returned.take();
-        let counts = self.end_insertion(&object, insertion).await?;
+        let counts = self.close_way(&object, insertion.writer, insertion.way).await?;
         match (returning, returned) {
             (Some(returning), Some(rows)) => returning.outcome(&names, &rows, parameters, "INSERT 0").await,
             _ => Ok(Outcome::Command(format!("INSERT 0 {}", counts.written()))),
@@ -116,13 +117,10 @@ impl Session {
         object: &Arc<Object>,
         positions: Vec<usize>,
         load: Option<Load>,
+        run: Option<LoadRun>,
     ) -> Result<Insertion> {
         let writer = self.writer(names, object)?;
-        let mut counts = Counts::default();
-        if load.as_ref().is_some_and(|load| load.strategy == Strategy::Truncate) {
-            counts.deleted = self.replace_contents(object, &writer.def).await?;
-        }
-        let input = load.filter(Load::compares).map(|load| LoadInput::new(load, object)).transpose()?;
+        let way = self.open_way(&writer, load, run).await?;
         Ok(Insertion {
             writer,
             positions,
@@ -130,17 +128,8 @@ impl Session {
             conflict: None,
             overriding: None,
             returned: None,
-            input,
-            counts,
+            way,
         })
-    }
-
-    /// All rows have come.
-    async fn end_insertion(&mut self, object: &Arc<Object>, insertion: Insertion) -> Result<Counts> {
-        match insertion.input {
-            Some(input) => self.apply_load(object, insertion.writer, input).await,
-            None => Ok(insertion.counts),
-        }
     }
 
     fn plan_defaults(&self, names: &Names, insertion: &mut Insertion) -> Result<()> {
@@ -149,7 +138,7 @@ impl Session {
         Ok(())
     }
 
-    fn insert_target(&self, insert: &sql::Insert) -> Result<(Arc<Object>, String)> {
+    pub(super) fn insert_target(&self, insert: &sql::Insert) -> Result<(Arc<Object>, String)> {
         let sql::TableObject::TableName(name) = &insert.table else {
             return Err(Error::unsupported("INSERT INTO needs the name of a table"));
         };
@@ -201,6 +190,11 @@ impl Session {
         let given = insertion.positions.clone();
         insertion.forget_ignored();
         self.plan_defaults(names, insertion)?;
+        if let Way::There(there) = &mut insertion.way
+            && self.load_within(names, &plan, &insertion.writer.object, &insertion.positions, there).await?
+        {
+            return Ok(());
+        }
         let (_, mut stream) = select::execute(names, plan).await?;
         while let Some(batch) = stream.next().await {
             let batch = batch?;
@@ -223,9 +217,9 @@ impl Session {
         if rows == 0 {
             return Ok(());
         }
-        if let Some(input) = &mut insertion.input {
+        if !insertion.way.is_direct() {
             let columns = insertion.defaults.columns(&insertion.writer, &insertion.positions, arrays, rows)?;
-            return input.push(&columns, rows, self.transaction()?.room());
+            return insertion.way.take(&columns, rows, self.transaction()?.room()).await;
         }
         let batch = insertion.defaults.complete(&insertion.writer, &insertion.positions, arrays, rows)?;
         insertion.writer.check(&batch)?;
@@ -237,8 +231,7 @@ impl Session {
             }
         };
         let width = insertion.writer.columns().len();
-        insertion.counts.rows += rows as u64;
-        insertion.counts.inserted += written.num_rows() as u64;
+        insertion.way.count(rows, written.num_rows());
         if let Some(returned) = &mut insertion.returned {
             returned.push(written.columns()[..width].to_vec());
         }
@@ -249,7 +242,7 @@ impl Session {
     pub(crate) async fn insert_rows(&mut self, object: &Arc<Object>, plan: LogicalPlan) -> Result<u64> {
         let names = self.names(None)?;
         let all = (0..object.columns().len()).collect();
-        let mut insertion = self.insertion(&names, object, all, None).await?;
+        let mut insertion = self.insertion(&names, object, all, None, None).await?;
         let sources: Vec<Source> = plan.schema().fields().iter().map(|f| Source::lenient(f)).collect();
         let (_, mut stream) = select::execute(&names, plan).await?;
         while let Some(batch) = stream.next().await {
@@ -257,7 +250,7 @@ impl Session {
             let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
             self.insert_arrays(&names, &mut insertion, arrays, batch.num_rows(), &[]).await?;
         }
-        Ok(insertion.counts.inserted)
+        Ok(self.close_way(object, insertion.writer, insertion.way).await?.inserted)
     }
 
     /// Rows whose columns are the table's by position; constraints are checked.
@@ -393,7 +386,7 @@ fn visible(writer: &Writer) -> impl Iterator<Item = &datafusion::arrow::datatype
     writer.def.collection.schema().fields().iter().take(writer.columns().len())
 }
 
-fn given_columns(object: &Object, insert: &sql::Insert) -> Result<Vec<usize>> {
+pub(super) fn given_columns(object: &Object, insert: &sql::Insert) -> Result<Vec<usize>> {
     let idents = insert.columns.iter().map(dml::column_ident).collect::<Result<Vec<_>>>()?;
     given_to_load(object, dml::column_positions(object, &idents)?, idents.is_empty())
 }
@@ -410,9 +403,10 @@ fn check_clauses(insert: &sql::Insert, load: Option<&Load>, object: &Object) -> 
         .with_hint("Leave it out, or load a table without a strategy.")
     };
     let plain = matches!(load.strategy, Strategy::Append { .. });
+    let elsewhere = object.remote().is_some();
     match insert {
-        sql::Insert { on: Some(_), .. } if !plain => Err(refuse("ON CONFLICT")),
-        sql::Insert { returning: Some(_), .. } if load.compares() => Err(refuse("RETURNING")),
+        sql::Insert { on: Some(_), .. } if !plain || elsewhere => Err(refuse("ON CONFLICT")),
+        sql::Insert { returning: Some(_), .. } if load.compares() || elsewhere => Err(refuse("RETURNING")),
         _ => Ok(()),
     }
 }

@@ -8,31 +8,41 @@
 //! The changes are made of all that the table holds, so what another session does to it meanwhile is a conflict, and the load
 //! runs again. The input is held in memory, and counts for max_transaction_bytes.
 
+mod there;
+mod way;
+
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use chrono::DateTime;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::{cast, filter, is_not_null, prep_null_mask_filter};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use tidemark_catalog::{Object, ObjectKind, Table};
+use tidemark_common::values::{Column as Values, Style};
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_connectors::load::{self, Action, Changes, Counts, Deletes, Load, Strategy, Target};
 use tidemark_engine::TableDef;
 
+pub(super) use self::way::Way;
 use super::dml::Writer;
 use super::{Session, select};
 use crate::coordinator::definitions::stored_query;
 use crate::query::Names;
 
+/// The columns that a load gives.
+struct Given {
+    /// Where they are in the table.
+    positions: Vec<usize>,
+    schema: SchemaRef,
+}
+
 /// The rows of a load, as they come.
 pub(super) struct LoadInput {
-    pub load: Load,
-    /// Where its columns are in the table.
-    pub positions: Vec<usize>,
-    schema: SchemaRef,
+    load: Load,
+    given: Given,
     batches: Vec<RecordBatch>,
     rows: u64,
     bytes: usize,
@@ -47,21 +57,33 @@ struct Made {
     gone: Vec<RecordBatch>,
 }
 
-impl LoadInput {
-    pub fn new(load: Load, object: &Object) -> Result<Self> {
+impl Given {
+    fn new(load: &Load, object: &Object) -> Result<Self> {
         let position = |name: &str| object.columns().iter().position(|column| column.name == name);
         let positions = load.columns.iter().map(|column| position(&column.name)).collect::<Option<Vec<_>>>();
         let positions = positions.ok_or_else(|| Error::internal("a column to load is not there"))?;
         let field = |at: &usize| object.columns()[*at].sql_type.to_field(&object.columns()[*at].name, true);
         let schema = Arc::new(Schema::new(positions.iter().map(field).collect::<Vec<_>>()));
-        Ok(Self { load, positions, schema, batches: Vec::new(), rows: 0, bytes: 0 })
+        Ok(Self { positions, schema })
     }
 
-    /// Takes rows: `columns` by position in the table, those of the strategy among them, which count for nothing.
-    pub fn push(&mut self, columns: &[ArrayRef], rows: usize, room: usize) -> Result<()> {
+    /// Rows of these columns. `columns`: by position in the table, those of the strategy among them, which count for nothing.
+    fn batch(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         let columns = self.positions.iter().map(|at| Arc::clone(&columns[*at])).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
+    }
+}
+
+impl LoadInput {
+    fn new(load: Load, object: &Object) -> Result<Self> {
+        let given = Given::new(&load, object)?;
+        Ok(Self { load, given, batches: Vec::new(), rows: 0, bytes: 0 })
+    }
+
+    /// Takes rows, all columns of the table by position.
+    fn push(&mut self, columns: &[ArrayRef], rows: usize, room: usize) -> Result<()> {
+        let batch = self.given.batch(columns, rows)?;
         self.rows += rows as u64;
         self.bytes += batch.get_array_memory_size();
         if self.bytes > room {
@@ -87,7 +109,7 @@ impl Session {
         let mut counts = Counts { rows: input.rows, ..Counts::default() };
         let load = &input.load;
         let mut names = self.names(Some(object.oid))?;
-        give(&mut names, load::INPUT, input.schema.clone(), input.batches)?;
+        give(&mut names, load::INPUT, input.given.schema.clone(), input.batches)?;
         check_keys(&names, load, &object.name).await?;
 
         let stored = writer.def.collection.schema().clone();
@@ -100,7 +122,7 @@ impl Session {
             Changes::Query(query) => made.collect(self, &names, &query, load, &writer, &mut counts).await?,
             Changes::Timeline { candidates, known, timeline } => {
                 let candidates = made.candidates(&names, &candidates, load, &writer, &mut counts).await?;
-                give(&mut names, load::CANDIDATES, candidates_schema(&input.schema), candidates)?;
+                give(&mut names, load::CANDIDATES, candidates_schema(&input.given.schema), candidates)?;
                 let known = rows(&names, &known).await?;
                 give(&mut names, load::KNOWN, nullable(&stored), known)?;
                 made.collect(self, &names, &timeline, load, &writer, &mut counts).await?;
@@ -352,12 +374,22 @@ async fn check_keys(names: &Names, load: &Load, table: &str) -> Result<()> {
     for batch in rows(names, &query).await? {
         let last = batch.num_columns() - 1;
         for row in 0..batch.num_rows() {
-            let values = batch.columns()[..last].iter().map(|column| Ok(array_value_to_string(column, row)?));
-            let values = values.collect::<Result<Vec<_>>>()?.join(", ");
-            shown.push((values, array_value_to_string(batch.column(last), row)?));
+            let values = (0..last).map(|at| shown_value(&batch, at, row)).collect::<Result<Vec<_>>>()?;
+            shown.push((values.join(", "), shown_value(&batch, last, row)?));
         }
     }
     if shown.is_empty() { Ok(()) } else { Err(load.duplicate_error(table, &shown)) }
+}
+
+/// A value as it is shown wherever the table is kept.
+fn shown_value(batch: &RecordBatch, column: usize, row: usize) -> Result<String> {
+    let schema = batch.schema();
+    let values = Values::new(batch.column(column), schema.field(column))?;
+    let mut text = BytesMut::new();
+    if !values.is_null(row) {
+        values.write_text(row, &Style::default(), &mut text);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The error for an event that comes too late.
@@ -365,17 +397,16 @@ fn out_of_order(batch: &RecordBatch, actions: &[Action], load: &Load, stored: &S
     let row = actions.iter().position(|action| *action == Action::OutOfOrder).unwrap_or(0);
     let value = |name: &str| -> Option<String> {
         let at = stored.index_of(name).ok()?;
-        let of = |prefix: &str| batch.column_by_name(&format!("{prefix}_{at}")).filter(|column| !column.is_null(row));
-        array_value_to_string(of("new").or_else(|| of("old"))?, row).ok()
+        let of = |prefix: &str| batch.schema().index_of(&format!("{prefix}_{at}")).ok();
+        let there = |column: &usize| !batch.column(*column).is_null(row);
+        shown_value(batch, of("new").filter(there).or_else(|| of("old"))?, row).ok()
     };
     let keys: Vec<String> = load.keys.iter().filter_map(|key| value(key)).collect();
     let event = match &load.strategy {
-        Strategy::Scd2(scd2) => scd2.event_time.as_deref().and_then(value).unwrap_or_default(),
+        Strategy::Scd2(scd2) => value(&scd2.valid_from).unwrap_or_default(),
         _ => String::new(),
     };
-    Error::new(SqlState::DataException, "an event lies before what is known of its key already")
-        .with_detail(format!("Key ({})=({}), around {event}.", load.keys.join(", "), keys.join(", ")))
-        .with_hint("Load events in order, or put them in their place in history: out_of_order = 'splice'.")
+    load.late_event_error(&keys, &event)
 }
 
 /// A moment as the queries write it.

@@ -60,7 +60,7 @@ use self::cursor::Cursors;
 use self::parts::Parts;
 pub(crate) use self::parts::Returned;
 use self::plans::Plans;
-pub(crate) use self::remote::{RemoteName, RemoteTables};
+pub(crate) use self::remote::{RemoteName, RemoteTables, kept_elsewhere};
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
 use crate::query::{Names, StoredRows};
@@ -208,6 +208,11 @@ impl Session {
     /// What a statement does may be followed by others in its transaction.
     pub(crate) fn in_transaction_block(&self) -> bool {
         self.implicit_block || self.transaction.as_ref().is_some_and(|t| t.explicit)
+    }
+
+    /// What a statement does is a part of another one.
+    pub(crate) fn is_part(&self) -> bool {
+        self.parts.is_some()
     }
 
     /// True if the transaction is the statement's own.

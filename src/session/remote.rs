@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::sql::sqlparser::ast as sql;
-use tidemark_catalog::{Catalog, ObjectKind};
+use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::Result;
 use tidemark_connectors::postgres::Reading;
 use tidemark_sql::ast::{DeclareOf, ExplainTarget, Statement};
@@ -55,6 +55,13 @@ impl Session {
     }
 }
 
+/// The table of another system that is this one's contents.
+pub(crate) fn kept_elsewhere(object: &Object, catalog: &Catalog) -> Option<RemoteName> {
+    let remote = object.remote()?;
+    let connection = catalog.get(remote.connection)?;
+    Some((connection.name.clone(), remote.schema.clone(), remote.table.clone()))
+}
+
 struct Named<'a> {
     catalog: &'a Catalog,
     tables: BTreeSet<RemoteName>,
@@ -70,8 +77,20 @@ impl Named<'_> {
                     statement.as_ref()
                 {
                     self.tables.extend(remote_name(table_name, self.catalog));
+                    return self.named(table_name, search_path);
                 }
-                self.within(statement.as_ref(), search_path)
+                match statement.as_ref() {
+                    // What rows are put into is not read.
+                    sql::Statement::Insert(insert) => {
+                        self.within(&insert.source, search_path)?;
+                        self.within(&insert.on, search_path)?;
+                        self.within(&insert.returning, search_path)
+                    }
+                    sql::Statement::AlterTable(_) | sql::Statement::CreateIndex(_) | sql::Statement::Truncate(_) => {
+                        Ok(())
+                    }
+                    statement => self.within(statement, search_path),
+                }
             }
             Statement::Explain(explain) => match &explain.target {
                 ExplainTarget::Statement(statement) => self.in_statement(statement, search_path),
@@ -92,17 +111,24 @@ impl Named<'_> {
             names.push(name.clone());
             ControlFlow::<()>::Continue(())
         });
-        for name in names {
-            if let Some(remote) = remote_name(&name, self.catalog) {
-                self.tables.insert(remote);
-            } else if let Ok((schema, name)) = object_name(&name, &self.catalog.database)
-                && let Some(object) = self.catalog.find(schema.as_deref(), &name, search_path)
-                && let ObjectKind::View(view) = &object.kind
-                && self.views.insert(object.oid)
-            {
-                self.within(&definitions::stored_query(&view.query)?, &view.search_path)?;
+        names.iter().try_for_each(|name| self.named(name, search_path))
+    }
+
+    fn named(&mut self, name: &sql::ObjectName, search_path: &[String]) -> Result<()> {
+        if let Some(remote) = remote_name(name, self.catalog) {
+            self.tables.insert(remote);
+            return Ok(());
+        }
+        let Ok((schema, name)) = object_name(name, &self.catalog.database) else { return Ok(()) };
+        let Some(object) = self.catalog.find(schema.as_deref(), &name, search_path) else { return Ok(()) };
+        match &object.kind {
+            ObjectKind::View(view) if self.views.insert(object.oid) => {
+                self.within(&definitions::stored_query(&view.query)?, &view.search_path)
+            }
+            _ => {
+                self.tables.extend(kept_elsewhere(object, self.catalog));
+                Ok(())
             }
         }
-        Ok(())
     }
 }

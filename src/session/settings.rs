@@ -76,6 +76,7 @@ pub static SETTINGS: &[Setting] = &[
     reported("standard_conforming_strings", "on", Kind::Bool, "Backslashes in '..' are plain characters"),
     user("statement_timeout", "0", Kind::Millis, "Longest time a statement may take; 0: no limit"),
     user("synchronize_seqscans", "on", Kind::Bool, "Accepted for pg_dump's sake"),
+    user("tidemark.run_id", "", Kind::Text, "Loads into tables kept elsewhere are done once for each id"),
     reported("timezone", "UTC", Kind::TimeZone, "Time zone in which timestamptz is written and read"),
     user("transaction_isolation", "repeatable read", Kind::OneOf(ISOLATION), "Isolation of this transaction"),
     user("transaction_read_only", "off", Kind::Bool, "This transaction may not write"),

@@ -106,7 +106,7 @@ impl Session {
         let name = relation_name(subscribe)?;
         let object = crate::query::find_relation(self.catalog()?.as_ref(), &name, &self.search_path())?;
         match &object.kind {
-            ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => {}
+            ObjectKind::Table(_) | ObjectKind::MaterializedView(_) => self.refuse_if_remote(&object, "subscribe to")?,
             ObjectKind::View(_) => {
                 return Err(Error::unsupported(format!(
                     "\"{}\" is a plain view, which is not kept up to date",

@@ -112,7 +112,7 @@ impl Both {
             return Err("22000".into());
         }
         for statement in &script.apply {
-            run(statement).await;
+            run(&statement.sql).await;
         }
         transaction.commit().await.unwrap();
         Ok(())

@@ -23,6 +23,7 @@ mod harness;
 mod indexes;
 mod limits;
 mod loads;
+mod loads_elsewhere;
 mod loads_postgres;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;

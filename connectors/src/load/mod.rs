@@ -31,7 +31,7 @@ pub use self::counts::{Counts, LoadRun};
 pub use self::encoding::row_hash;
 pub use self::options::Table;
 pub use self::scd2::{OutOfOrder, Scd2};
-pub use self::script::{CHANGES, Script};
+pub use self::script::{Apply, CHANGES, Script};
 
 /// The relations that the queries read besides the table.
 pub const INPUT: &str = "tidemark_input";
@@ -232,6 +232,13 @@ impl Load {
         )
         .with_detail(format!("For example {}.", shown.join(", ")))
         .with_hint("Make them one in the query, or set dedupe = 'latest by column' in the table's WITH.")
+    }
+
+    /// The error for an event that comes too late: its key, and when the version would begin or end that it would change.
+    pub fn late_event_error(&self, keys: &[String], event: &str) -> Error {
+        Error::new(SqlState::DataException, "an event lies before what is known of its key already")
+            .with_detail(format!("Key ({})=({}), around {event}.", self.keys.join(", "), keys.join(", ")))
+            .with_hint("Load events in order, or put them in their place in history: out_of_order = 'splice'.")
     }
 
     /// The input, of rows with one identity only the one to be taken.

@@ -7,11 +7,16 @@
 //!   tidemark_changes ──check──▶ a row: the load is refused
 //!      │ apply
 //!      ▼
-//!   UPDATE what ends · DELETE what goes · UPDATE what has other values · INSERT what is new
+//!   UPDATE what ends · DELETE what goes · UPDATE what has other values · INSERT what is new · DELETE history that goes
 //! ```
 
-use super::{ACTION, CANDIDATES, Changes, Deletes, END, INPUT, KNOWN, Load, NEW, OLD, Strategy, Target, list, quoted};
 use tidemark_common::Result;
+use tidemark_common::types::SqlType;
+
+use super::{
+    ACTION, CANDIDATES, Changes, Declared, Deletes, END, INPUT, KNOWN, Load, NEW, OLD, Own, Strategy, Target, list,
+    quoted,
+};
 
 const SEEN: &str = "tidemark_seen";
 pub const CHANGES: &str = "tidemark_changes";
@@ -23,13 +28,36 @@ pub struct Script {
     pub prepare: Vec<String>,
     /// A query for an event that is out of order: its key, and when the version begins or ends that it would change.
     pub check: Option<String>,
-    /// How often each action is among the changes.
+    /// How often each action is among the changes; what is unchanged is not.
     pub counts: String,
-    pub apply: Vec<String>,
+    pub apply: Vec<Apply>,
+}
+
+/// A statement that changes the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apply {
+    pub sql: String,
+    /// Its rows are no changes of their own, but history that goes: they count as deleted besides.
+    pub counts: bool,
+}
+
+impl Apply {
+    fn change(sql: String) -> Self {
+        Self { sql, counts: false }
+    }
+
+    fn history(sql: String) -> Self {
+        Self { sql, counts: true }
+    }
 }
 
 fn temporary(name: &str, query: &str) -> String {
     format!("CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}")
+}
+
+/// Rows that stay as they are, which may be nearly all, are not written down.
+fn changing(query: &str) -> String {
+    format!("SELECT * FROM ({query}) AS changing WHERE {ACTION} <> 'unchanged'")
 }
 
 impl Load {
@@ -37,7 +65,7 @@ impl Load {
     pub fn script(&self, target: &Target<'_>) -> Result<Script> {
         let mut prepare = Vec::new();
         match self.changes(target)? {
-            Changes::Query(query) => prepare.push(temporary(CHANGES, &query)),
+            Changes::Query(query) => prepare.push(temporary(CHANGES, &changing(&query))),
             Changes::Timeline { candidates, known, timeline } => {
                 let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
                 let of_input = list(&names);
@@ -54,8 +82,7 @@ impl Load {
                     old.join(", "),
                     nothing.join(", "),
                 );
-                prepare
-                    .push(temporary(CHANGES, &format!("SELECT * FROM ({timeline}) AS timeline UNION ALL {decided}")));
+                prepare.push(temporary(CHANGES, &format!("{} UNION ALL {decided}", changing(&timeline))));
             }
         }
         Ok(Script {
@@ -77,9 +104,8 @@ impl Load {
         Some(format!("SELECT {} FROM {CHANGES} WHERE {ACTION} = 'out of order' LIMIT 1", shown.join(", ")))
     }
 
-    fn applied(&self, target: &Target<'_>) -> Vec<String> {
+    fn applied(&self, target: &Target<'_>) -> Vec<Apply> {
         let table = target.name;
-        let changes = format!("{ACTION} <> 'unchanged'");
         let same = |names: &[String]| {
             let same = names.iter().map(|name| format!("t.{} = c.old_{}", quoted(name), place(target, name)));
             same.collect::<Vec<_>>().join(" AND ")
@@ -90,44 +116,58 @@ impl Load {
             target.columns.iter().enumerate().map(|(at, name)| format!("{} = c.new_{at}", quoted(name))).collect();
         let mut apply = Vec::new();
         if let Strategy::Scd2(scd2) = &self.strategy {
-            apply.push(format!(
+            apply.push(Apply::change(format!(
                 "UPDATE {table} AS t SET {} = c.{END}, {} = false FROM {CHANGES} AS c \
-                 WHERE {changes} AND c.{OLD} AND c.{END} IS NOT NULL AND {same_row}",
+                 WHERE c.{OLD} AND c.{END} IS NOT NULL AND {same_row}",
                 quoted(&scd2.valid_to),
                 quoted(&scd2.is_current),
-            ));
+            )));
         }
-        apply.push(format!(
+        apply.push(Apply::change(format!(
             "DELETE FROM {table} AS t USING {CHANGES} AS c \
-             WHERE {changes} AND c.{OLD} AND c.{END} IS NULL AND NOT c.{NEW} AND {same_row}"
-        ));
-        apply.push(format!(
+             WHERE c.{OLD} AND c.{END} IS NULL AND NOT c.{NEW} AND {same_row}"
+        )));
+        apply.push(Apply::change(format!(
             "UPDATE {table} AS t SET {} FROM {CHANGES} AS c \
-             WHERE {changes} AND c.{OLD} AND c.{END} IS NULL AND c.{NEW} AND {same_row}",
+             WHERE c.{OLD} AND c.{END} IS NULL AND c.{NEW} AND {same_row}",
             set.join(", ")
-        ));
-        apply.push(format!(
+        )));
+        apply.push(Apply::change(format!(
             "INSERT INTO {table} ({}) SELECT {} FROM {CHANGES} AS c \
-             WHERE {changes} AND c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL)",
+             WHERE c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL)",
             list(target.columns),
             new.join(", ")
-        ));
+        )));
         if self.deletes == Deletes::Hard && matches!(self.strategy, Strategy::Scd2(_)) {
-            apply.push(format!(
+            apply.push(Apply::history(format!(
                 "DELETE FROM {table} AS t USING {CHANGES} AS c WHERE c.{ACTION} = 'deleted' AND {}",
                 same(&self.keys)
-            ));
+            )));
         }
         if let Some(expired) = self.when_expired(target) {
-            apply.push(format!("DELETE FROM {table} WHERE {expired}"));
+            apply.push(Apply::history(format!("DELETE FROM {table} WHERE {expired}")));
         }
         apply
     }
 
-    /// The statement that makes an empty `tidemark_input`, as columns of the target are.
+    /// The statement that makes an empty `tidemark_input`: types as they are declared, collations as the target's.
     pub fn input_table(&self, target: &Target<'_>) -> String {
-        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
-        temporary(INPUT, &format!("SELECT {} FROM {} WHERE false", list(&names), target.name))
+        let cast = |column: &Declared| format!("{name}::{} AS {name}", column.sql_type, name = quoted(&column.name));
+        let columns: Vec<String> = self.columns.iter().map(cast).collect();
+        temporary(INPUT, &format!("SELECT {} FROM {} WHERE false", columns.join(", "), target.name))
+    }
+
+    /// What append and truncate do with the input; columns of append's own are the same in all rows.
+    pub fn added(&self, target: &Target<'_>, batch_id: &str) -> String {
+        let given = self.names();
+        let own = self.own_columns();
+        let into: Vec<String> = given.iter().cloned().chain(own.iter().map(|own| own.name.clone())).collect();
+        let value = |own: &Own| match own.sql_type {
+            SqlType::Uuid => format!("'{batch_id}'::uuid"),
+            _ => target.now.to_string(),
+        };
+        let values: Vec<String> = given.iter().map(|name| quoted(name)).chain(own.iter().map(value)).collect();
+        format!("INSERT INTO {} ({}) SELECT {} FROM {INPUT}", target.name, list(&into), values.join(", "))
     }
 }
 

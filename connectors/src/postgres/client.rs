@@ -12,7 +12,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode as WireMode;
-use tokio_postgres::{CancelToken, Config, NoTls};
+use tokio_postgres::{CancelToken, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use super::error;
 use super::options::PostgresOptions;
@@ -92,6 +92,35 @@ impl Client {
     /// Runs statements that give no rows.
     pub async fn run(&self, sql: &str) -> Result<()> {
         self.postgres.batch_execute(sql).await.map_err(|e| error::remote(&self.name, &e, Some(sql)))
+    }
+
+    /// Runs a statement; how many rows it was about. If nobody waits for its end, it is cancelled.
+    pub async fn execute(&self, sql: &str) -> Result<u64> {
+        let mut rows = 0;
+        for message in self.messages(sql).await? {
+            if let SimpleQueryMessage::CommandComplete(count) = message {
+                rows = count;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The rows of a query, as text.
+    pub async fn texts(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let text = |row: &SimpleQueryRow| (0..row.len()).map(|at| row.get(at).map(String::from)).collect();
+        let rows = self.messages(sql).await?;
+        let rows = rows.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(text(row)),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+
+    async fn messages(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let mut canceller = self.canceller();
+        let messages = self.postgres.simple_query(sql).await;
+        canceller.disarm();
+        messages.map_err(|e| error::remote(&self.name, &e, Some(sql)))
     }
 
     /// What ends the statement that runs when it is dropped before [`Canceller::disarm`].

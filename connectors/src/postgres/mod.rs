@@ -1,4 +1,5 @@
-//! PostgreSQL as a system to read from: connecting, checking a connection, and tables as a query reads them.
+//! PostgreSQL as a system to read from and to load into: connecting, checking a connection, tables as a query reads them, and
+//! tables that are kept there.
 //!
 //! ```text
 //!   CREATE CONNECTION ──▶ PostgresOptions ──connect──▶ DNS ▶ TCP ▶ TLS ▶ authentication ──▶ Client
@@ -8,6 +9,9 @@
 //!     ──▶ Reading: one transaction, one snapshot ──describe──▶ columns in our types ──▶ RemoteTable (a TableProvider)
 //!                       │   └── PushDown makes one of a join or an aggregate over such tables
 //!                       └── COPY (SELECT columns WHERE filters LIMIT n) TO STDOUT BINARY ──▶ RecordBatches, bounded
+//!
+//!   CREATE TABLE .. WITH (connection = ..) ──▶ TargetTable::settle: created, or compared with what is there
+//!   a load into it ──▶ Loading: RecordBatches ──COPY .. FROM STDIN BINARY──▶ staging ──the strategy's SQL──▶ the table
 //! ```
 //!
 //! Architecture invariant: only this folder knows `tokio_postgres`. Whoever needs a connection takes a [`Client`], whoever
@@ -16,9 +20,14 @@
 mod check;
 mod client;
 mod copy;
+mod ddl;
+mod drift;
+mod encode;
 mod error;
 mod filter;
+mod load;
 mod options;
+mod progress;
 mod pushdown;
 mod reading;
 mod scan;
@@ -27,7 +36,11 @@ mod tls;
 mod types;
 
 pub use check::{CheckRow, check};
+pub use client::Client;
+pub use ddl::{SchemaChange, TargetColumn, TargetTable, indexes_for};
+pub use drift::OnDrift;
+pub use load::{Begun, LoadPlan, Loading};
 pub use options::PostgresOptions;
-pub use pushdown::PushDown;
+pub use pushdown::{PushDown, whole_query};
 pub use reading::Reading;
 pub use table::RemoteTable;

@@ -117,6 +117,12 @@ impl PostgresOptions {
         }
     }
 
+    /// One server, database and user, as far as names tell.
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        let of = |o: &Self| (o.host.clone(), o.port, o.database.clone(), o.user.clone());
+        of(self) == of(other)
+    }
+
     pub fn is_socket(&self) -> bool {
         self.host.starts_with('/')
     }

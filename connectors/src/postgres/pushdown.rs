@@ -74,6 +74,14 @@ impl PushDown {
     }
 }
 
+/// A plan that is nothing but one SELECT over there: who reads it, and the SELECT, with the plan's columns in their order.
+pub fn whole_query(plan: &LogicalPlan) -> Option<(Arc<Reading>, String)> {
+    let remote = Remote::of(plan)?;
+    let items: Vec<String> = remote.items.iter().map(|item| item.sql.clone()).collect();
+    let sql = remote.select(&items);
+    Some((remote.reading, sql)).filter(|_| !items.is_empty())
+}
+
 /// What is to be sent instead of a plan's node.
 struct Select {
     reading: Arc<Reading>,

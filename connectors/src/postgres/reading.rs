@@ -25,12 +25,12 @@ use super::types::{Described, RemoteColumn, Texts, map};
 const MAX_SESSIONS: usize = 16;
 
 /// Operators mean the built-in ones, and texts of values are the same whatever the other server's settings.
-const SETTINGS: &str = "SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres; \
+pub const SETTINGS: &str = "SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres; \
                         SET timezone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = hex; SET standard_conforming_strings = on";
 
 pub struct Reading {
     pub name: Arc<str>,
-    options: Arc<PostgresOptions>,
+    pub options: Arc<PostgresOptions>,
     first: Arc<Mutex<Client>>,
     /// Scans that have been planned: with one, nobody needs the snapshot's name.
     planned: AtomicUsize,

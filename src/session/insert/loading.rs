@@ -28,14 +28,14 @@ impl Session {
         let statement = Statement::Sql(Box::new(sql::Statement::Query(Box::new(query.clone()))));
         self.find_remote(&statement).await?;
         let names = self.names(None)?;
+        // They hold on to sessions of other systems.
+        self.remote = Arc::default();
         let plan = names.plan(query)?;
         let sources = sources(&plan, query);
         let positions = load_positions(object, columns)?;
-        // A table kept here takes the rows in this transaction, which is all that happens once.
-        let _ = run;
-        let mut insertion = self.insertion(&names, object, positions, load_of(object)?).await?;
+        let mut insertion = self.insertion(&names, object, positions, load_of(object)?, run).await?;
         self.insert_query(&names, &mut insertion, plan, sources, columns.is_empty(), &[]).await?;
-        self.end_insertion(object, insertion).await
+        self.close_way(object, insertion.writer, insertion.way).await
     }
 }
 

@@ -1,0 +1,143 @@
+//! A load into a table that is kept in another system: what comes is sent on, batch by batch, and nothing is held here.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::sqlparser::ast as sql;
+use rand::Rng;
+use tidemark_catalog::Object;
+use tidemark_common::{Error, Result};
+use tidemark_connectors::load::{Counts, Load, LoadRun};
+use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, whole_query};
+use uuid::Uuid;
+
+use super::Given;
+use crate::coordinator::connections;
+use crate::coordinator::loads::load_of;
+use crate::coordinator::remote::target_table;
+use crate::query::Names;
+use crate::session::Session;
+use crate::session::insert::given_columns;
+
+pub(in crate::session) struct There {
+    given: Given,
+    strategy: Load,
+    name: String,
+    begun: Begun,
+}
+
+impl Session {
+    pub(super) async fn load_there(
+        &mut self,
+        object: &Arc<Object>,
+        load: Load,
+        run: Option<LoadRun>,
+    ) -> Result<Box<There>> {
+        let remote = object.remote().ok_or_else(|| Error::internal(format!("\"{}\" is kept here", object.name)))?;
+        let client = self.settle_remote(object, remote).await?;
+        #[allow(clippy::disallowed_methods)] // an id, which no query computes with
+        let batch_id = Uuid::from_u128(rand::rng().random()).to_string();
+        let plan = LoadPlan {
+            table: target_table(object, remote)?,
+            load: load.clone(),
+            batch_id,
+            run: run.or_else(|| self.run_of_setting(object)),
+        };
+        let begun = Loading::begin(client, plan).await?;
+        let given = Given::new(&load, object)?;
+        Ok(Box::new(There { given, strategy: load, name: object.name.clone(), begun }))
+    }
+
+    /// `SET tidemark.run_id`
+    fn run_of_setting(&self, object: &Object) -> Option<LoadRun> {
+        let id = self.info.setting("tidemark.run_id").filter(|id| !id.is_empty())?;
+        let target = self.transaction().ok()?.catalog.qualified_name(object);
+        Some(LoadRun { id, target, payload: None })
+    }
+
+    pub(super) async fn end_there(&mut self, there: There) -> Result<Counts> {
+        let There { strategy, name, begun, .. } = there;
+        let counts = match begun {
+            Begun::Loading(loading) => loading.finish().await?,
+            Begun::Done(counts) => {
+                self.notice(format!("the run has loaded \"{name}\" before: nothing is done again"));
+                counts
+            }
+        };
+        if strategy.compares() {
+            self.notice(format!("{} into \"{name}\": {counts}", strategy.name()));
+        }
+        Ok(counts)
+    }
+
+    /// Has the other system run the query itself, if it reads nothing but tables of the same database. `positions`: the columns
+    /// that the query's are for. False: its rows have to be sent.
+    pub(in crate::session) async fn load_within(
+        &mut self,
+        names: &Names,
+        plan: &LogicalPlan,
+        object: &Object,
+        positions: &[usize],
+        there: &mut There,
+    ) -> Result<bool> {
+        let loading = match &mut there.begun {
+            Begun::Done(_) => return Ok(true),
+            Begun::Loading(loading) => loading,
+        };
+        let query = query_within(names, plan, object, positions, loading.options())?;
+        let Some(query) = query else { return Ok(false) };
+        let columns: Vec<String> = positions.iter().map(|at| object.columns()[*at].name.clone()).collect();
+        loading.insert(&columns, &query).await?;
+        let connection = loading.connection().clone();
+        self.notice(format!("no row left connection \"{connection}\": the load runs there as SQL"));
+        Ok(true)
+    }
+
+    /// A line about where the rows of an INSERT go, if its table is kept elsewhere.
+    pub(in crate::session) fn shown_load(&mut self, insert: &sql::Insert, query: &sql::Query) -> Result<String> {
+        let (object, _) = self.insert_target(insert)?;
+        let (Some(remote), Some(load)) = (object.remote(), load_of(&object)?) else { return Ok(String::new()) };
+        let catalog = self.catalog()?;
+        let connection = catalog.expect(remote.connection)?;
+        let options = connections::options(connection, &catalog, self.db.environment.secret_key.as_ref())?;
+        let names = self.names(None)?;
+        let plan = names.plan(query)?;
+        let mut positions = given_columns(&object, insert)?;
+        positions.truncate(plan.schema().fields().len());
+        let way = match query_within(&names, &plan, &object, &positions, &options)? {
+            Some(query) => format!("as SQL over there: {query}"),
+            None => "by COPY".to_string(),
+        };
+        Ok(format!("Load: {} into {} of connection \"{}\", {way}\n", load.name(), remote.name(), connection.name))
+    }
+}
+
+/// What the other system, of these options, can be asked instead of the plan.
+pub(in crate::session) fn query_within(
+    names: &Names,
+    plan: &LogicalPlan,
+    object: &Object,
+    positions: &[usize],
+    options: &PostgresOptions,
+) -> Result<Option<String>> {
+    // Defaults are computed here.
+    let is_filled =
+        |(at, column): (usize, &tidemark_catalog::Column)| column.default.is_some() && !positions.contains(&at);
+    if object.columns().iter().enumerate().any(is_filled) {
+        return Ok(None);
+    }
+    let optimized = crate::planning::aside(|| names.planner().optimize(plan))?;
+    let Some((reading, query)) = whole_query(&optimized) else { return Ok(None) };
+    Ok(Some(query).filter(|_| options.is_same_database(&reading.options)))
+}
+
+impl There {
+    /// Sends rows: all columns of the table by position.
+    pub(super) async fn push(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        match &mut self.begun {
+            Begun::Loading(loading) => loading.push(&self.given.batch(columns, rows)?).await,
+            Begun::Done(_) => Ok(()),
+        }
+    }
+}
