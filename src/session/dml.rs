@@ -32,6 +32,7 @@ pub(super) use self::rows::{Returning, RowSet};
 pub(super) use self::syntax::*;
 use super::Session;
 use super::assign::{self, Source};
+use super::normalize::{Normalizer, Taken};
 use crate::coordinator::definitions;
 use crate::query::{Names, find_relation, object_name};
 use crate::transaction::Transaction;
@@ -44,6 +45,8 @@ pub(super) struct Writer {
     pub style: Style,
     snapshot: Arc<Snapshot>,
     checks: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    /// `None`: no column is normalised.
+    pub normalizer: Option<Normalizer>,
     /// The primary key, if there is one, then the UNIQUE constraints and unique indexes.
     pub keys: Vec<UniqueKey>,
 }
@@ -127,6 +130,7 @@ impl Session {
         let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,
+            normalizer: Normalizer::plan(&object.name, object.columns(), names, &self.db.environment, self.style()?)?,
             keys: unique_keys(table, &def)?,
             style: self.style()?,
             snapshot: transaction.moment.snapshot.clone(),
@@ -166,7 +170,7 @@ fn checks(
     let props = names.state.execution_props();
     let compile = |text: &str| {
         let expr = names.planner().expr(&rewritten(parse_expression(text)?)?, &schema)?;
-        let expr = definitions::coerce(expr, &schema, env)?;
+        let expr = definitions::runnable(expr, &schema, env)?;
         Ok::<_, Error>(create_physical_expr(&expr, &schema, props, &PhysicalPlanningContext::default())?)
     };
     table.checks.iter().map(|check| Ok((check.name.clone(), compile(&check.expr)?))).collect()
@@ -204,20 +208,51 @@ impl Writer {
         Ok(RecordBatch::try_new_with_options(self.def.collection.schema().clone(), columns, &options)?)
     }
 
-    /// Converts given columns into those at `positions`.
+    /// Converts given columns into those at `positions`, normalised.
     pub fn assign(&self, arrays: &[ArrayRef], sources: &[Source], positions: &[usize]) -> Result<Vec<ArrayRef>> {
-        arrays
-            .iter()
-            .zip(sources)
-            .zip(positions)
-            .map(|((array, source), position)| {
-                assign::convert(array, &source.sql_type, &self.columns()[*position].sql_type, &self.style)
-            })
-            .collect()
+        let assign = |((array, source), at): ((&ArrayRef, &Source), &usize)| match self.takes(*at, source) {
+            None => assign::convert(array, &source.sql_type, &self.columns()[*at].sql_type, &self.style),
+            Some((column, taken)) => {
+                let array = assign::convert(array, &source.sql_type, &column.sql_type, &self.style)?;
+                self.normalized(*at, taken, array)
+            }
+        };
+        arrays.iter().zip(sources).zip(positions).map(assign).collect()
+    }
+
+    /// Converts rows of all columns that were in the table, or in another one: they are what they are.
+    pub fn restore(&self, arrays: &[ArrayRef], sources: &[Source]) -> Result<Vec<ArrayRef>> {
+        let convert = |((array, source), column): ((&ArrayRef, &Source), &Column)| {
+            assign::convert(array, &source.sql_type, &column.sql_type, &self.style)
+        };
+        arrays.iter().zip(sources).zip(self.columns()).map(convert).collect()
     }
 
     pub fn check_assignable(&self, sources: &[Source], positions: &[usize]) -> Result<()> {
-        sources.iter().zip(positions).try_for_each(|(source, at)| assign::check(source, &self.columns()[*at]))
+        sources.iter().zip(positions).try_for_each(|(source, at)| match self.takes(*at, source) {
+            Some((column, _)) => assign::check(source, &column),
+            None => assign::check(source, &self.columns()[*at]),
+        })
+    }
+
+    /// What a column takes of a source, if it is normalised.
+    fn takes(&self, at: usize, source: &Source) -> Option<(Column, Taken)> {
+        self.normalizer.as_ref()?.takes(at, source)
+    }
+
+    /// What the column at `at` has taken, as it is to be stored.
+    pub fn normalized(&self, at: usize, taken: Taken, array: ArrayRef) -> Result<ArrayRef> {
+        match &self.normalizer {
+            Some(normalizer) => normalizer.apply(at, taken, &array),
+            None => Ok(array),
+        }
+    }
+
+    /// Fills the columns that are derived from the others of the same rows; which they are.
+    pub fn derive(&self, columns: &mut [ArrayRef], rows: usize) -> Result<Vec<usize>> {
+        let Some(normalizer) = &self.normalizer else { return Ok(Vec::new()) };
+        normalizer.derive(columns, rows)?;
+        Ok(normalizer.derived().collect())
     }
 
     fn not_null_violation(&self, column: &Column, array: &ArrayRef, columns: &[ArrayRef]) -> Error {

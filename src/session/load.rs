@@ -23,6 +23,7 @@ use tidemark_connectors::load::{self, Action, Changes, Counts, Deletes, Load, St
 use tidemark_engine::TableDef;
 
 use super::dml::Writer;
+use super::normalize::refuse_derived;
 use super::{Session, select};
 use crate::coordinator::definitions::stored_query;
 use crate::query::Names;
@@ -384,13 +385,14 @@ fn literal(micros: i64) -> Result<String> {
     Ok(format!("TIMESTAMPTZ '{}'", moment.format("%Y-%m-%d %H:%M:%S%.6f+00")))
 }
 
-/// Of columns that rows are given for, those that a load gives: all that are declared, if none are named (`all`).
+/// Of columns that rows are given for, those that a load gives: all that are declared and not derived, if none are named (`all`).
 pub(super) fn given_to_load(object: &Object, positions: Vec<usize>, all: bool) -> Result<Vec<usize>> {
-    let ObjectKind::Table(Table { load: Some(load), .. }) = &object.kind else { return Ok(positions) };
-    let own = |at: &usize| load.own.contains(&object.columns()[*at].name);
+    let ObjectKind::Table(Table { load, .. }) = &object.kind else { return Ok(positions) };
+    let own = |at: &usize| load.as_ref().is_some_and(|load| load.own.contains(&object.columns()[*at].name));
     if all {
-        return Ok(positions.into_iter().filter(|at| !own(at)).collect());
+        return Ok(positions.into_iter().filter(|at| !own(at) && refuse_derived(object, *at).is_ok()).collect());
     }
+    positions.iter().try_for_each(|at| refuse_derived(object, *at))?;
     match positions.iter().find(|at| own(at)) {
         None => Ok(positions),
         Some(at) => Err(Error::new(

@@ -22,6 +22,7 @@ mod facts;
 mod info;
 mod insert;
 mod load;
+mod normalize;
 mod parts;
 mod plans;
 mod remote;
@@ -37,6 +38,7 @@ mod validate;
 pub use api::*;
 pub(crate) use assign::{check_default, converts};
 pub use info::SessionInfo;
+pub(crate) use normalize::Normalizer;
 pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;
 

@@ -26,6 +26,7 @@ mod loads;
 mod loads_postgres;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
+mod normalize_postgres;
 mod pgbench;
 mod postgres;
 mod postgres_remote;
