@@ -60,6 +60,15 @@ pub(super) struct UniqueKey {
     state: Option<StateId>,
 }
 
+/// What is known of the keys of rows before they are put in.
+enum Known<'a> {
+    Nothing,
+    /// They are those of rows just taken out, but where these columns are part of them.
+    Changed(&'a [usize]),
+    /// Those of these columns are free, and given once.
+    Distinct(&'a [usize]),
+}
+
 /// Keys of a batch's rows under one constraint.
 pub(super) struct Keys {
     encoded: EncodedRows,
@@ -346,9 +355,15 @@ impl Writer {
         Ok(holders)
     }
 
-    /// Every key must be free, and given once. `changed`: columns that can differ from those of rows just taken out.
-    fn check_free(&self, batch: &RecordBatch, changed: Option<&[usize]>, transaction: &Transaction) -> Result<()> {
-        let can_collide = |key: &&UniqueKey| changed.is_none_or(|c| key.columns.iter().any(|k| c.contains(k)));
+    /// Every key must be free, and given once.
+    fn check_free(&self, batch: &RecordBatch, known: &Known<'_>, transaction: &Transaction) -> Result<()> {
+        let can_collide = |key: &&UniqueKey| match known {
+            Known::Nothing => true,
+            Known::Changed(changed) => key.columns.iter().any(|k| changed.contains(k)),
+            Known::Distinct(columns) => {
+                key.columns.len() != columns.len() || !key.columns.iter().all(|k| columns.contains(k))
+            }
+        };
         for key in self.keys.iter().filter(can_collide) {
             let keys = key.keys(batch)?;
             let mut seen = HashSet::with_capacity(batch.num_rows());
@@ -379,7 +394,17 @@ impl Writer {
 
     /// Puts rows in that pass all constraints; returns them with their row numbers.
     pub fn add(&mut self, batch: RecordBatch, transaction: &mut Transaction) -> Result<RecordBatch> {
-        self.add_with(batch, None, transaction)
+        self.add_with(batch, &Known::Nothing, transaction)
+    }
+
+    /// As [`Writer::add`], of rows of which it is known that their keys in these columns are free, and given once.
+    pub fn add_distinct(
+        &mut self,
+        batch: RecordBatch,
+        columns: &[usize],
+        transaction: &mut Transaction,
+    ) -> Result<RecordBatch> {
+        self.add_with(batch, &Known::Distinct(columns), transaction)
     }
 
     /// Puts rows in that were taken out just now, with other values in the `changed` columns.
@@ -389,19 +414,19 @@ impl Writer {
         changed: &[usize],
         transaction: &mut Transaction,
     ) -> Result<RecordBatch> {
-        self.add_with(batch, Some(changed), transaction)
+        self.add_with(batch, &Known::Changed(changed), transaction)
     }
 
     fn add_with(
         &mut self,
         batch: RecordBatch,
-        changed: Option<&[usize]>,
+        known: &Known<'_>,
         transaction: &mut Transaction,
     ) -> Result<RecordBatch> {
         if batch.num_rows() == 0 {
             return Ok(batch);
         }
-        self.check_free(&batch, changed, transaction)?;
+        self.check_free(&batch, known, transaction)?;
         let added = transaction.buffer_mut(&self.def)?.add(batch)?;
         transaction.check_size()?;
         for key in &self.keys {

@@ -117,12 +117,14 @@ impl Session {
                 made.out.push(under(&stored, batch.columns().to_vec())?);
             }
         }
-        self.put_changes(&mut writer, made)?;
+        // What came is needed no longer.
+        drop(names);
+        self.put_changes(&mut writer, load, made)?;
         if let Some(query) = load.expired(&target) {
             let expired = rows(&self.names(Some(object.oid))?, &query).await?;
             counts.deleted += expired.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
             let out = expired.into_iter().map(|batch| under(&stored, batch.columns().to_vec()));
-            self.put_changes(&mut writer, Made { out: out.collect::<Result<_>>()?, ..Made::default() })?;
+            self.put_changes(&mut writer, load, Made { out: out.collect::<Result<_>>()?, ..Made::default() })?;
         }
         self.notice(format!("{} into \"{}\": {counts}", load.name(), object.name));
         Ok(counts)
@@ -138,7 +140,11 @@ impl Session {
         Ok(gone)
     }
 
-    fn put_changes(&mut self, writer: &mut Writer, made: Made) -> Result<()> {
+    fn put_changes(&mut self, writer: &mut Writer, load: &Load, made: Made) -> Result<()> {
+        // That no two rows agree in these is the strategy's doing.
+        let columns = writer.columns();
+        let position = |name: &String| columns.iter().position(|column| column.name == *name);
+        let distinct: Vec<usize> = load.table_key().iter().filter_map(position).collect();
         let transaction = self.transaction_mut()?;
         let epoch = transaction.moment.epoch();
         transaction.buffer_mut(&writer.def)?.depends_on_all(epoch);
@@ -149,7 +155,7 @@ impl Session {
             let rows = batch.num_rows();
             let batch = writer.stored(batch.columns().to_vec(), rows)?;
             writer.check(&batch)?;
-            writer.add(batch, transaction)?;
+            writer.add_distinct(batch, &distinct, transaction)?;
         }
         Ok(())
     }

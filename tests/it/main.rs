@@ -18,6 +18,7 @@ mod differential;
 #[cfg(unix)]
 mod disk;
 mod docs;
+mod example_postgres;
 mod explain;
 mod harness;
 mod indexes;
