@@ -46,6 +46,10 @@ bench-pg: setup ## Point SELECTs by key over the wire, beside PostgreSQL on this
 	cargo build --workspace --release
 	scripts/bench-pg.sh "$(TARGET_DIR)/release/tidemark"
 
+.PHONY: bench-loads
+bench-loads: setup ## Loads of a million rows by strategy, beside SQL by hand in PostgreSQL on this machine (release build)
+	cargo bench --workspace --bench loads
+
 .PHONY: slt-postgres
 slt-postgres: setup ## Run the SQL suites that are plain Postgres against PostgreSQL itself
 	scripts/slt-postgres.sh

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
+use tidemark_common::normalize::Normalize;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
@@ -92,6 +93,9 @@ pub struct Column {
     pub default: Option<String>,
     #[serde(default)]
     pub identity: Option<Identity>,
+    /// What its values go through when they are given.
+    #[serde(default)]
+    pub normalize: Option<Normalize>,
     #[serde(default)]
     pub comment: Option<String>,
     /// The 1-based number a column keeps for life, as `pg_attribute.attnum`.
@@ -430,6 +434,7 @@ pub fn columns_of(schema: &Schema) -> Vec<Column> {
             nullable: f.is_nullable(),
             default: None,
             identity: None,
+            normalize: None,
             comment: None,
             attnum: i as i16 + 1,
         })

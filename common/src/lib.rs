@@ -14,6 +14,7 @@ pub mod delta;
 pub mod error;
 mod error_datafusion;
 mod hidden;
+pub mod normalize;
 pub mod plan;
 mod plan_text;
 pub mod types;

@@ -10,7 +10,7 @@
 //! takes out must still be what it saw, and each key it puts in must still be free. So the first committer wins, and a
 //! session whose write is refused runs its statement again on newer data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -58,8 +58,10 @@ pub(crate) struct Table {
     key: RowCodec,
     row: RowCodec,
     next_row_number: i64,
-    /// Rows changed in this epoch so far, by key: the row's bytes, or gone.
+    /// Rows changed in this epoch so far, by key: the row's bytes, or gone. Without those of `unread`.
     changed: ByKey,
+    /// Writes of this epoch that nobody has had to look into: most often it is the epoch's only one.
+    unread: Vec<Written>,
     /// The same for each index that is unique: its key -> the table's key.
     changed_unique: Vec<ByKey>,
     changes: Vec<Delta>,
@@ -67,11 +69,17 @@ pub(crate) struct Table {
     changed_at: Epoch,
 }
 
+/// Keys whose rows have gone, and rows that have come, with their keys.
+struct Written {
+    removed: Option<EncodedRows>,
+    added: Option<(EncodedRows, RecordBatch)>,
+}
+
 /// A write that may be admitted: everything to remember of it.
 pub(crate) struct Checked {
     removed: Option<RecordBatch>,
     added: Option<RecordBatch>,
-    changed: Vec<KeyChange>,
+    written: Written,
     changed_unique: Vec<Vec<KeyChange>>,
 }
 
@@ -93,6 +101,7 @@ impl Table {
             writer: CollectionWriter::new(def.collection.clone(), cache).with_indexes(def.indexes.iter().cloned()),
             next_row_number,
             changed: HashMap::new(),
+            unread: Vec::new(),
             changed_unique: vec![HashMap::new(); def.indexes.len()],
             changes: Vec::new(),
             changed_at: snapshot.epoch(),
@@ -114,40 +123,47 @@ impl Table {
         {
             added = Some(self.number_rows(batch)?);
         }
+        self.read_changes()?;
         let removed_keys = write.removed.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
         let added_keys = added.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
         let removed_rows = write.removed.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
-        let added_rows = added.as_ref().map(|b| self.row.encode(b.columns())).transpose()?;
-
-        let mut changed: ByKey = HashMap::new();
         if let (Some(keys), Some(rows)) = (&removed_keys, &removed_rows) {
             let current = self.current(snapshot, keys)?;
-            for (i, key) in keys.iter().enumerate() {
-                if current[i].as_deref() != Some(rows.row(i)) {
-                    return Err(conflict(&self.def.name));
-                }
-                changed.insert(key.into(), None);
+            let is_there = |i: usize| current[i].as_deref() == Some(rows.row(i));
+            if !(0..keys.len()).all(is_there) {
+                return Err(conflict(&self.def.name));
             }
         }
-        if let (Some(keys), Some(rows)) = (&added_keys, &added_rows) {
-            self.check_free(snapshot, keys, &changed)?;
-            for (i, key) in keys.iter().enumerate() {
-                if changed.insert(key.into(), Some(rows.row(i).into())).flatten().is_some() {
-                    return Err(self.duplicate_key());
-                }
+        if let Some(keys) = &added_keys {
+            let gone: HashSet<&[u8]> = removed_keys.iter().flat_map(EncodedRows::iter).collect();
+            self.check_free(snapshot, keys, &gone)?;
+            if !are_distinct(keys) {
+                return Err(self.duplicate_key());
             }
         }
         let changed_unique = (0..self.def.indexes.len())
             .map(|u| self.check_unique(u, snapshot, write.removed.as_ref(), added.as_ref(), added_keys.as_ref()))
             .collect::<Result<_>>()?;
-        let mut changed: Vec<_> = changed.into_iter().collect();
-        changed.sort_unstable();
-        Ok(Checked { removed: write.removed, added, changed, changed_unique })
+        let written = Written { removed: removed_keys, added: added_keys.zip(added.clone()) };
+        Ok(Checked { removed: write.removed, added, written, changed_unique })
+    }
+
+    /// Looks into what was written in this epoch.
+    fn read_changes(&mut self) -> Result<()> {
+        for written in std::mem::take(&mut self.unread) {
+            let gone = written.removed.iter().flat_map(EncodedRows::iter);
+            self.changed.extend(gone.map(|key| (key.into(), None)));
+            if let Some((keys, batch)) = written.added {
+                let rows = self.row.encode(batch.columns())?;
+                self.changed.extend(keys.iter().enumerate().map(|(i, key)| (key.into(), Some(rows.row(i).into()))));
+            }
+        }
+        Ok(())
     }
 
     /// The write is part of this epoch from here on.
     pub fn admit(&mut self, checked: Checked) {
-        self.changed.extend(checked.changed);
+        self.unread.push(checked.written);
         for (all, new) in self.changed_unique.iter_mut().zip(checked.changed_unique) {
             all.extend(new);
         }
@@ -163,6 +179,7 @@ impl Table {
     pub fn apply(&mut self, snapshot: &Arc<Snapshot>, commit: &mut EpochCommit) -> Result<Vec<Delta>> {
         let changes = std::mem::take(&mut self.changes);
         self.changed.clear();
+        self.unread.clear();
         self.changed_unique.iter_mut().for_each(HashMap::clear);
         if !changes.is_empty() {
             let net = Delta::concat(self.def.collection.schema(), &changes)?;
@@ -224,12 +241,12 @@ impl Table {
         Ok(rows)
     }
 
-    fn check_free(&self, snapshot: &Arc<Snapshot>, keys: &EncodedRows, changed: &ByKey) -> Result<()> {
+    fn check_free(&self, snapshot: &Arc<Snapshot>, keys: &EncodedRows, gone: &HashSet<&[u8]>) -> Result<()> {
         if self.def.key_name.is_none() {
             return Ok(()); // row numbers are ours: either just given, or of a row that was taken out above
         }
         let mut unknown = Vec::new();
-        for key in keys.iter().filter(|key| !changed.contains_key(*key)) {
+        for key in keys.iter().filter(|key| !gone.contains(*key)) {
             match self.changed.get(key) {
                 Some(Some(_)) => return Err(self.duplicate_key()),
                 Some(None) => {}
@@ -278,6 +295,15 @@ impl Table {
 
     fn duplicate_key(&self) -> Error {
         duplicate(self.def.key_name.as_deref().unwrap_or(&self.def.name))
+    }
+}
+
+/// No key is there twice. Sessions give rows in the order of their keys.
+fn are_distinct(keys: &EncodedRows) -> bool {
+    let ascending = (1..keys.len()).all(|i| keys.row(i - 1) < keys.row(i));
+    ascending || {
+        let mut seen = HashSet::with_capacity(keys.len());
+        keys.iter().all(|key| seen.insert(key))
     }
 }
 

@@ -47,6 +47,7 @@ impl Session {
             }
             Op::OwnerTo { new_owner } => return self.check_owner(&new_owner.to_string()),
             Op::RenameColumn { old_column_name, new_column_name } => {
+                self.refuse_if_normalized(object, &fold(old_column_name), operation)?;
                 return self.rename_column(object, &fold(old_column_name), &fold(new_column_name));
             }
             _ => {}
@@ -56,9 +57,13 @@ impl Session {
         };
         if let Op::RenameColumn { old_column_name: name, .. } | Op::AlterColumn { column_name: name, .. } = operation {
             self.refuse_if_loaded_by(object, &fold(name))?;
+            self.refuse_if_normalized(object, &fold(name), operation)?;
         }
         if let Op::DropColumn { column_names, .. } = operation {
-            column_names.iter().try_for_each(|name| self.refuse_if_loaded_by(object, &fold(name)))?;
+            for name in column_names.iter().map(fold) {
+                self.refuse_if_loaded_by(object, &name)?;
+                self.refuse_if_normalized(object, &name, operation)?;
+            }
         }
         match operation {
             Op::AddColumn { if_not_exists, column_def, .. } => {
@@ -120,6 +125,7 @@ impl Session {
                 sql::ColumnOption::Null => {}
                 sql::ColumnOption::NotNull => column.nullable = false,
                 sql::ColumnOption::Default(expr) => column.default = Some(expr.to_string()),
+                sql::ColumnOption::Options(clause) => super::normalize::set(&mut column, clause)?,
                 sql::ColumnOption::Check(check) => checks.push(Check {
                     oid: self.database().new_oid(),
                     name: option.name.as_ref().map_or_else(|| format!("{}_{name}_check", object.name), fold),
@@ -131,9 +137,10 @@ impl Session {
                 }
             }
         }
-        let value = column.default.clone().unwrap_or_else(|| "NULL".into());
+        let value = super::normalize::value_when_added(&column)?;
         let mut columns = table.columns.clone();
         columns.push(column);
+        self.check_normalized(&object.name, &columns)?;
         let mut values: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
         values.push(value);
         let after = Table { columns, checks, generation: table.generation + 1, ..table.clone() };

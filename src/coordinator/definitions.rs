@@ -8,8 +8,10 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
@@ -267,19 +269,28 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
 }
 
 /// Settles the types of an expression over `schema`.
-pub fn coerce(
-    expr: datafusion::logical_expr::Expr,
-    schema: &DFSchema,
-    env: &Environment,
-) -> Result<datafusion::logical_expr::Expr> {
-    use datafusion::logical_expr::simplify::SimplifyContext;
-    use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+pub fn coerce(expr: Expr, schema: &DFSchema, env: &Environment) -> Result<Expr> {
+    Ok(simplifier(schema, env).coerce(expr, schema)?)
+}
+
+/// As a query's: with casts and comparisons as Postgres has them, and coalesce in a form that can be run.
+pub fn runnable(expr: Expr, schema: &DFSchema, env: &Environment) -> Result<Expr> {
+    let nothing = EmptyRelation { produce_one_row: false, schema: Arc::new(schema.clone()) };
+    let plan = LogicalPlanBuilder::from(LogicalPlan::EmptyRelation(nothing)).project([expr])?.build()?;
+    let plan = env.state.analyzer().execute_and_check(plan, env.state.config_options(), |_, _| {})?;
+    let LogicalPlan::Projection(projection) = plan else {
+        return Err(Error::internal("an expression over columns is no projection"));
+    };
+    let expr = projection.expr.into_iter().next().ok_or_else(|| Error::internal("a projection has no expression"))?;
+    Ok(simplifier(schema, env).simplify(expr.unalias())?)
+}
+
+fn simplifier(schema: &DFSchema, env: &Environment) -> ExprSimplifier {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(schema.clone()))
         .with_config_options(env.state.config_options().clone())
         .build();
-    let simplifier = ExprSimplifier::new(context);
-    Ok(simplifier.coerce(expr, schema)?)
+    ExprSimplifier::new(context)
 }
 
 struct NoRelations;

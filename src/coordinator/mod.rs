@@ -13,6 +13,7 @@ pub mod definitions;
 pub mod drop;
 mod indexes;
 pub(crate) mod loads;
+mod normalize;
 mod pipelines;
 pub(crate) mod remote;
 mod rename;

@@ -16,9 +16,9 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_connectors::fail_point;
 use tidemark_connectors::postgres::{Client, OnDrift, TargetColumn, TargetTable, indexes_for};
 
+use super::Target;
 use super::connections;
 use super::loads::load_of;
-use super::Target;
 use super::tables::Draft;
 use crate::pipelines::history::schema_changed;
 use crate::session::{Session, fold};

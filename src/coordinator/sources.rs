@@ -115,6 +115,7 @@ fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
                 nullable: true,
                 default: None,
                 identity: None,
+                normalize: None,
                 comment: None,
                 attnum: i as i16 + 1,
             })

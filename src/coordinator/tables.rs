@@ -125,7 +125,7 @@ impl Session {
             draft.columns = other
                 .columns()
                 .iter()
-                .map(|c| Column { default: None, identity: None, comment: None, ..c.clone() })
+                .map(|c| Column { default: None, identity: None, normalize: None, comment: None, ..c.clone() })
                 .collect();
         }
         for column in &create.columns {
@@ -201,6 +201,7 @@ impl Session {
                             .with_hint("Text is ordered by its bytes, as in collation \"C\"."));
                     }
                 }
+                sql::ColumnOption::Options(clause) => super::normalize::set(&mut draft.columns[position], clause)?,
                 sql::ColumnOption::Comment(text) => draft.columns[position].comment = Some(text.clone()),
                 other => return Err(Error::unsupported(format!("column option {other} is not supported"))),
             }
@@ -310,6 +311,7 @@ impl Session {
 
     /// DEFAULT and CHECK must make sense now, not at the first INSERT.
     fn check_expressions(&mut self, draft: &Draft) -> Result<()> {
+        self.check_normalized(&draft.name, &draft.columns)?;
         let names = self.names_for_ddl()?;
         let schema = DFSchema::try_from(columns_schema(&draft.columns).as_ref().clone())?;
         let env = &self.database().environment;
@@ -458,7 +460,16 @@ fn check_options(create: &sql::CreateTable) -> Result<()> {
 }
 
 pub(super) fn new_column(name: String, sql_type: SqlType, position: usize) -> Column {
-    Column { name, sql_type, nullable: true, default: None, identity: None, comment: None, attnum: position as i16 + 1 }
+    Column {
+        name,
+        sql_type,
+        nullable: true,
+        default: None,
+        identity: None,
+        normalize: None,
+        comment: None,
+        attnum: position as i16 + 1,
+    }
 }
 
 pub(super) fn column_type(data_type: &sql::DataType) -> Result<SqlType> {

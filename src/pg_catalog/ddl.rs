@@ -100,6 +100,9 @@ fn table_column(catalog: &Catalog, table: &Object, column: &Column) -> String {
         return format!("{name} {serial}");
     }
     let mut text = format!("{name} {}", column.sql_type);
+    if let Some(normalize) = &column.normalize {
+        text.push_str(&format!(" {normalize}"));
+    }
     if !column.nullable {
         text.push_str(" NOT NULL");
     }

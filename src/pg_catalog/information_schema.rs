@@ -122,6 +122,7 @@ fn column_rows(ctx: &SystemContext, rows: &mut Rows) {
                 nullable: !spec.not_null,
                 default: None,
                 identity: None,
+                normalize: None,
                 comment: None,
                 attnum: i as i16 + 1,
             };

@@ -128,6 +128,7 @@ fn attribute_rows(ctx: &SystemContext, class: &Class<'_>, rows: &mut Rows) {
                     nullable: !spec.not_null,
                     default: None,
                     identity: None,
+                    normalize: None,
                     comment: None,
                     attnum: i as i16 + 1,
                 };

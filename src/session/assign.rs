@@ -104,7 +104,7 @@ fn is_literal(expr: &Expr) -> bool {
     }
 }
 
-fn is_text(sql_type: &SqlType) -> bool {
+pub(super) fn is_text(sql_type: &SqlType) -> bool {
     matches!(sql_type, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name)
 }
 
@@ -401,7 +401,16 @@ mod tests {
     }
 
     fn column(sql_type: SqlType) -> Column {
-        Column { name: "a".into(), sql_type, nullable: true, default: None, identity: None, comment: None, attnum: 1 }
+        Column {
+            name: "a".into(),
+            sql_type,
+            nullable: true,
+            default: None,
+            identity: None,
+            normalize: None,
+            comment: None,
+            attnum: 1,
+        }
     }
 
     fn source(sql_type: SqlType) -> Source {

@@ -12,9 +12,11 @@ use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::assign::Source;
 use super::dml::{self, Writer};
 use super::insert::Defaults;
 use super::load::{Way, given_to_load};
+use super::normalize::given_type;
 use super::{CopyFormat, CopyIn, CopyOptions, Outcome, Rows, RowsTag, Session, fold, select};
 use crate::coordinator::loads::load_of;
 use crate::query::find_relation;
@@ -97,10 +99,14 @@ impl Session {
         let positions = dml::column_positions(&object, columns)?;
         let positions = given_to_load(&object, positions, columns.is_empty())?;
         let load = load_of(&object)?;
-        let fields: Vec<Field> = positions
-            .iter()
-            .map(|at| object.columns()[*at].sql_type.to_field(&object.columns()[*at].name, true))
-            .collect();
+        // What is not text is of the columns' own types.
+        let binary = given.format == Some(CopyFormat::Binary);
+        let of = |at: &usize| {
+            let column = &object.columns()[*at];
+            let sql_type = if binary { column.sql_type.clone() } else { given_type(column) };
+            sql_type.to_field(&column.name, true)
+        };
+        let fields: Vec<Field> = positions.iter().map(of).collect();
         let named: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
         let options = given.settle(&named, false)?;
         // Refused now, before the client has sent anything.
@@ -121,13 +127,20 @@ impl Session {
         };
         let rows = batch.num_rows();
         copy.rows += rows as u64;
+        let columns = match copy.writer.normalizer {
+            None => batch.columns().to_vec(),
+            Some(_) => {
+                let sources: Vec<Source> = batch.schema().fields().iter().map(|f| Source::typed(f)).collect();
+                copy.writer.assign(batch.columns(), &sources, &copy.positions)?
+            }
+        };
         if !copy.way.is_direct() {
-            let columns = copy.defaults.columns(&copy.writer, &copy.positions, batch.columns().to_vec(), rows)?;
+            let columns = copy.defaults.columns(&copy.writer, &copy.positions, columns, rows)?;
             copy.way.take(&columns, rows, self.transaction()?.room()).await?;
             self.copy = Some(copy);
             return Ok(());
         }
-        let stored = copy.defaults.complete(&copy.writer, &copy.positions, batch.columns().to_vec(), rows)?;
+        let stored = copy.defaults.complete(&copy.writer, &copy.positions, columns, rows)?;
         copy.writer.check(&stored)?;
         copy.writer.add(stored, self.transaction_mut()?)?;
         self.copy = Some(copy);

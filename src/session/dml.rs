@@ -32,6 +32,7 @@ pub(super) use self::rows::{Returning, RowSet};
 pub(super) use self::syntax::*;
 use super::Session;
 use super::assign::{self, Source};
+use super::normalize::{Normalizer, Taken};
 use crate::coordinator::definitions;
 use crate::query::{Names, find_relation, object_name};
 use crate::transaction::Transaction;
@@ -44,6 +45,8 @@ pub(super) struct Writer {
     pub style: Style,
     snapshot: Arc<Snapshot>,
     checks: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    /// `None`: no column is normalised.
+    pub normalizer: Option<Normalizer>,
     /// The primary key, if there is one, then the UNIQUE constraints and unique indexes.
     pub keys: Vec<UniqueKey>,
 }
@@ -55,6 +58,15 @@ pub(super) struct UniqueKey {
     codec: RowCodec,
     /// The index's place in the store; `None`: the primary key, which is the table's own order.
     state: Option<StateId>,
+}
+
+/// What is known of the keys of rows before they are put in.
+enum Known<'a> {
+    Nothing,
+    /// They are those of rows just taken out, but where these columns are part of them.
+    Changed(&'a [usize]),
+    /// Those of these columns are free, and given once.
+    Distinct(&'a [usize]),
 }
 
 /// Keys of a batch's rows under one constraint.
@@ -133,6 +145,7 @@ impl Session {
         let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,
+            normalizer: Normalizer::plan(&object.name, object.columns(), names, &self.db.environment, self.style()?)?,
             keys: unique_keys(table, &def)?,
             style: self.style()?,
             snapshot: transaction.moment.snapshot.clone(),
@@ -172,7 +185,7 @@ fn checks(
     let props = names.state.execution_props();
     let compile = |text: &str| {
         let expr = names.planner().expr(&rewritten(parse_expression(text)?)?, &schema)?;
-        let expr = definitions::coerce(expr, &schema, env)?;
+        let expr = definitions::runnable(expr, &schema, env)?;
         Ok::<_, Error>(create_physical_expr(&expr, &schema, props, &PhysicalPlanningContext::default())?)
     };
     table.checks.iter().map(|check| Ok((check.name.clone(), compile(&check.expr)?))).collect()
@@ -210,20 +223,51 @@ impl Writer {
         Ok(RecordBatch::try_new_with_options(self.def.collection.schema().clone(), columns, &options)?)
     }
 
-    /// Converts given columns into those at `positions`.
+    /// Converts given columns into those at `positions`, normalised.
     pub fn assign(&self, arrays: &[ArrayRef], sources: &[Source], positions: &[usize]) -> Result<Vec<ArrayRef>> {
-        arrays
-            .iter()
-            .zip(sources)
-            .zip(positions)
-            .map(|((array, source), position)| {
-                assign::convert(array, &source.sql_type, &self.columns()[*position].sql_type, &self.style)
-            })
-            .collect()
+        let assign = |((array, source), at): ((&ArrayRef, &Source), &usize)| match self.takes(*at, source) {
+            None => assign::convert(array, &source.sql_type, &self.columns()[*at].sql_type, &self.style),
+            Some((column, taken)) => {
+                let array = assign::convert(array, &source.sql_type, &column.sql_type, &self.style)?;
+                self.normalized(*at, taken, array)
+            }
+        };
+        arrays.iter().zip(sources).zip(positions).map(assign).collect()
+    }
+
+    /// Converts rows of all columns that were in the table, or in another one: they are what they are.
+    pub fn restore(&self, arrays: &[ArrayRef], sources: &[Source]) -> Result<Vec<ArrayRef>> {
+        let convert = |((array, source), column): ((&ArrayRef, &Source), &Column)| {
+            assign::convert(array, &source.sql_type, &column.sql_type, &self.style)
+        };
+        arrays.iter().zip(sources).zip(self.columns()).map(convert).collect()
     }
 
     pub fn check_assignable(&self, sources: &[Source], positions: &[usize]) -> Result<()> {
-        sources.iter().zip(positions).try_for_each(|(source, at)| assign::check(source, &self.columns()[*at]))
+        sources.iter().zip(positions).try_for_each(|(source, at)| match self.takes(*at, source) {
+            Some((column, _)) => assign::check(source, &column),
+            None => assign::check(source, &self.columns()[*at]),
+        })
+    }
+
+    /// What a column takes of a source, if it is normalised.
+    fn takes(&self, at: usize, source: &Source) -> Option<(Column, Taken)> {
+        self.normalizer.as_ref()?.takes(at, source)
+    }
+
+    /// What the column at `at` has taken, as it is to be stored.
+    pub fn normalized(&self, at: usize, taken: Taken, array: ArrayRef) -> Result<ArrayRef> {
+        match &self.normalizer {
+            Some(normalizer) => normalizer.apply(at, taken, &array),
+            None => Ok(array),
+        }
+    }
+
+    /// Fills the columns that are derived from the others of the same rows; which they are.
+    pub fn derive(&self, columns: &mut [ArrayRef], rows: usize) -> Result<Vec<usize>> {
+        let Some(normalizer) = &self.normalizer else { return Ok(Vec::new()) };
+        normalizer.derive(columns, rows)?;
+        Ok(normalizer.derived().collect())
     }
 
     fn not_null_violation(&self, column: &Column, array: &ArrayRef, columns: &[ArrayRef]) -> Error {
@@ -317,9 +361,15 @@ impl Writer {
         Ok(holders)
     }
 
-    /// Every key must be free, and given once. `changed`: columns that can differ from those of rows just taken out.
-    fn check_free(&self, batch: &RecordBatch, changed: Option<&[usize]>, transaction: &Transaction) -> Result<()> {
-        let can_collide = |key: &&UniqueKey| changed.is_none_or(|c| key.columns.iter().any(|k| c.contains(k)));
+    /// Every key must be free, and given once.
+    fn check_free(&self, batch: &RecordBatch, known: &Known<'_>, transaction: &Transaction) -> Result<()> {
+        let can_collide = |key: &&UniqueKey| match known {
+            Known::Nothing => true,
+            Known::Changed(changed) => key.columns.iter().any(|k| changed.contains(k)),
+            Known::Distinct(columns) => {
+                key.columns.len() != columns.len() || !key.columns.iter().all(|k| columns.contains(k))
+            }
+        };
         for key in self.keys.iter().filter(can_collide) {
             let keys = key.keys(batch)?;
             let mut seen = HashSet::with_capacity(batch.num_rows());
@@ -350,7 +400,17 @@ impl Writer {
 
     /// Puts rows in that pass all constraints; returns them with their row numbers.
     pub fn add(&mut self, batch: RecordBatch, transaction: &mut Transaction) -> Result<RecordBatch> {
-        self.add_with(batch, None, transaction)
+        self.add_with(batch, &Known::Nothing, transaction)
+    }
+
+    /// As [`Writer::add`], of rows of which it is known that their keys in these columns are free, and given once.
+    pub fn add_distinct(
+        &mut self,
+        batch: RecordBatch,
+        columns: &[usize],
+        transaction: &mut Transaction,
+    ) -> Result<RecordBatch> {
+        self.add_with(batch, &Known::Distinct(columns), transaction)
     }
 
     /// Puts rows in that were taken out just now, with other values in the `changed` columns.
@@ -360,19 +420,19 @@ impl Writer {
         changed: &[usize],
         transaction: &mut Transaction,
     ) -> Result<RecordBatch> {
-        self.add_with(batch, Some(changed), transaction)
+        self.add_with(batch, &Known::Changed(changed), transaction)
     }
 
     fn add_with(
         &mut self,
         batch: RecordBatch,
-        changed: Option<&[usize]>,
+        known: &Known<'_>,
         transaction: &mut Transaction,
     ) -> Result<RecordBatch> {
         if batch.num_rows() == 0 {
             return Ok(batch);
         }
-        self.check_free(&batch, changed, transaction)?;
+        self.check_free(&batch, known, transaction)?;
         let added = transaction.buffer_mut(&self.def)?.add(batch)?;
         transaction.check_size()?;
         for key in &self.keys {

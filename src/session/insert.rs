@@ -29,6 +29,7 @@ pub(super) use self::defaults::Defaults;
 use super::assign::{self, Source};
 use super::dml::{self, Returning, RowSet, Writer};
 use super::load::{Way, given_to_load};
+use super::normalize::given_type;
 use super::{Outcome, Session, describe, fold, select, with_parameters};
 use crate::coordinator::loads::load_of;
 use crate::query::Names;
@@ -190,7 +191,9 @@ impl Session {
         let given = insertion.positions.clone();
         insertion.forget_ignored();
         self.plan_defaults(names, insertion)?;
+        // What goes through NORMALIZE does so here.
         if let Way::There(there) = &mut insertion.way
+            && insertion.writer.normalizer.is_none()
             && self.load_within(names, &plan, &insertion.writer.object, &insertion.positions, there).await?
         {
             return Ok(());
@@ -247,7 +250,7 @@ impl Session {
         let (_, mut stream) = select::execute(&names, plan).await?;
         while let Some(batch) = stream.next().await {
             let batch = batch?;
-            let arrays = insertion.writer.assign(batch.columns(), &sources, &insertion.positions)?;
+            let arrays = insertion.writer.restore(batch.columns(), &sources)?;
             self.insert_arrays(&names, &mut insertion, arrays, batch.num_rows(), &[]).await?;
         }
         Ok(self.close_way(object, insertion.writer, insertion.way).await?.inserted)
@@ -257,10 +260,9 @@ impl Session {
     pub(crate) async fn insert_batches(&mut self, object: &Arc<Object>, batches: Vec<RecordBatch>) -> Result<()> {
         let names = self.names(None)?;
         let mut writer = self.writer(&names, object)?;
-        let positions: Vec<usize> = (0..writer.columns().len()).collect();
         for batch in batches {
             let sources: Vec<Source> = batch.schema().fields().iter().map(|f| Source::lenient(f)).collect();
-            let arrays = writer.assign(batch.columns(), &sources, &positions)?;
+            let arrays = writer.restore(batch.columns(), &sources)?;
             let stored = writer.stored(arrays, batch.num_rows())?;
             writer.check(&stored)?;
             writer.add(stored, self.transaction_mut()?)?;
@@ -280,6 +282,7 @@ impl Session {
             nullable: true,
             default: None,
             identity: None,
+            normalize: None,
             comment: None,
             attnum: 1,
         };
@@ -300,7 +303,7 @@ impl Session {
         let (object, alias) = self.insert_target(insert)?;
         let names = self.names(None)?;
         let positions = given_columns(&object, insert)?;
-        let typed = |at: usize| positions.get(at).map(|p| object.columns()[*p].sql_type.clone());
+        let typed = |at: usize| positions.get(at).map(|p| given_type(&object.columns()[*p]));
         if let Some(query) = &insert.source {
             match row_values::of(query) {
                 Some(rows) => {

@@ -28,6 +28,7 @@ use tidemark_engine::TableDef;
 
 pub(super) use self::way::Way;
 use super::dml::Writer;
+use super::normalize::refuse_derived;
 use super::{Session, select};
 use crate::coordinator::definitions::stored_query;
 use crate::query::Names;
@@ -138,12 +139,14 @@ impl Session {
                 made.out.push(under(&stored, batch.columns().to_vec())?);
             }
         }
-        self.put_changes(&mut writer, made)?;
+        // What came is needed no longer.
+        drop(names);
+        self.put_changes(&mut writer, load, made)?;
         if let Some(query) = load.expired(&target) {
             let expired = rows(&self.names(Some(object.oid))?, &query).await?;
             counts.deleted += expired.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
             let out = expired.into_iter().map(|batch| under(&stored, batch.columns().to_vec()));
-            self.put_changes(&mut writer, Made { out: out.collect::<Result<_>>()?, ..Made::default() })?;
+            self.put_changes(&mut writer, load, Made { out: out.collect::<Result<_>>()?, ..Made::default() })?;
         }
         self.notice(format!("{} into \"{}\": {counts}", load.name(), object.name));
         Ok(counts)
@@ -159,7 +162,11 @@ impl Session {
         Ok(gone)
     }
 
-    fn put_changes(&mut self, writer: &mut Writer, made: Made) -> Result<()> {
+    fn put_changes(&mut self, writer: &mut Writer, load: &Load, made: Made) -> Result<()> {
+        // That no two rows agree in these is the strategy's doing.
+        let columns = writer.columns();
+        let position = |name: &String| columns.iter().position(|column| column.name == *name);
+        let distinct: Vec<usize> = load.table_key().iter().filter_map(position).collect();
         let transaction = self.transaction_mut()?;
         let epoch = transaction.moment.epoch();
         transaction.buffer_mut(&writer.def)?.depends_on_all(epoch);
@@ -170,7 +177,7 @@ impl Session {
             let rows = batch.num_rows();
             let batch = writer.stored(batch.columns().to_vec(), rows)?;
             writer.check(&batch)?;
-            writer.add(batch, transaction)?;
+            writer.add_distinct(batch, &distinct, transaction)?;
         }
         Ok(())
     }
@@ -415,13 +422,14 @@ fn literal(micros: i64) -> Result<String> {
     Ok(format!("TIMESTAMPTZ '{}'", moment.format("%Y-%m-%d %H:%M:%S%.6f+00")))
 }
 
-/// Of columns that rows are given for, those that a load gives: all that are declared, if none are named (`all`).
+/// Of columns that rows are given for, those that a load gives: all that are declared and not derived, if none are named (`all`).
 pub(super) fn given_to_load(object: &Object, positions: Vec<usize>, all: bool) -> Result<Vec<usize>> {
-    let ObjectKind::Table(Table { load: Some(load), .. }) = &object.kind else { return Ok(positions) };
-    let own = |at: &usize| load.own.contains(&object.columns()[*at].name);
+    let ObjectKind::Table(Table { load, .. }) = &object.kind else { return Ok(positions) };
+    let own = |at: &usize| load.as_ref().is_some_and(|load| load.own.contains(&object.columns()[*at].name));
     if all {
-        return Ok(positions.into_iter().filter(|at| !own(at)).collect());
+        return Ok(positions.into_iter().filter(|at| !own(at) && refuse_derived(object, *at).is_ok()).collect());
     }
+    positions.iter().try_for_each(|at| refuse_derived(object, *at))?;
     match positions.iter().find(|at| own(at)) {
         None => Ok(positions),
         Some(at) => Err(Error::new(

@@ -23,6 +23,7 @@ mod info;
 mod insert;
 mod internal;
 mod load;
+mod normalize;
 mod parts;
 mod pipeline;
 mod plans;
@@ -39,6 +40,7 @@ mod validate;
 pub use api::*;
 pub(crate) use assign::{check_default, converts};
 pub use info::SessionInfo;
+pub(crate) use normalize::Normalizer;
 pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;
 

@@ -39,8 +39,9 @@ impl Session {
         if run.dry {
             let definition = Definition::of(&db.moment().catalog, object.oid)?;
             let done = run::dry(&db, &definition, run.full_refresh).await?;
-            let rows =
-                done.iter().map(|(target, counts, sample)| (None, target.as_str(), counts, Some(format!("[{}]", sample.join(", ")))));
+            let rows = done.iter().map(|(target, counts, sample)| {
+                (None, target.as_str(), counts, Some(format!("[{}]", sample.join(", "))))
+            });
             return counted(rows.collect(), "DRY RUN PIPELINE");
         }
         let mut waiting = db.pipelines.run_now(&db, &object, run.full_refresh)?;

@@ -67,6 +67,7 @@ impl Session {
                 ("type", column(&|c| Some(c.sql_type.to_string()))),
                 ("nullable", column(&|c| Some(if c.nullable { "yes" } else { "no" }.into()))),
                 ("default", column(&|c| c.default.clone())),
+                ("normalize", column(&|c| c.normalize.as_ref().map(|normalize| normalize.to_string()))),
                 ("comment", column(&|c| c.comment.clone())),
             ],
             "SHOW COLUMNS",
@@ -162,7 +163,7 @@ impl Session {
     pub(super) fn describe_show(&mut self, statement: &Statement) -> Result<Option<SchemaRef>> {
         Ok(Some(match statement {
             Statement::ShowCreate(_) => text_columns(&["name", "create_sql"]),
-            Statement::ShowColumns(_) => text_columns(&["name", "type", "nullable", "default", "comment"]),
+            Statement::ShowColumns(_) => text_columns(&["name", "type", "nullable", "default", "normalize", "comment"]),
             Statement::Explain(_) => text_columns(&["QUERY PLAN"]),
             Statement::CheckConnection(_) => crate::coordinator::connections::check_columns(),
             Statement::RunPipeline(_) | Statement::ValidatePipeline(_) => {

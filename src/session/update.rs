@@ -104,12 +104,14 @@ impl Session {
         for (position, array) in positions.iter().zip(writer.assign(&hits.values, &sources, &positions)?) {
             columns[*position] = array;
         }
+        let derived = writer.derive(&mut columns, hits.old.num_rows())?;
+        let changed: Vec<usize> = positions.into_iter().chain(derived).collect();
         let new = writer.stored(columns, hits.old.num_rows())?;
         writer.check(&new)?;
         let count = new.num_rows();
         let transaction = self.transaction_mut()?;
         writer.remove(hits.old.clone(), transaction)?;
-        let new = writer.put_back(new, &positions, transaction)?;
+        let new = writer.put_back(new, &changed, transaction)?;
         match returning {
             None => Ok(Outcome::Command(format!("UPDATE {count}"))),
             Some(returning) => {

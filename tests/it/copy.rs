@@ -131,3 +131,35 @@ async fn psql_copies_both_ways() {
     assert!(output.status.success());
     assert_eq!(text(&output.stdout), "1\tone\n2\ttwo\n");
 }
+
+#[tokio::test]
+async fn columns_are_normalised() {
+    let instance = start().await;
+    let client = instance.client().await;
+    let columns = "id INT PRIMARY KEY, mail TEXT NORMALIZE (trim, lower), \
+                   at TIMESTAMPTZ NORMALIZE (parse_timestamp ['DD.MM.YYYY HH24:MI'], on_failure = null), \
+                   host TEXT NORMALIZE (derive(split_part(mail, '@', 2)))";
+    for (table, with) in [("plain", ""), ("merged", " WITH (strategy = 'merge')")] {
+        client.batch_execute(&format!("CREATE TABLE {table} ({columns}){with}")).await.unwrap();
+        let sql = format!("COPY {table} FROM STDIN WITH (FORMAT csv)");
+        assert_eq!(copy_in(&client, &sql, "1,  A@X.org,05.03.2024 10:20\n2,B@Y.org ,soon\n3,,\n").await.unwrap(), 3);
+        // Binary values are of the column's type, and need no parsing.
+        let types = [Type::INT4, Type::TEXT, Type::TIMESTAMPTZ];
+        let sink = client.copy_in(&format!("COPY {table} FROM STDIN (FORMAT binary)")).await.unwrap();
+        let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86_400);
+        writer.as_mut().write(&[&4_i32, &"C@Z.org", &at]).await.unwrap();
+        writer.finish().await.unwrap();
+        // A parameter is given as text, where one is parsed.
+        let insert = client.prepare(&format!("INSERT INTO {table} (id, mail, at) VALUES ($1, $2, $3)")).await.unwrap();
+        assert_eq!(insert.params(), [Type::INT4, Type::TEXT, Type::TEXT]);
+        client.execute(&insert, &[&5_i32, &" D@W.org", &"01.02.2024 00:00"]).await.unwrap();
+        let sql = format!("SELECT id, mail, (at AT TIME ZONE 'UTC')::text AS at, host FROM {table} ORDER BY id");
+        assert_eq!(
+            copy_out(&client, &format!("COPY ({sql}) TO STDOUT")).await,
+            "1\ta@x.org\t2024-03-05 10:20:00\tx.org\n2\tb@y.org\t\\N\ty.org\n3\t\\N\t\\N\t\\N\n\
+             4\tc@z.org\t1970-01-02 00:00:00\tz.org\n5\td@w.org\t2024-02-01 00:00:00\tw.org\n",
+            "{table}"
+        );
+    }
+}

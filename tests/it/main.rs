@@ -18,6 +18,7 @@ mod differential;
 #[cfg(unix)]
 mod disk;
 mod docs;
+mod example_postgres;
 mod explain;
 mod harness;
 mod indexes;
@@ -27,6 +28,7 @@ mod loads_elsewhere;
 mod loads_postgres;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
+mod normalize_postgres;
 mod pgbench;
 mod pipelines;
 mod postgres;

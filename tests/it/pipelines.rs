@@ -34,7 +34,10 @@ async fn schedules_are_kept_and_what_comes_after_follows() {
 
     // Paused it stays, also over a restart, and goes on as if nothing had been missed.
     instance.server.kill_and_restart().await.unwrap();
-    assert_eq!(instance.lines("SELECT name, state FROM tidemark.pipelines ORDER BY 1").await, ["a paused", "b idle", "c idle"]);
+    assert_eq!(
+        instance.lines("SELECT name, state FROM tidemark.pipelines ORDER BY 1").await,
+        ["a paused", "b idle", "c idle"]
+    );
     instance.run("ALTER PIPELINE a RESUME").await;
     instance.wait_for("SELECT count(*) FROM c", &["6"]).await;
 }
@@ -70,7 +73,9 @@ async fn runs_that_are_killed_are_done_once() {
 async fn a_run_that_was_cut_off_is_marked_and_taken_up_again() {
     let mut instance = start().await;
     instance.run("CREATE TABLE t (n BIGINT PRIMARY KEY, s TEXT) WITH (strategy = 'merge')").await;
-    instance.run("CREATE PIPELINE slow INTO t AS SELECT n, repeat('x', 20) AS s FROM generate_series(1, 300000) AS g (n)").await;
+    instance
+        .run("CREATE PIPELINE slow INTO t AS SELECT n, repeat('x', 20) AS s FROM generate_series(1, 300000) AS g (n)")
+        .await;
     let client = instance.client().await;
     let run = tokio::spawn(async move { client.batch_execute("RUN PIPELINE slow").await });
     instance.wait_for("SELECT status FROM tidemark.run_history", &["running"]).await;

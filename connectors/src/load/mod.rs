@@ -17,7 +17,9 @@
 
 mod counts;
 mod encoding;
+mod formats;
 mod merge;
+mod normalize;
 mod options;
 mod scd2;
 mod script;
@@ -29,6 +31,7 @@ use tidemark_common::{Error, Result, SqlState};
 
 pub use self::counts::{Counts, LoadRun};
 pub use self::encoding::row_hash;
+pub use self::normalize::{Normalization, failures, normalized};
 pub use self::options::Table;
 pub use self::scd2::{OutOfOrder, Scd2};
 pub use self::script::{Apply, CHANGES, Script};
@@ -292,6 +295,10 @@ fn new_columns(target: &Target<'_>, value: impl Fn(&String) -> String) -> Vec<St
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn list(names: &[String]) -> String {

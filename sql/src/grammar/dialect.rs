@@ -2,6 +2,7 @@
 //!
 //! - `TABLE t` as an argument (of a window function) becomes [`Expr::Prefixed`], which prints as it was typed.
 //! - Words that are functions only before `(` are names elsewhere: a column may be called `interval` or `position`.
+//! - `NORMALIZE (..)` is an option of a column ([`super::normalize`]).
 //! - A budget bounds the work: the parser tries alternatives and goes back, which in nested input can
 //!   multiply with each level.
 
@@ -9,7 +10,7 @@ use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArguments, Ident, ObjectName, Statement,
+    BinaryOperator, ColumnOption, Expr, Function, FunctionArguments, Ident, ObjectName, Statement,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -172,6 +173,13 @@ impl Dialect for TidemarkDialect {
             return Some(other.map(|other| Expr::IsNotDistinctFrom(Box::new(expr.clone()), Box::new(other))));
         }
         None
+    }
+
+    fn parse_column_option(
+        &self,
+        parser: &mut Parser,
+    ) -> Result<Option<Result<Option<ColumnOption>, ParserError>>, ParserError> {
+        Ok(super::normalize::parse(parser)?.map(|clause| Ok(Some(clause))))
     }
 
     fn parse_statement(&self, _parser: &mut Parser) -> Option<Result<Statement, ParserError>> {

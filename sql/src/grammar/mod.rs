@@ -25,6 +25,7 @@ mod error;
 pub mod forms;
 pub mod interval;
 pub mod literals;
+pub mod normalize;
 mod objects;
 mod options;
 mod pipeline;

@@ -12,6 +12,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
 
+use super::super::normalize::{given_type, refuse_derived};
 use super::super::{Outcome, Session, describe, fold};
 use crate::coordinator::definitions;
 use crate::query::Names;
@@ -178,6 +179,7 @@ pub(in crate::session) fn set_list(
     let mut set = |name: &sql::ObjectName, value: sql::Expr| {
         let position = column_position(object, &fold(&column_ident(name)?))?;
         let column = &object.columns()[position];
+        refuse_derived(object, position)?;
         if list.iter().any(|(p, _)| *p == position) {
             let message = format!("multiple assignments to same column \"{}\"", column.name);
             return Err(Error::syntax(message));
@@ -293,7 +295,7 @@ pub(in crate::session) fn describe_set(
     parameters: &mut [Option<SqlType>],
 ) -> Result<()> {
     for (position, expr) in set_list(object, assignments)? {
-        note_parameter(&expr, Some(object.columns()[position].sql_type.clone()), parameters);
+        note_parameter(&expr, Some(given_type(&object.columns()[position])), parameters);
     }
     Ok(())
 }

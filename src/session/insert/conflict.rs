@@ -221,6 +221,7 @@ impl Update {
             for (position, array) in self.positions.iter().zip(assigned) {
                 columns[*position] = array;
             }
+            writer.derive(&mut columns, pairs.len())?;
             let after = writer.stored(columns, pairs.len())?;
             writer.check(&after)?;
             from.extend(pairs.values().iter().map(|pair| taken[*pair as usize].0));
@@ -231,7 +232,9 @@ impl Update {
         let old = concat_batches(&schema, &old)?;
         let new = concat_batches(&schema, &new)?;
         writer.remove(old, transaction)?;
-        Ok((writer.put_back(new, &self.positions, transaction)?, from))
+        let derived = writer.normalizer.iter().flat_map(|normalizer| normalizer.derived());
+        let changed: Vec<usize> = self.positions.iter().copied().chain(derived).collect();
+        Ok((writer.put_back(new, &changed, transaction)?, from))
     }
 }
 

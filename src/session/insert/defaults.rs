@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::coordinator::definitions::{self, Environment};
 use crate::coordinator::loads::load_of;
 use crate::query::Names;
-use crate::session::assign::{self, Source};
+use crate::session::assign::Source;
 use crate::session::dml::{Writer, parse_expression, rewritten};
 
 /// DEFAULT expressions by column; `None`: NULL, or the column is given.
@@ -44,7 +44,7 @@ impl Defaults {
         let props = names.state.execution_props();
         let plan = |text: &str| {
             let expr = names.planner().expr(&rewritten(parse_expression(text)?)?, &empty)?;
-            let expr = definitions::coerce(expr, &empty, env)?;
+            let expr = definitions::runnable(expr, &empty, env)?;
             let (_, field) = expr.to_field(&empty)?;
             let physical = create_physical_expr(&expr, &empty, props, &PhysicalPlanningContext::default())?;
             Ok::<_, Error>(Default { expr: physical, sql_type: Source::typed(&field).sql_type })
@@ -87,7 +87,7 @@ impl Defaults {
         writer.stored(self.columns(writer, positions, arrays, rows)?, rows)
     }
 
-    /// All columns of rows, of `arrays` for the columns at `positions`.
+    /// All columns of rows, of `arrays` for the columns at `positions`; derived ones too.
     pub fn columns(
         &self,
         writer: &Writer,
@@ -108,12 +108,19 @@ impl Defaults {
                 columns[at] = Some(match self.0.get(at) {
                     Some(Some(default)) => {
                         let array = default.expr.evaluate(&nothing)?.into_array(rows)?;
-                        assign::convert(&array, &default.sql_type, &column.sql_type, &writer.style)?
+                        let source = Source { sql_type: default.sql_type.clone(), unknown: false };
+                        writer.assign(&[array], &[source], &[at])?.remove(0)
                     }
-                    _ => new_null_array(&column.sql_type.data_type(), rows),
+                    _ => match &writer.normalizer {
+                        Some(normalizer) => normalizer.absent(at, rows)?,
+                        None => None,
+                    }
+                    .unwrap_or_else(|| new_null_array(&column.sql_type.data_type(), rows)),
                 });
             }
         }
-        Ok(columns.into_iter().flatten().collect())
+        let mut columns: Vec<ArrayRef> = columns.into_iter().flatten().collect();
+        writer.derive(&mut columns, rows)?;
+        Ok(columns)
     }
 }

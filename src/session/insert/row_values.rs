@@ -83,18 +83,34 @@ pub(super) async fn arrays(
     columns
         .into_iter()
         .zip(positions)
-        .map(|(cells, at)| array(cells, &computed, &writer.columns()[*at], writer))
+        .map(|(cells, at)| {
+            let cells: Vec<Cell> = cells.into_iter().map(|cell| cell.value(&computed)).collect();
+            let typed = cells.iter().filter(|(value, _)| !value.is_null()).map(|(_, source)| source);
+            let taken = match &writer.normalizer {
+                Some(normalizer) => normalizer.takes_all(*at, &typed.collect::<Vec<_>>())?,
+                None => None,
+            };
+            match taken {
+                Some((column, taken)) => writer.normalized(*at, taken, array(cells, &column, writer)?),
+                None => array(cells, &writer.columns()[*at], writer),
+            }
+        })
         .collect()
 }
 
-fn array(cells: Vec<Given>, computed: &[Cell], column: &Column, writer: &Writer) -> Result<ArrayRef> {
-    let mut values = Vec::with_capacity(cells.len());
-    let mut sources: Vec<Source> = Vec::with_capacity(cells.len());
-    for cell in cells {
-        let (value, source) = match cell {
+impl Given {
+    fn value(self, computed: &[Cell]) -> Cell {
+        match self {
             Given::Cell(cell) => cell,
             Given::Computed(at) => computed[at].clone(),
-        };
+        }
+    }
+}
+
+fn array(cells: Vec<Cell>, column: &Column, writer: &Writer) -> Result<ArrayRef> {
+    let mut values = Vec::with_capacity(cells.len());
+    let mut sources: Vec<Source> = Vec::with_capacity(cells.len());
+    for (value, source) in cells {
         assign::check(&source, column)?;
         values.push(value);
         sources.push(source);
