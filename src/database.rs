@@ -45,6 +45,12 @@ struct Registered {
     counts: bool,
 }
 
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "database {}", self.name)
+    }
+}
+
 /// OIDs taken from the store at a time.
 const OID_BLOCK: i64 = 1;
 
@@ -62,6 +68,7 @@ impl Database {
             state: planning::state(&config)?,
             clock: clock.clone(),
             secret_key: config.secret_key.clone(),
+            database: Arc::default(),
         });
         let catalog = Arc::new(load_catalog(&store)?);
         let definitions = catalog
@@ -75,7 +82,7 @@ impl Database {
         let pipelines = Pipelines::new(config.max_running_pipelines);
         let engine =
             Engine::start(store.clone(), catalog, definitions, engine_config(&config), clock.clone(), runtime)?;
-        Ok(Arc::new(Database {
+        let database = Arc::new(Database {
             name: "tidemark".into(),
             config,
             engine,
@@ -88,7 +95,10 @@ impl Database {
             next_pid: AtomicI32::new(1),
             sessions: Mutex::default(),
             shutdown: CancellationToken::new(),
-        }))
+        });
+        // Nobody else sets it.
+        let _first = database.environment.database.set(Arc::downgrade(&database));
+        Ok(database)
     }
 
     /// Drops what temporary objects a crash has left behind, goes on with views that were to replace others, and begins to run

@@ -1,5 +1,7 @@
 //! DataFusion as Tidemark sets it up: functions, rules, memory, how many threads one query may have, and where planning runs.
 
+mod outer_joins;
+
 use std::sync::Arc;
 
 use datafusion::execution::SessionState;
@@ -14,6 +16,7 @@ use tidemark_connectors::postgres::PushDown;
 use tidemark_sql::functions;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use self::outer_joins::OuterJoinConstants;
 use crate::config::Config;
 use crate::pg_catalog::SystemSubqueries;
 
@@ -55,9 +58,11 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
     Ok(Arc::new(state))
 }
 
-/// DataFusion's rules but for those that push conditions down. They find columns by name alone, so that with two of one name, as
+/// DataFusion's rules, after one of ours, but for those that push conditions down. They find columns by name alone, so that with two of one name, as
 /// any join has them, a condition on one becomes a condition on the other; and nothing we read takes a condition that late.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
-    rules.filter(|rule| !rule.name().starts_with("FilterPushdown")).collect()
+    let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
+    let first: Arc<dyn PhysicalOptimizerRule + Send + Sync> = Arc::new(OuterJoinConstants);
+    [first].into_iter().chain(rules).collect()
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use object::*;
-pub use pipeline::{Pipeline, Trigger};
+pub use pipeline::{Continuous, Pipeline, Trigger};
 pub use secret::{Secret, SecretKey};
 use tidemark_common::{Error, Oid, Result, SqlState, nearest};
 

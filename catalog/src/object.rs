@@ -83,7 +83,7 @@ pub enum ObjectKind {
     Pipeline(Pipeline),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     pub sql_type: SqlType,
@@ -393,6 +393,14 @@ impl Object {
 
     pub fn arrow_schema(&self) -> SchemaRef {
         columns_schema(self.columns())
+    }
+
+    /// The dataflow of a continuous pipeline.
+    pub fn continuous(&self) -> Option<&crate::pipeline::Continuous> {
+        match &self.kind {
+            ObjectKind::Pipeline(pipeline) => pipeline.continuous(),
+            _ => None,
+        }
     }
 
     /// The view whose place it takes when it has been built.

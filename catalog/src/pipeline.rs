@@ -1,6 +1,8 @@
 //! A pipeline as it is stored: what is loaded, into which tables, and when.
 
 use serde::{Deserialize, Serialize};
+
+use crate::object::Column;
 use tidemark_common::Oid;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,4 +41,25 @@ pub enum Trigger {
     Schedule { pattern: String, zone: Option<String> },
     /// From [`Pipeline::since`] on, in microseconds.
     Every(i64),
+    /// Every change, as it comes.
+    Continuous(Continuous),
+}
+
+/// The dataflow of a continuous pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continuous {
+    pub columns: Vec<Column>,
+    /// Rows are only ever added.
+    pub append_only: bool,
+    /// The dataflow's EXPLAIN text: state on disk fits only the plan it was made by.
+    pub fingerprint: String,
+}
+
+impl Pipeline {
+    pub fn continuous(&self) -> Option<&Continuous> {
+        match &self.trigger {
+            Trigger::Continuous(continuous) => Some(continuous),
+            _ => None,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Catalog objects -> what the engine runs. Used when an object is created and again at every start.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -15,7 +15,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, Table};
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Pipeline, SecretKey, Sink, Source, Table};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
@@ -26,6 +26,8 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::{secrets, views};
+use crate::database::Database;
+use crate::pipelines::continuous;
 use crate::query::{Names, Scans, stored_relation};
 
 /// The hidden column that tells rows apart in a table without a primary key.
@@ -37,6 +39,8 @@ pub struct Environment {
     /// Functions and optimizer of all sessions.
     pub state: Arc<SessionState>,
     pub clock: Arc<dyn Clock>,
+    /// Where continuous pipelines load; set once the database is open.
+    pub database: Arc<OnceLock<Weak<Database>>>,
     /// Opens secrets.
     pub secret_key: Option<SecretKey>,
 }
@@ -47,6 +51,7 @@ pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Res
         ObjectKind::Source(s) => source(object, s, catalog, env).map(Definition::Source),
         ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
         ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
+        ObjectKind::Pipeline(p) if p.continuous().is_some() => pipeline(object, p, catalog, env).map(Definition::Sink),
         other => Err(Error::internal(format!("a {} does not run", other.name()))),
     };
     definition.map_err(|e| e.context(format_args!("{} \"{}\"", object.kind_name(), object.name)))
@@ -116,6 +121,7 @@ impl tidemark_common::connector::Sink for Unavailable {
 pub fn runs(object: &Object) -> bool {
     match &object.kind {
         ObjectKind::Table(table) => table.remote.is_none(),
+        ObjectKind::Pipeline(pipeline) => pipeline.continuous().is_some(),
         kind => matches!(kind, ObjectKind::Source(_) | ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)),
     }
 }
@@ -406,6 +412,14 @@ fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment)
     };
     let sink = tidemark_connectors::open_sink(spec)?;
     Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow, sink })
+}
+
+/// A continuous pipeline: a sink whose target is its table.
+fn pipeline(object: &Object, pipeline: &Pipeline, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
+    let query = stored_query(&pipeline.query)?;
+    let dataflow = dataflow(&query, &pipeline.search_path, false, Some(object), catalog, env)?;
+    let sink = Arc::new(continuous::Loads::new(object, env.database.clone()));
+    Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow: Arc::new(dataflow), sink })
 }
 
 fn sink_dataflow(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<Arc<Dataflow>> {

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use tidemark_catalog::{Catalog, Change, Object, ObjectKind, PIPELINES, Pipeline, Trigger};
+use tidemark_catalog::{Catalog, Change, Continuous, Object, ObjectKind, PIPELINES, Pipeline, Trigger, columns_of};
+use tidemark_common::plan::Dataflow;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::{CreatePipeline, PipelineTrigger, SecretOptions, WithOptions};
 
-use super::{Target, already_exists, dependencies};
-use crate::pipelines::options::{PipelineOptions, check_webhook};
+use super::indexes::indexes_used;
+use super::{Target, already_exists, definitions, dependencies};
+use crate::pipelines::continuous::check_target;
+use crate::pipelines::options::{OnDrift, PipelineOptions, check_webhook};
 use crate::pipelines::schedule::Schedule;
 use crate::pipelines::work::Definition;
 use crate::session::{Outcome, Session};
+use crate::transaction::PlannedStep;
 
 impl Session {
     pub(crate) async fn create_pipeline(&mut self, create: &CreatePipeline) -> Result<Outcome> {
@@ -29,9 +33,27 @@ impl Session {
         // Finds the tables of other systems, too, for the planning that follows.
         self.query_columns(&create.query_text).await?;
         let now = self.database().now();
+        let targets = self.pipeline_targets(create)?;
+        let catalog = self.catalog()?;
+        let mut depends_on = self.pipeline_inputs(create)?;
+        // A stream has no end that a run could come to.
+        let streams =
+            depends_on.iter().any(|oid| catalog.get(*oid).is_some_and(|o| matches!(o.kind, ObjectKind::Source(_))));
+        let is_continuous = match create.trigger {
+            Some(PipelineTrigger::Continuous) => true,
+            None => streams && create.after.is_empty(),
+            _ => false,
+        };
+        let continuous = match is_continuous {
+            true => Some(self.continuous(create, &targets)?),
+            false => None,
+        };
         let pipeline = Pipeline {
-            targets: self.pipeline_targets(create)?,
-            trigger: trigger(create)?,
+            targets,
+            trigger: match &continuous {
+                Some((continuous, _)) => Trigger::Continuous(continuous.clone()),
+                None => trigger(create),
+            },
             after: self.earlier_pipelines(create)?,
             query: create.query_text.clone(),
             search_path: self.names_for_ddl()?.search_path,
@@ -43,15 +65,28 @@ impl Session {
             since: now,
         };
         check(&pipeline, &target.name)?;
-        let mut depends_on = self.pipeline_inputs(create)?;
         depends_on.extend(pipeline.targets.iter().chain(&pipeline.after));
         depends_on.extend(pipeline.secrets.iter().map(|(_, oid)| *oid));
         let mut object = self.object(target, depends_on, ObjectKind::Pipeline(pipeline))?;
         if let Some(before) = before {
+            if before.continuous().is_some() || continuous.is_some() {
+                return Err(Error::unsupported(format!(
+                    "a continuous pipeline cannot take the place of \"{}\", nor give it up",
+                    before.name
+                ))
+                .with_hint("DROP PIPELINE, then CREATE PIPELINE: what is in the tables stays."));
+            }
             object = Object { oid: before.oid, comment: before.comment.clone(), ..object };
         }
         refuse_cycle(self.catalog()?.as_ref(), &object)?;
-        self.change_catalog(vec![Change::Put(Box::new(object.clone()))], vec![])?;
+        let mut steps = Vec::new();
+        if let Some((_, dataflow)) = continuous {
+            object.depends_on.extend(dataflow.inputs());
+            object.depends_on.extend(indexes_used(&dataflow, self.catalog()?.as_ref()));
+            object.lookups = dataflow.lookups().into_iter().collect();
+            steps.push(PlannedStep::Create(object.oid));
+        }
+        self.change_catalog(vec![Change::Put(Box::new(object.clone()))], steps)?;
         self.check_pipeline(object.oid).await?;
         done()
     }
@@ -63,8 +98,36 @@ impl Session {
 
     /// ALTER PIPELINE .. RESET WATERMARK: the next run begins anew.
     pub(super) async fn reset_watermark(&mut self, object: &Object) -> Result<()> {
+        if object.continuous().is_some() {
+            return Err(Error::new(
+                SqlState::WrongObjectType,
+                format!("pipeline \"{}\" is continuous: its watermark is the epoch", object.name),
+            )
+            .with_hint("To load all anew, DROP PIPELINE and CREATE it again."));
+        }
         let delete = format!("DELETE FROM tidemark.watermarks WHERE pipeline_id = {}", object.oid);
         self.as_server(&delete).await
+    }
+
+    /// The dataflow of a continuous pipeline, if its changes can be loaded.
+    fn continuous(&mut self, create: &CreatePipeline, targets: &[Oid]) -> Result<(Continuous, Dataflow)> {
+        let names = self.names_for_ddl()?;
+        let env = self.database().environment.clone();
+        let dataflow = definitions::dataflow(&create.query, &names.search_path, false, None, &names.catalog, &env)?;
+        let output = dataflow.output();
+        let append_only = output.properties.append_only;
+        for target in targets {
+            let target = names.catalog.expect(*target)?;
+            check_target(target, append_only, &create.query_text)?;
+            if comes_from(&names.catalog, dataflow.inputs(), target.oid) {
+                let message = format!("what the query reads comes from \"{}\", which the pipeline loads", target.name);
+                return Err(Error::new(SqlState::InvalidObjectDefinition, message)
+                    .with_hint("It would go round for ever: load into another table."));
+            }
+        }
+        let columns = super::views::named_columns(columns_of(&output.schema), &create.query, &[])?;
+        let fingerprint = dataflow.fingerprint();
+        Ok((Continuous { columns, append_only, fingerprint }, dataflow))
     }
 
     fn pipeline_targets(&mut self, create: &CreatePipeline) -> Result<Vec<Oid>> {
@@ -110,6 +173,9 @@ impl Session {
     /// ALTER PIPELINE .. PAUSE | RESUME
     pub(super) fn pause_pipeline(&mut self, object: &Object, paused: bool) -> Result<()> {
         let now = self.database().now();
+        if object.continuous().is_some() {
+            self.change_catalog(vec![], vec![PlannedStep::Pause(object.oid, paused)])?;
+        }
         self.change_pipeline(object, |pipeline| {
             if pipeline.paused && !paused {
                 pipeline.since = now;
@@ -153,22 +219,74 @@ impl Session {
     }
 }
 
-fn trigger(create: &CreatePipeline) -> Result<Trigger> {
+/// When it runs, if it is not continuous.
+fn trigger(create: &CreatePipeline) -> Trigger {
     match &create.trigger {
-        None | Some(PipelineTrigger::Manual) => Ok(Trigger::Manual),
+        None | Some(PipelineTrigger::Manual | PipelineTrigger::Continuous) => Trigger::Manual,
         Some(PipelineTrigger::Schedule { pattern, zone }) => {
-            Ok(Trigger::Schedule { pattern: pattern.clone(), zone: zone.clone() })
+            Trigger::Schedule { pattern: pattern.clone(), zone: zone.clone() }
         }
-        Some(PipelineTrigger::Every(micros)) => Ok(Trigger::Every(*micros)),
-        Some(PipelineTrigger::Continuous) => Err(Error::unsupported("CONTINUOUS pipelines are not supported")
-            .with_hint("CREATE MATERIALIZED VIEW keeps a query up to date; EVERY INTERVAL '1 second' loads what is new each second.")),
+        Some(PipelineTrigger::Every(micros)) => Trigger::Every(*micros),
     }
+}
+
+/// Whether relations get their rows, by views and continuous pipelines, from one of the tables.
+fn comes_from(catalog: &Catalog, relations: BTreeSet<Oid>, table: Oid) -> bool {
+    let mut wave: Vec<Oid> = relations.into_iter().collect();
+    let mut met = BTreeSet::new();
+    while let Some(oid) = wave.pop() {
+        if oid == table {
+            return true;
+        }
+        if !met.insert(oid) {
+            continue;
+        }
+        wave.extend(catalog.get(oid).iter().flat_map(|object| object.depends_on.iter().copied()));
+        for object in catalog.objects() {
+            if let ObjectKind::Pipeline(pipeline) = &object.kind
+                && pipeline.continuous().is_some()
+                && pipeline.targets.contains(&oid)
+            {
+                wave.extend(object.depends_on.iter().filter(|input| !pipeline.targets.contains(input)));
+            }
+        }
+    }
+    false
 }
 
 fn check(pipeline: &Pipeline, name: &str) -> Result<()> {
     Schedule::of(pipeline)?;
     let secrets: Vec<String> = pipeline.secrets.iter().map(|(key, _)| key.clone()).collect();
     let options = PipelineOptions::parse(&pipeline.options, &secrets)?;
+    if pipeline.continuous().is_some() {
+        const OF_RUNS: [&str; 11] = [
+            "incremental_column",
+            "filter",
+            "dedupe",
+            "limit",
+            "sample",
+            "retries",
+            "retry_backoff",
+            "retry_timeout",
+            "timeout",
+            "catch_up",
+            "freshness",
+        ];
+        if let Some((option, _)) = pipeline.options.iter().find(|(key, _)| OF_RUNS.contains(&key.as_str())) {
+            return Err(Error::invalid(format!(
+                "option \"{option}\" is about runs, which a continuous pipeline has not"
+            ))
+            .with_hint("Say in the query which rows are to be loaded."));
+        }
+        if !(pipeline.after.is_empty() && pipeline.on_success.is_empty() && pipeline.on_failure.is_empty()) {
+            return Err(Error::invalid(format!(
+                "AFTER and ON are about runs, which \"{name}\" has not: it is continuous"
+            )));
+        }
+        if options.on_drift == OnDrift::Evolve {
+            return Err(Error::invalid("on_drift of a continuous pipeline must be error or ignore"));
+        }
+    }
     if let Some(address) = &options.alert_webhook {
         check_webhook(address)?;
     }

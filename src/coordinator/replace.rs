@@ -169,7 +169,10 @@ fn check_readers(catalog: &Arc<Catalog>, before: &Object, after: &Object, env: &
         let (emit_on_close, fingerprint) = match &reader.kind {
             ObjectKind::MaterializedView(view) => (view.emit_on_window_close, &view.fingerprint),
             ObjectKind::Sink(sink) => (sink.emit_on_window_close, &sink.fingerprint),
-            _ => continue,
+            _ => match reader.continuous() {
+                Some(continuous) => (false, &continuous.fingerprint),
+                None => continue,
+            },
         };
         let Some((query, path)) = reader.query() else { continue };
         let query = definitions::stored_query(query)?;

@@ -212,6 +212,7 @@ fn create_pipeline(catalog: &Catalog, object: &Object, name: &str, pipeline: &Pi
 pub fn pipeline_trigger(trigger: &Trigger) -> String {
     match trigger {
         Trigger::Manual => "MANUAL".into(),
+        Trigger::Continuous(_) => "CONTINUOUS".into(),
         Trigger::Schedule { pattern, zone } => {
             let zone = zone.as_ref().map(|zone| format!(" TIME ZONE {}", quote_literal(zone)));
             format!("SCHEDULE {}{}", quote_literal(pattern), zone.unwrap_or_default())

@@ -20,7 +20,7 @@ const TABLES: [(&str, &str); 3] = [
          trigger TEXT NOT NULL, scheduled_for TIMESTAMPTZ, parent BIGINT, full_refresh BOOLEAN NOT NULL, \
          started TIMESTAMPTZ NOT NULL, ended TIMESTAMPTZ, status TEXT NOT NULL, error TEXT, sqlstate TEXT, rows_in BIGINT, \
          inserted BIGINT, updated BIGINT, unchanged BIGINT, closed BIGINT, deleted BIGINT, watermark_before TEXT, \
-         watermark_after TEXT, step_error TEXT, PRIMARY KEY (run, attempt))",
+         watermark_after TEXT, step_error TEXT, load_id TEXT, PRIMARY KEY (run, attempt))",
     ),
     (
         "watermarks",
@@ -64,6 +64,8 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     pub run: i64,
+    /// Tells the run's loads apart from those of any other run of any server, in the systems that they go to.
+    pub load_id: String,
     /// The attempt to begin with.
     pub attempt: i32,
     pub pipeline: tidemark_common::Oid,
@@ -141,7 +143,7 @@ pub async fn skipped(session: &mut Session, order: &Order, now: i64, why: &str) 
 fn inserted(order: &Order, attempt: i32, now: i64, status: &str, ended: Option<i64>, error: Option<&str>) -> String {
     format!(
         "INSERT INTO tidemark.run_history (run, attempt, pipeline, pipeline_id, trigger, scheduled_for, parent, full_refresh, \
-         started, ended, status, error) VALUES ({}, {attempt}, {}, {}, '{}', {}, {}, {}, {}, {}, '{status}', {})",
+         started, ended, status, error, load_id) VALUES ({}, {attempt}, {}, {}, '{}', {}, {}, {}, {}, {}, '{status}', {}, {})",
         order.run,
         quote_literal(&order.name),
         order.pipeline,
@@ -152,6 +154,7 @@ fn inserted(order: &Order, attempt: i32, now: i64, status: &str, ended: Option<i
         time(now),
         optional_time(ended),
         optional_text(error),
+        quote_literal(&order.load_id),
     )
 }
 
@@ -262,8 +265,8 @@ fn micros(column: &str) -> String {
 /// Marks the runs that were cut off, and gives them to be done again.
 pub async fn cut_off(session: &mut Session, now: i64) -> Result<Vec<Order>> {
     let query = format!(
-        "SELECT run::text, attempt::text, pipeline_id::text, pipeline, trigger, {}, parent::text, full_refresh::text \
-         FROM tidemark.run_history WHERE status = 'running' ORDER BY run",
+        "SELECT run::text, attempt::text, pipeline_id::text, pipeline, trigger, {}, parent::text, full_refresh::text, load_id \
+         FROM tidemark.run_history WHERE status = 'running' AND trigger <> 'continuous' ORDER BY run",
         micros("scheduled_for")
     );
     let rows = session.text_rows(&query).await?;
@@ -272,7 +275,7 @@ pub async fn cut_off(session: &mut Session, now: i64) -> Result<Vec<Order>> {
         session
             .script(&format!(
                 "UPDATE tidemark.run_history SET status = 'interrupted', ended = {}, error = '{error}', sqlstate = '57P01' \
-                 WHERE status = 'running'",
+                 WHERE status = 'running' AND trigger <> 'continuous'",
                 time(now)
             ))
             .await?;
@@ -290,6 +293,7 @@ pub async fn cut_off(session: &mut Session, now: i64) -> Result<Vec<Order>> {
                 due: number(&row[5]),
                 parent: number(&row[6]),
                 full_refresh: row[7].as_deref() == Some("true"),
+                load_id: row[8].clone().unwrap_or_default(),
             })
         })
         .collect())
@@ -317,6 +321,68 @@ pub async fn schema_changed(
             optional_text(table.as_deref()),
             quote_literal(change),
             quote_literal(sql),
+        ))
+        .await
+}
+
+/// For the transaction of the load: a continuous pipeline has loaded an epoch. It has one run for all its life.
+pub async fn loaded(
+    session: &mut Session,
+    pipeline: tidemark_common::Oid,
+    name: &str,
+    epoch: tidemark_common::Epoch,
+    counts: &Counts,
+) -> Result<()> {
+    let db = session.database();
+    let (now, of) = (time(db.now()), format!("pipeline_id = {pipeline}"));
+    let known = session.text_rows(&format!("SELECT run::text FROM tidemark.watermarks WHERE {of}")).await?;
+    let run = match known.first().and_then(|row| row[0].clone()) {
+        Some(run) => run,
+        None => {
+            let run = db.pipelines.next_run();
+            session
+                .script(&format!(
+                    "INSERT INTO tidemark.run_history (run, attempt, pipeline, pipeline_id, trigger, full_refresh, started, status, \
+                     rows_in, inserted, updated, unchanged, closed, deleted) \
+                     VALUES ({run}, 1, {}, {pipeline}, 'continuous', false, {now}, 'running', 0, 0, 0, 0, 0, 0)",
+                    quote_literal(name)
+                ))
+                .await?;
+            run.to_string()
+        }
+    };
+    session
+        .script(&format!(
+            "UPDATE tidemark.run_history SET rows_in = rows_in + {}, inserted = inserted + {}, updated = updated + {}, \
+             unchanged = unchanged + {}, closed = closed + {}, deleted = deleted + {} WHERE run = {run}",
+            counts.rows,
+            counts.inserted,
+            counts.updated,
+            counts.unchanged(),
+            counts.closed,
+            counts.deleted
+        ))
+        .await?;
+    session
+        .script(&format!(
+            "INSERT INTO tidemark.watermarks VALUES ({pipeline}, {}, '{}', '{epoch}', 'bigint', {run}, {now}) \
+             ON CONFLICT (pipeline_id) DO UPDATE SET value = excluded.value, updated = excluded.updated",
+            quote_literal(name),
+            super::continuous::EPOCH
+        ))
+        .await
+}
+
+/// Pipelines that are there no longer: how far they were, and what was running for ever.
+pub async fn dropped(db: &std::sync::Arc<crate::database::Database>, pipelines: &[tidemark_common::Oid]) -> Result<()> {
+    let mut session = Session::internal(db, "pipelines")?;
+    let list: Vec<String> = pipelines.iter().map(ToString::to_string).collect();
+    let of = format!("pipeline_id IN ({})", list.join(", "));
+    session.script(&format!("DELETE FROM tidemark.watermarks WHERE {of}")).await?;
+    session
+        .script(&format!(
+            "UPDATE tidemark.run_history SET status = 'dropped', ended = {} WHERE {of} AND status = 'running'",
+            time(db.now())
         ))
         .await
 }

@@ -11,6 +11,7 @@
 //! One loop looks at all pipelines whenever something has happened or the next is due. No pipeline runs twice at a time.
 
 mod alerts;
+pub mod continuous;
 mod decide;
 pub mod history;
 pub mod options;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::Rng;
 use tidemark_catalog::{Catalog, Object, ObjectKind, Pipeline};
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -158,11 +160,44 @@ impl Pipelines {
         }
     }
 
+    /// A continuous pipeline has loaded an epoch, or could not.
+    pub fn delivered(&self, db: &Arc<Database>, pipeline: Oid, error: Option<&Error>) {
+        let now = db.now();
+        let mut inner = self.lock();
+        let state = inner.states.entry(pipeline).or_default();
+        let news = match error {
+            None => {
+                state.error = None;
+                state.failing.take().filter(|failing| failing.alerted > 0).map(|failing| failing.since)
+            }
+            Some(error) => {
+                let first = state.error.replace(error.to_string()).is_none();
+                state.failing.get_or_insert(Failing { since: now, run: 0, alerted: 0 });
+                drop(inner);
+                if first {
+                    tracing::error!(pipeline, %error, "the pipeline cannot load");
+                    self.news();
+                }
+                return;
+            }
+        };
+        drop(inner);
+        if let (Some(failing_since), Some(object)) = (news, db.moment().catalog.get(pipeline)) {
+            send(db, pipeline, Alert { pipeline: object.name.clone(), run: 0, failing_since, error: None });
+        }
+    }
+
     /// RUN PIPELINE.
     pub fn run_now(&self, db: &Arc<Database>, pipeline: &Object, full_refresh: bool) -> Result<Waiting> {
+        if pipeline.continuous().is_some() {
+            let message = format!("pipeline \"{}\" is continuous: it has no runs", pipeline.name);
+            return Err(Error::new(SqlState::WrongObjectType, message)
+                .with_hint("What comes is loaded at once. To load all anew, DROP PIPELINE and CREATE it again."));
+        }
         let run = self.next_run();
         let order = Order {
             run,
+            load_id: load_id(run),
             attempt: 1,
             pipeline: pipeline.oid,
             name: pipeline.name.clone(),
@@ -176,7 +211,7 @@ impl Pipelines {
         Ok(Waiting { run, ended, cancel })
     }
 
-    fn next_run(&self) -> i64 {
+    pub(crate) fn next_run(&self) -> i64 {
         let mut inner = self.lock();
         inner.last_run += 1;
         inner.last_run
@@ -257,13 +292,25 @@ impl Pipelines {
             self.act(db, &catalog, decision, now);
         }
         let alert = self.alerts(db, &catalog, now);
+        let mut gone = Vec::new();
         self.lock().states.retain(|oid, state| {
             let there = catalog.get(*oid).is_some();
             if let (Some(running), false) = (&state.running, there) {
                 running.cancel.cancel();
             }
+            if !there && state.running.is_none() {
+                gone.push(*oid);
+            }
             there || state.running.is_some()
         });
+        if !gone.is_empty() {
+            let db = db.clone();
+            tokio::spawn(async move {
+                if let Err(error) = history::dropped(&db, &gone).await {
+                    tracing::warn!(%error, "the end of pipelines could not be written down");
+                }
+            });
+        }
         [wake, alert].into_iter().flatten().min()
     }
 
@@ -296,15 +343,19 @@ impl Pipelines {
     }
 
     fn act(&self, db: &Arc<Database>, catalog: &Catalog, decision: Decision, now: i64) {
-        let order = |pipeline: Oid, due: Option<i64>, parent| Order {
-            run: self.next_run(),
-            attempt: 1,
-            pipeline,
-            name: catalog.get(pipeline).map(|o| o.name.clone()).unwrap_or_default(),
-            cause: if due.is_some() { Cause::Schedule } else { Cause::Dependency },
-            due,
-            parent,
-            full_refresh: false,
+        let order = |pipeline: Oid, due: Option<i64>, parent| {
+            let run = self.next_run();
+            Order {
+                run,
+                load_id: load_id(run),
+                attempt: 1,
+                pipeline,
+                name: catalog.get(pipeline).map(|o| o.name.clone()).unwrap_or_default(),
+                cause: if due.is_some() { Cause::Schedule } else { Cause::Dependency },
+                due,
+                parent,
+                full_refresh: false,
+            }
         };
         match decision {
             Decision::Run { pipeline, due, parent } => {
@@ -377,6 +428,9 @@ impl Pipelines {
                 oid,
                 state: match (running, last) {
                     (Some(_), _) => "running",
+                    _ if pipeline.continuous().is_some() && !pipeline.paused => {
+                        if state.is_some_and(|state| state.error.is_some()) { "failed" } else { "running" }
+                    }
                     (None, _) if pipeline.paused => "paused",
                     (None, Some(last)) if !last.succeeded => "failed",
                     _ => "idle",
@@ -400,6 +454,12 @@ impl Pipelines {
         let running = inner.states.get(&pipeline).and_then(|state| state.running.as_ref());
         running.inspect(|running| running.cancel.cancel()).is_some()
     }
+}
+
+fn load_id(run: i64) -> String {
+    #[allow(clippy::disallowed_methods)] // an id, which no query computes with
+    let unique: u64 = rand::rng().random();
+    format!("{run}-{unique:016x}")
 }
 
 fn pipelines(catalog: &Catalog) -> impl Iterator<Item = (Oid, &Pipeline)> {

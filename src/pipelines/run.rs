@@ -176,7 +176,8 @@ async fn in_block(
     if work.targets.iter().any(|target| elsewhere(&target)) {
         session.script("ROLLBACK").await?;
         for target in work.targets.iter().filter(elsewhere) {
-            let run = LoadRun { id: order.run.to_string(), target: target.object.name.clone(), payload: None };
+            let run =
+                LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false };
             let done = match work.nothing_new {
                 true => Counts::default(),
                 false => {
@@ -204,6 +205,7 @@ pub fn is_kept_elsewhere(object: &Object) -> bool {
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
     let adds = load_of(&target.object)?.is_none_or(|load| matches!(load.strategy, Strategy::Append { .. }));
     if order.full_refresh && adds {
+        session.refuse_if_remote(&target.object, "replace the contents of")?;
         session.delete_all(&target.object).await?;
     }
     let query = stored_query(&target.query)?;
@@ -237,6 +239,7 @@ pub async fn dry(
     let name = &definition.object.name;
     let order = Order {
         run: 0,
+        load_id: String::new(),
         attempt: 1,
         pipeline: definition.object.oid,
         name: name.clone(),
@@ -255,13 +258,6 @@ pub async fn dry(
     let mut done = Vec::new();
     for target in &work.targets {
         let (mut counts, mut rows) = (Counts::default(), Vec::new());
-        if is_kept_elsewhere(&target.object) {
-            return Err(Error::unsupported(format!(
-                "\"{}\" is kept in another system: DRY RUN cannot take back what it does there",
-                target.object.name
-            ))
-            .with_hint("VALIDATE PIPELINE and EXPLAIN PIPELINE say what would be done."));
-        }
         if !target.additional.is_empty() {
             let columns: Vec<&str> = target.additional.iter().map(|(name, _)| name.as_str()).collect();
             return Err(Error::unsupported(format!(
@@ -273,7 +269,15 @@ pub async fn dry(
         }
         if !work.nothing_new {
             rows = sample(&mut session, target).await?;
-            counts = load(&mut session, target, &order, None).await?;
+            counts = match is_kept_elsewhere(&target.object) {
+                false => load(&mut session, target, &order, None).await?,
+                true => {
+                    let run = LoadRun { id: String::new(), target: String::new(), payload: None, dry: true };
+                    let mut there = self::session(db, &order)?;
+                    there.set_search_path(&definition.pipeline.search_path)?;
+                    there.in_own_transaction(async |session| load(session, target, &order, Some(run)).await).await?
+                }
+            };
         }
         done.push((target.object.name.clone(), counts, rows));
     }

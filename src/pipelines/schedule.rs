@@ -31,7 +31,7 @@ pub enum Schedule {
 impl Schedule {
     pub fn of(pipeline: &Pipeline) -> Result<Self> {
         Ok(match &pipeline.trigger {
-            Trigger::Manual => Schedule::Never,
+            Trigger::Manual | Trigger::Continuous(_) => Schedule::Never,
             Trigger::Every(period) => Schedule::Every { since: pipeline.since, period: *period },
             Trigger::Schedule { pattern, zone } => {
                 let cron = CronParser::new().parse(pattern).map_err(|e| {

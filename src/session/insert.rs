@@ -7,7 +7,7 @@
 
 mod conflict;
 mod defaults;
-mod loading;
+pub(crate) mod loading;
 mod row_values;
 
 use std::sync::Arc;

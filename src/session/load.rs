@@ -5,9 +5,10 @@
 //!                                            the table as this statement sees it ──┘
 //! ```
 //!
-//! The changes are made of all that the table holds, so what another session does to it meanwhile is a conflict, and the load
+//! The changes are made of all that the table holds (scope.rs: of the rows that are at stake), so what another session does to it meanwhile is a conflict, and the load
 //! runs again. The input is held in memory, and counts for max_transaction_bytes.
 
+mod scope;
 mod there;
 mod way;
 
@@ -47,6 +48,8 @@ pub(super) struct LoadInput {
     batches: Vec<RecordBatch>,
     rows: u64,
     bytes: usize,
+    /// Keys of rows that are to go: the load is about them and those that come, and leaves all others alone.
+    gone: Option<Vec<RecordBatch>>,
 }
 
 /// Rows that go and rows that come, as the table stores them.
@@ -79,7 +82,7 @@ impl Given {
 impl LoadInput {
     fn new(load: Load, object: &Object) -> Result<Self> {
         let given = Given::new(&load, object)?;
-        Ok(Self { load, given, batches: Vec::new(), rows: 0, bytes: 0 })
+        Ok(Self { load, given, batches: Vec::new(), rows: 0, bytes: 0, gone: None })
     }
 
     /// Takes rows, all columns of the table by position.
@@ -110,14 +113,17 @@ impl Session {
         let mut counts = Counts { rows: input.rows, ..Counts::default() };
         let load = &input.load;
         let mut names = self.names(Some(object.oid))?;
-        give(&mut names, load::INPUT, input.given.schema.clone(), input.batches)?;
-        check_keys(&names, load, &object.name).await?;
-
         let stored = writer.def.collection.schema().clone();
         let table = self.catalog()?.qualified_name(object);
         let columns: Vec<String> = stored.fields().iter().map(|field| field.name().clone()).collect();
         let now = literal(self.transaction()?.started_at)?;
-        let target = Target { name: &table, columns: &columns, now: &now };
+        let mut target = Target { name: &table, columns: &columns, now: &now };
+        if let Some(scope) = input.scope(&names, &table, &columns).await? {
+            give(&mut names, load::TABLE, nullable(&stored), scope)?;
+            target.name = load::TABLE;
+        }
+        give(&mut names, load::INPUT, input.given.schema.clone(), input.batches)?;
+        check_keys(&names, load, &object.name).await?;
         let mut made = Made::default();
         match load.changes(&target)? {
             Changes::Query(query) => made.collect(self, &names, &query, load, &writer, &mut counts).await?,
@@ -141,6 +147,7 @@ impl Session {
         }
         // What came is needed no longer.
         drop(names);
+        target.name = &table;
         self.put_changes(&mut writer, load, made)?;
         if let Some(query) = load.expired(&target) {
             let expired = rows(&self.names(Some(object.oid))?, &query).await?;

@@ -20,7 +20,7 @@ mod dml;
 mod explain;
 mod facts;
 mod info;
-mod insert;
+pub(crate) mod insert;
 mod internal;
 mod load;
 mod normalize;
@@ -40,6 +40,7 @@ mod validate;
 pub use api::*;
 pub(crate) use assign::{check_default, converts};
 pub use info::SessionInfo;
+pub(crate) use insert::loading::Changed;
 pub(crate) use normalize::Normalizer;
 pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;
@@ -95,6 +96,10 @@ pub struct Session {
     remote: Arc<RemoteTables>,
     /// The server's own: it may write its tables.
     internal: bool,
+    /// Rows that the next load reads by these names.
+    given: HashMap<String, Returned>,
+    /// Rows whose keys the next load takes out, and then leaves all but them and those that come alone.
+    gone: Option<Vec<RecordBatch>>,
 }
 
 /// A statement of PREPARE.
@@ -137,6 +142,8 @@ impl Session {
             parts: None,
             remote: Arc::default(),
             internal: false,
+            given: HashMap::new(),
+            gone: None,
         })
     }
 
@@ -484,10 +491,11 @@ impl Session {
     /// What names in this statement stand for. `with_row_numbers`: this table's hidden column is wanted.
     fn names(&self, with_row_numbers: Option<Oid>) -> Result<Names> {
         let transaction = self.transaction()?;
-        let (mut rows, returned) = match &self.parts {
+        let (mut rows, mut returned) = match &self.parts {
             Some(parts) => (parts.rows.clone(), parts.returned.clone()),
             None => (StoredRows::new(transaction, self.db.environment.clone()), HashMap::new()),
         };
+        returned.extend(self.given.clone());
         rows.with_row_numbers = with_row_numbers;
         let search_path = self.search_path();
         let facts = Arc::new(facts::Facts::new(self.db.clone(), self.info.clone(), transaction.moment.clone()));

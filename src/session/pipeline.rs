@@ -212,6 +212,7 @@ fn when(definition: &Definition) -> String {
         Trigger::Schedule { pattern, zone } => {
             format!("schedule {} in {}", quote_literal(pattern), zone.as_deref().unwrap_or("UTC"))
         }
+        Trigger::Continuous(_) => "continuous".to_string(),
         Trigger::Every(micros) => format!("every {} seconds", *micros as f64 / 1e6),
     };
     format!("{when}{paused}")

@@ -236,9 +236,9 @@ impl Transaction {
     /// Views and sinks that it creates, which must catch up before they can be read.
     pub fn created_jobs(&self) -> Vec<Oid> {
         let is_job = |oid: &Oid| {
-            self.catalog
-                .get(*oid)
-                .is_some_and(|o| matches!(o.kind, ObjectKind::MaterializedView(_) | ObjectKind::Sink(_)))
+            self.catalog.get(*oid).is_some_and(|o| {
+                o.continuous().is_some() || matches!(o.kind, ObjectKind::MaterializedView(_) | ObjectKind::Sink(_))
+            })
         };
         self.steps
             .iter()

@@ -123,6 +123,59 @@ async fn attempts_follow_one_another_and_end() {
     instance.wait_for("SELECT state FROM tidemark.pipelines WHERE name = 'slow'", &["failed"]).await;
 }
 
+#[tokio::test]
+async fn what_a_continuous_pipeline_loads_is_its_query_over_sigkill() {
+    let mut instance = start().await;
+    instance.run("CREATE TABLE orders (id BIGINT PRIMARY KEY, customer INT, amount INT)").await;
+    instance.run("INSERT INTO orders SELECT i, i % 7, i % 5 FROM generate_series(1, 100) AS g (i)").await;
+    let columns = "(customer INT PRIMARY KEY, total BIGINT, n BIGINT)";
+    instance.run(&format!("CREATE TABLE totals {columns} WITH (strategy = 'merge', deletes = 'hard')")).await;
+    instance.run(&format!("CREATE TABLE history {columns} WITH (strategy = 'scd2', deletes = 'soft')")).await;
+    let query = "SELECT customer, sum(amount) AS total, count(*) AS n FROM orders GROUP BY customer";
+    instance.run(&format!("CREATE PIPELINE live INTO totals, history CONTINUOUS AS {query}")).await;
+    instance
+        .run(
+            "CREATE SOURCE clicks (id BIGINT, page TEXT) WITH (connector = 'datagen', rows_per_second = 5000, rows = 20000, seed = 3, \
+             fields.id.kind = 'sequence', fields.id.start = 1)",
+        )
+        .await;
+    instance.run("CREATE TABLE pages (id BIGINT, page TEXT) WITH (strategy = 'append', batch_id = true)").await;
+    instance.run("CREATE PIPELINE pages INTO pages AS SELECT id, page FROM clicks").await;
+    let mut random = Random::new(11);
+    for round in 0..4u64 {
+        let client = instance.client().await;
+        let mut commands: Vec<String> = Vec::new();
+        for _ in 0..30 {
+            let (id, customer, amount) = (random.below(200), random.below(9), random.below(50));
+            commands.push(match random.below(3) {
+                0 => format!("DELETE FROM orders WHERE customer = {customer} AND id % 3 = {}", round % 3),
+                _ => format!("INSERT INTO orders VALUES ({id}, {customer}, {amount}) ON CONFLICT (id) DO UPDATE SET amount = excluded.amount"),
+            });
+        }
+        let writer = tokio::spawn(async move {
+            for command in commands {
+                if client.batch_execute(&command).await.is_err() {
+                    break;
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(200 + random.below(500))).await;
+        instance.server.kill_and_restart().await.unwrap();
+        writer.await.unwrap();
+    }
+    let same = |table: &str| {
+        format!(
+            "SELECT count(*) FROM (({query}) EXCEPT SELECT customer, total, n FROM {table}) AS d \
+                 UNION ALL SELECT count(*) FROM (SELECT customer, total, n FROM {table} EXCEPT ({query})) AS d"
+        )
+    };
+    instance.wait_for(&same("totals"), &["0", "0"]).await;
+    instance.wait_for(&same("(SELECT * FROM history WHERE is_current) AS h"), &["0", "0"]).await;
+    instance.wait_for("SELECT count(*), count(DISTINCT id) FROM pages", &["20000 20000"]).await;
+    instance.run("DROP PIPELINE live").await;
+    instance.wait_for("SELECT status FROM tidemark.run_history WHERE pipeline = 'live'", &["dropped"]).await;
+}
+
 /// Bodies of the requests that come, each answered with 200.
 async fn webhook() -> (String, Arc<Mutex<Vec<serde_json::Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -22,6 +22,8 @@ pub struct LoadRun {
     pub target: String,
     /// Whatever else is to be recorded with it.
     pub payload: Option<String>,
+    /// It is all done, counted, and taken back.
+    pub dry: bool,
 }
 
 impl Counts {

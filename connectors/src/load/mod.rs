@@ -38,6 +38,9 @@ pub use self::script::{Apply, CHANGES, Script};
 
 /// The relations that the queries read besides the table.
 pub const INPUT: &str = "tidemark_input";
+/// Rows of the table, where they are all that a load is about, and the keys that tell which those are.
+pub const TABLE: &str = "tidemark_table";
+pub const SCOPE: &str = "tidemark_scope";
 pub const CANDIDATES: &str = "tidemark_candidates";
 pub const KNOWN: &str = "tidemark_known";
 pub const GONE: &str = "tidemark_gone";

@@ -65,11 +65,11 @@ impl Loading {
     /// Begins a transaction, with a staging table for the columns that the load gives.
     pub async fn begin(client: Client, plan: LoadPlan) -> Result<Begun> {
         client.run(SETTINGS).await?;
-        if plan.run.is_some() {
+        if plan.run.as_ref().is_some_and(|run| !run.dry) {
             progress::prepare(&client).await?;
         }
         client.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-        if let Some(run) = &plan.run
+        if let Some(run) = plan.run.as_ref().filter(|run| !run.dry)
             && let Some(counts) = progress::begin(&client, run).await?
         {
             return Ok(Begun::Done(counts));
@@ -160,6 +160,10 @@ impl Loading {
             true => self.compare().await?,
             false => self.add().await?,
         };
+        if self.plan.run.as_ref().is_some_and(|run| run.dry) {
+            self.client.run("ROLLBACK").await?;
+            return Ok(counts);
+        }
         if let Some(run) = &self.plan.run {
             fail_point("load.progress");
             progress::record(&self.client, run, &counts).await?;

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::Object;
 use tidemark_common::Result;
@@ -9,6 +12,7 @@ use tidemark_connectors::load::{Counts, LoadRun};
 use tidemark_sql::ast::Statement;
 
 use super::sources;
+use crate::coordinator::definitions::stored_query;
 use crate::coordinator::loads::load_of;
 use crate::session::load::given_to_load;
 use crate::session::{Session, dml};
@@ -36,6 +40,37 @@ impl Session {
         let mut insertion = self.insertion(&names, object, positions, load_of(object)?, run).await?;
         self.insert_query(&names, &mut insertion, plan, sources, columns.is_empty(), &[]).await?;
         self.close_way(object, insertion.writer, insertion.way).await
+    }
+}
+
+/// Rows that come and rows that go, as a query's changes have them.
+pub(crate) struct Changed {
+    pub schema: SchemaRef,
+    pub come: Vec<RecordBatch>,
+    /// Of rows that only ever come, `None`.
+    pub gone: Option<Vec<RecordBatch>>,
+}
+
+/// What the rows that come are called while they are loaded.
+const CHANGED: &str = "tidemark_changed";
+
+impl Session {
+    /// Loads the rows that come, and takes out those of keys that only go, as the strategy's `deletes` says.
+    pub(crate) async fn load_changed(
+        &mut self,
+        object: &Arc<Object>,
+        changed: Changed,
+        run: Option<LoadRun>,
+    ) -> Result<Counts> {
+        let names: Vec<String> = changed.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let table = MemTable::try_new(changed.schema, vec![changed.come])?;
+        self.given.insert(CHANGED.into(), Some(Arc::new(table)));
+        self.gone = changed.gone;
+        let query = stored_query(&format!("SELECT * FROM {CHANGED}"))?;
+        let loaded = self.load_select(object, &names, &query, run).await;
+        self.given.clear();
+        self.gone = None;
+        loaded
     }
 }
 

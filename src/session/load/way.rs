@@ -37,7 +37,11 @@ impl Session {
         let mut counts = Counts::default();
         match load {
             Some(load) if object.remote().is_some() => Ok(Way::There(self.load_there(&object, load, run).await?)),
-            Some(load) if load.compares() => Ok(Way::Held(Box::new(LoadInput::new(load, &object)?))),
+            Some(load) if load.compares() => {
+                let mut input = LoadInput::new(load, &object)?;
+                input.gone = self.gone.take();
+                Ok(Way::Held(Box::new(input)))
+            }
             load => {
                 if load.is_some_and(|load| load.strategy == Strategy::Truncate) {
                     counts.deleted = self.replace_contents(&object, &writer.def).await?;

@@ -260,9 +260,9 @@ impl Generator<'_> {
                 11 => (format!("string_agg({text}, ',' ORDER BY {text})"), Ty::Text),
                 12 => (format!("string_agg(DISTINCT {text}, ',' ORDER BY {text} DESC)"), Ty::Text),
                 13 => (format!("array_agg({int} ORDER BY {int} DESC NULLS LAST)"), Ty::Ints),
-                // The last digits of a float depend on the order of its rows.
-                14 => (format!("round(sum({})::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
-                15 => (format!("round(avg({})::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
+                // The last digits of a float depend on the order of its rows; and no value is to be half way between two.
+                14 => (format!("round((sum({}) + 0.00012)::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
+                15 => (format!("round((avg({}) + 0.00012)::numeric, 3)", g.expr(scope, Ty::Float)), Ty::Numeric),
                 16 => (format!("percentile_cont(0.5) WITHIN GROUP (ORDER BY {})", g.expr(scope, Ty::Float)), Ty::Float),
                 17 => (format!("bit_or({int})"), Ty::Int),
                 _ => (format!("count({any})"), Ty::Int),

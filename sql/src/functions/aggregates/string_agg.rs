@@ -50,7 +50,9 @@ impl AggregateUDFImpl for StringAgg {
     fn coerce_types(&self, given: &[DataType]) -> DfResult<Vec<DataType>> {
         let is_text = |t: &DataType| t.is_string() || t.is_null();
         if given.len() == 2 && given.iter().all(is_text) {
-            return Ok(vec![DataType::Utf8; 2]);
+            // As it is, or ORDER BY the argument would be by something else than the argument.
+            let text = |t: &DataType| if t.is_null() { DataType::Utf8 } else { t.clone() };
+            return Ok(given.iter().map(text).collect());
         }
         let given: Vec<String> = given.iter().map(|t| SqlType::from_data_type(t).to_string()).collect();
         let message = format!("function string_agg({}) does not exist", given.join(", "));

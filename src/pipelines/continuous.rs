@@ -1,0 +1,198 @@
+//! Continuous pipelines: the changes of a query, loaded epoch by epoch as they come.
+//!
+//! ```text
+//!   dataflow ──an epoch's changes──▶ outbox ──▶ deliver ─▶ rows that come, rows that go ──▶ the targets' strategies
+//!                                                                      one transaction with: tidemark.watermarks, the epoch
+//! ```
+//!
+//! An epoch that is delivered again, after a crash, is known by that row (in another system by `tidemark.progress`), and left out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use datafusion::arrow::array::{RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::row::{OwnedRow, RowConverter, SortField};
+use tidemark_catalog::{Object, columns_schema};
+use tidemark_common::connector::{Sink, SinkWriter};
+use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
+use tidemark_connectors::load::{Counts, Deletes, LoadRun, Strategy};
+
+use super::history;
+use super::run::is_kept_elsewhere;
+use super::work::Definition;
+use crate::coordinator::loads::load_of;
+use crate::database::Database;
+use crate::session::{Changed, Session};
+
+/// What tells in `tidemark.watermarks` that the value is an epoch.
+pub const EPOCH: &str = "tidemark_epoch";
+/// Times an epoch is loaded again because other sessions wrote what it had read.
+const CONFLICTS: usize = 100;
+
+/// The sink that a continuous pipeline is to the engine.
+#[derive(Debug)]
+pub struct Loads {
+    pipeline: Oid,
+    schema: SchemaRef,
+    database: Arc<OnceLock<Weak<Database>>>,
+}
+
+impl Loads {
+    pub fn new(pipeline: &Object, database: Arc<OnceLock<Weak<Database>>>) -> Self {
+        let columns = pipeline.continuous().map(|continuous| continuous.columns.as_slice()).unwrap_or_default();
+        Self { pipeline: pipeline.oid, schema: columns_schema(columns), database }
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for Loads {
+    async fn writer(&self) -> Result<Box<dyn SinkWriter>> {
+        // Delivery begins while the database is still being opened.
+        let database = loop {
+            match self.database.get() {
+                Some(database) => break database.clone(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        Ok(Box::new(Writer { pipeline: self.pipeline, schema: self.schema.clone(), database }))
+    }
+}
+
+struct Writer {
+    pipeline: Oid,
+    schema: SchemaRef,
+    database: Weak<Database>,
+}
+
+#[async_trait::async_trait]
+impl SinkWriter for Writer {
+    async fn deliver(&mut self, epoch: Epoch, changes: Vec<Delta>) -> Result<()> {
+        let stopping = || Error::new(SqlState::AdminShutdown, "the server is shutting down");
+        let db = self.database.upgrade().ok_or_else(stopping)?;
+        let changed = net(&self.schema, changes)?;
+        let mut conflicts = 0;
+        let delivered = loop {
+            match self.load(&db, epoch, &changed).await {
+                Err(error) if error.state() == SqlState::SerializationFailure && conflicts < CONFLICTS => {
+                    conflicts += 1
+                }
+                delivered => break delivered,
+            }
+        };
+        db.pipelines.delivered(&db, self.pipeline, delivered.as_ref().err());
+        delivered
+    }
+}
+
+impl Writer {
+    async fn load(&self, db: &Arc<Database>, epoch: Epoch, changed: &Net) -> Result<()> {
+        let definition = Definition::of(&db.moment().catalog, self.pipeline)?;
+        let name = definition.object.name.clone();
+        let mut session = Session::internal(db, &format!("pipeline {name}"))?;
+        let before = history::watermark(&mut session, self.pipeline).await?;
+        if before.is_some_and(|mark| mark.value.parse::<Epoch>().is_ok_and(|before| before >= epoch)) {
+            return Ok(());
+        }
+        let catalog = db.moment().catalog;
+        let targets = definition.pipeline.targets.iter().map(|oid| catalog.expect(*oid).cloned());
+        let (there, here): (Vec<_>, Vec<_>) =
+            targets.collect::<Result<Vec<_>>>()?.into_iter().partition(|target| is_kept_elsewhere(target));
+        let mut counts = Counts::default();
+        for target in &there {
+            let id = format!("{}-{}-{epoch}", self.pipeline, definition.pipeline.since);
+            let run = LoadRun { id, target: target.name.clone(), payload: None, dry: false };
+            let rows = changed.of(target)?;
+            let loaded = async |session: &mut Session| session.load_changed(target, rows, Some(run)).await;
+            counts = counts.plus(&session.in_own_transaction(loaded).await?);
+        }
+        session.script("BEGIN").await?;
+        let result = async {
+            for target in &here {
+                counts = counts.plus(&session.load_changed(target, changed.of(target)?, None).await?);
+            }
+            history::loaded(&mut session, self.pipeline, &name, epoch, &counts).await
+        };
+        match result.await {
+            Ok(()) => session.script("COMMIT").await,
+            Err(error) => {
+                session.script("ROLLBACK").await?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// An epoch's changes: rows that are there after it and were not, and the other way round.
+struct Net {
+    schema: SchemaRef,
+    come: RecordBatch,
+    gone: Option<RecordBatch>,
+}
+
+impl Net {
+    /// What there is to do in this target.
+    fn of(&self, target: &Object) -> Result<Changed> {
+        let load = load_of(target)?;
+        let deletes = load.is_some_and(|load| load.deletes != Deletes::Ignore);
+        let gone = match (&self.gone, deletes) {
+            (Some(gone), true) => Some(vec![gone.clone()]),
+            // Nothing goes: and what does not come stays, too.
+            (None, true) => Some(Vec::new()),
+            (_, false) => None,
+        };
+        Ok(Changed { schema: self.schema.clone(), come: vec![self.come.clone()], gone })
+    }
+}
+
+fn net(schema: &SchemaRef, changes: Vec<Delta>) -> Result<Net> {
+    let batches: Vec<RecordBatch> = changes
+        .iter()
+        .map(|delta| Ok(RecordBatch::try_new(schema.clone(), delta.batch.columns().to_vec())?))
+        .collect::<Result<_>>()?;
+    let all = concat_batches(schema, &batches)?;
+    if changes.iter().all(|delta| delta.weights.is_none()) {
+        return Ok(Net { schema: schema.clone(), come: all, gone: None });
+    }
+    let weights = changes.iter().flat_map(|delta| (0..delta.batch.num_rows()).map(|row| delta.weight(row)));
+    let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let converter = RowConverter::new(fields)?;
+    let rows = converter.convert_columns(all.columns())?;
+    let mut sums: HashMap<OwnedRow, (u32, i64)> = HashMap::new();
+    for (row, weight) in weights.enumerate() {
+        sums.entry(rows.row(row).owned()).or_insert((row as u32, 0)).1 += weight;
+    }
+    let mut sums: Vec<(u32, i64)> = sums.into_values().collect();
+    sums.sort_unstable();
+    let repeated = |sign: i64| {
+        let rows = sums.iter().flat_map(|(row, weight)| std::iter::repeat_n(*row, (weight * sign).max(0) as usize));
+        take_record_batch(&all, &UInt32Array::from_iter_values(rows))
+    };
+    Ok(Net { schema: schema.clone(), come: repeated(1)?, gone: Some(repeated(-1)?) })
+}
+
+/// Whether the query's changes can be loaded into the target.
+pub fn check_target(target: &Object, append_only: bool, query: &str) -> Result<()> {
+    let load = load_of(target)?;
+    let refused = |why: String, hint: &str| Err(Error::unsupported(why).with_hint(hint));
+    let name = &target.name;
+    match load.as_ref().map(|load| &load.strategy) {
+        Some(Strategy::Truncate) => refused(
+            format!("a continuous pipeline cannot load into \"{name}\", whose strategy is truncate"),
+            "Each change would replace all that is there: use merge.",
+        ),
+        None | Some(Strategy::Append { .. }) if !append_only => refused(
+            format!("the query changes rows that it has given, and \"{name}\" only takes rows that stay as they are"),
+            "Load into a table with strategy merge or scd2. EXPLAIN CREATE MATERIALIZED VIEW v AS the query shows what updates rows.",
+        ),
+        _ if is_kept_elsewhere(target) && load.as_ref().is_some_and(|load| load.deletes != Deletes::Ignore) => refused(
+            format!(
+                "deletes of \"{name}\", which is kept in another system, do not go with a continuous pipeline: {query}"
+            ),
+            "Set deletes = 'ignore', or load it on a schedule.",
+        ),
+        _ => Ok(()),
+    }
+}
