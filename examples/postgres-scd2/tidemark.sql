@@ -13,3 +13,8 @@ CREATE TABLE dim_customer (
     visits      INT,
     updated_at  TIMESTAMPTZ
 ) WITH (strategy = 'scd2', compare_columns = 'email, status, city', event_time = 'updated_at', deletes = 'soft');
+
+-- What one would write as MERGE and a cron job elsewhere.
+CREATE PIPELINE sync_customers INTO dim_customer EVERY INTERVAL '1 hour'
+  WITH (retries = 3)
+AS SELECT customer_id, email, status, city, visits, updated_at FROM shop.raw.customers;
