@@ -395,7 +395,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &small()).unwrap();
         let mut commit = store.begin();
-        (1000..3000).step_by(2).for_each(|oid| commit.put(&Key::Object(oid), &oid.to_be_bytes()));
+        for oid in (1000..3000).step_by(2) {
+            commit.put_value(&Key::Object(oid), &oid).unwrap();
+        }
         store.commit(commit, 1, false).unwrap();
         let mut commit = store.begin();
         (1500..1900).for_each(|oid| commit.delete(&Key::Object(oid)));
