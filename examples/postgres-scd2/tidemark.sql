@@ -4,7 +4,7 @@ CREATE CONNECTION shop WITH (
     type = 'postgres', host = '${SHOP_HOST}', port = '${SHOP_PORT}', database = 'shop',
     user = 'tidemark', password = SECRET shop_password);
 
--- Every version of every customer. Which columns make a version, when it begins, and what becomes of those that are gone.
+-- Every version of every customer: which columns make one, when it begins, what becomes of those who are gone, and where it is kept.
 CREATE TABLE dim_customer (
     customer_id BIGINT PRIMARY KEY,
     email       TEXT NORMALIZE (trim, lower, email, on_failure = null),
@@ -12,4 +12,6 @@ CREATE TABLE dim_customer (
     city        TEXT NORMALIZE (trim, empty_to_null, default('unknown')),
     visits      INT,
     updated_at  TIMESTAMPTZ
-) WITH (strategy = 'scd2', compare_columns = 'email, status, city', event_time = 'updated_at', deletes = 'soft');
+) WITH (
+    strategy = 'scd2', compare_columns = 'email, status, city', event_time = 'updated_at', deletes = 'soft',
+    connection = 'shop', table = 'dwh.dim_customer');

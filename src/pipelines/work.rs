@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use tidemark_catalog::{Catalog, Object, ObjectKind, Pipeline, quote_ident};
+use tidemark_catalog::{Catalog, Column, Object, ObjectKind, Pipeline, quote_ident};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_connectors::load::Strategy;
@@ -139,7 +139,9 @@ impl Definition {
             .iter()
             .filter(|name| !columns.iter().any(|(column, _)| column == *name))
             .filter(|name| {
-                object.columns().iter().any(|c| c.name == **name && c.default.is_none() && c.identity.is_none())
+                let derived = |c: &Column| c.normalize.as_ref().is_some_and(|normalize| normalize.derived().is_some());
+                let filled = |c: &Column| c.default.is_some() || c.identity.is_some() || derived(c);
+                object.columns().iter().any(|c| c.name == **name && !filled(c))
             })
             .collect();
         let taken: Vec<String> = match self.options.on_drift {

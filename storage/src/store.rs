@@ -391,6 +391,28 @@ mod tests {
     }
 
     #[test]
+    fn many_keys_are_found_wherever_they_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &small()).unwrap();
+        let mut commit = store.begin();
+        for oid in (1000..3000).step_by(2) {
+            commit.put_value(&Key::Object(oid), &oid).unwrap();
+        }
+        store.commit(commit, 1, false).unwrap();
+        let mut commit = store.begin();
+        (1500..1900).for_each(|oid| commit.delete(&Key::Object(oid)));
+        let snapshot = store.commit(commit, 2, false).unwrap();
+        // In front of all, around their first and their last, among the deleted, up to and from behind them, behind all, few.
+        for oids in [0..500, 900..1100, 2900..3100, 1500..1900, 1400..1600, 1800..3500, 3000..3500, 1490..1510] {
+            for step in [1, 2, 7] {
+                let keys: Vec<Key<'_>> = oids.clone().rev().step_by(step).map(Key::Object).collect();
+                let one_by_one: Vec<_> = keys.iter().map(|key| snapshot.get(key).unwrap()).collect();
+                assert_eq!(snapshot.multi_get(&keys).unwrap(), one_by_one, "{oids:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
     fn range_deletions_do_not_pile_up_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &small()).unwrap();

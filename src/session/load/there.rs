@@ -121,10 +121,11 @@ pub(in crate::session) fn query_within(
     positions: &[usize],
     options: &PostgresOptions,
 ) -> Result<Option<String>> {
-    // Defaults are computed here.
-    let is_filled =
-        |(at, column): (usize, &tidemark_catalog::Column)| column.default.is_some() && !positions.contains(&at);
-    if object.columns().iter().enumerate().any(is_filled) {
+    // Defaults are computed here, and what goes through NORMALIZE does so here.
+    let needs_us = |(at, column): (usize, &tidemark_catalog::Column)| {
+        column.normalize.is_some() || column.default.is_some() && !positions.contains(&at)
+    };
+    if object.columns().iter().enumerate().any(needs_us) {
         return Ok(None);
     }
     let optimized = crate::planning::aside(|| names.planner().optimize(plan))?;
