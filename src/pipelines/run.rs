@@ -176,8 +176,7 @@ async fn in_block(
     if work.targets.iter().any(|target| elsewhere(&target)) {
         session.script("ROLLBACK").await?;
         for target in work.targets.iter().filter(elsewhere) {
-            let run =
-                LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false };
+            let run = LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false, anew: false };
             let done = match work.nothing_new {
                 true => Counts::default(),
                 false => {
@@ -204,8 +203,7 @@ pub fn is_kept_elsewhere(object: &Object) -> bool {
 
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
     let adds = load_of(&target.object)?.is_none_or(|load| matches!(load.strategy, Strategy::Append { .. }));
-    if order.full_refresh && adds {
-        session.refuse_if_remote(&target.object, "replace the contents of")?;
+            let run = LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false, anew: false };
         session.delete_all(&target.object).await?;
     }
     let query = stored_query(&target.query)?;

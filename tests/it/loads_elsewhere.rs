@@ -488,3 +488,39 @@ async fn a_run_is_done_once_whatever_step_dies() {
     );
     assert_eq!(postgres.value("SELECT count(*) FROM log").await, expected_log.to_string());
 }
+
+#[tokio::test]
+async fn pipelines_load_elsewhere() {
+    let (postgres, instance) = both().await;
+    postgres.run("CREATE TABLE raw (id int, v int); INSERT INTO raw VALUES (1, 10), (2, 20)").await;
+    run_each(
+        &instance,
+        "CREATE TABLE source (id INT, v INT); INSERT INTO source VALUES (1, 10), (2, 20), (3, 30);
+         CREATE TABLE dim (id INT PRIMARY KEY, v INT) WITH (strategy = 'scd2', connection = 'c');
+         CREATE TABLE log (id INT, v INT) WITH (strategy = 'append', connection = 'c');
+         CREATE PIPELINE sent INTO dim AS SELECT id, v FROM source;
+         CREATE PIPELINE within INTO log, dim AS SELECT id, v FROM c.public.raw",
+    )
+    .await;
+    // Run, target, rows, inserted, updated, unchanged, closed, deleted.
+    assert_eq!(instance.lines("RUN PIPELINE sent").await, ["1 dim 3 3 0 0 0 0"]);
+    instance.run("UPDATE source SET v = 31 WHERE id = 3").await;
+    assert_eq!(instance.lines("RUN PIPELINE sent").await, ["2 dim 3 1 0 2 1 0"]);
+    assert_eq!(instance.lines("RUN PIPELINE within").await, ["3 log 2 2 0 0 0 0", "3 dim 2 0 0 2 0 0"]);
+    assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "4");
+    let runs = "SELECT string_agg(target || ' ' || rows || ' ' || inserted, ', ' ORDER BY committed_at) FROM tidemark.progress";
+    assert_eq!(postgres.value(runs).await, "dim 3 3, dim 3 1, log 2 2, dim 2 0");
+    instance.run("RUN PIPELINE within WITH FULL REFRESH").await;
+    assert_eq!(postgres.value("SELECT count(*) FROM log").await, "2");
+    // Another server counts its runs from one as well.
+    let other = start().await;
+    other.run(&postgres.connection("")).await;
+    run_each(
+        &other,
+        "CREATE TABLE dim (id INT PRIMARY KEY, v INT) WITH (strategy = 'scd2', connection = 'c');
+         CREATE PIPELINE sent INTO dim AS SELECT 4 AS id, 40 AS v",
+    )
+    .await;
+    assert_eq!(other.lines("RUN PIPELINE sent").await, ["1 dim 1 1 0 0 0 0"]);
+    assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "5");
+}

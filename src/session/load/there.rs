@@ -53,7 +53,7 @@ impl Session {
     fn run_of_setting(&self, object: &Object) -> Option<LoadRun> {
         let id = self.info.setting("tidemark.run_id").filter(|id| !id.is_empty())?;
         let target = self.transaction().ok()?.catalog.qualified_name(object);
-        Some(LoadRun { id, target, payload: None, dry: false })
+        Some(LoadRun { id, target, payload: None, dry: false, anew: false })
     }
 
     pub(super) async fn end_there(&mut self, there: There) -> Result<Counts> {
