@@ -509,7 +509,7 @@ async fn pipelines_load_elsewhere() {
     assert_eq!(instance.lines("RUN PIPELINE within").await, ["3 log 2 2 0 0 0 0", "3 dim 2 0 0 2 0 0"]);
     assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "4");
     let runs = "SELECT string_agg(target || ' ' || rows || ' ' || inserted, ', ' ORDER BY committed_at) FROM tidemark.progress";
-    assert_eq!(postgres.value(runs).await, "dim 3 3, dim 3 1, log 2 2, dim 2 0");
+    assert_eq!(postgres.value(runs).await, "public.dim 3 3, public.dim 3 1, public.log 2 2, public.dim 2 0");
     instance.run("RUN PIPELINE within WITH FULL REFRESH").await;
     assert_eq!(postgres.value("SELECT count(*) FROM log").await, "2");
     // Another server counts its runs from one as well.
@@ -523,4 +523,29 @@ async fn pipelines_load_elsewhere() {
     .await;
     assert_eq!(other.lines("RUN PIPELINE sent").await, ["1 dim 1 1 0 0 0 0"]);
     assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "5");
+}
+
+/// Cut off between the commit there and the commit here: the run is taken up with what it had, and what came meanwhile is the next
+/// one's.
+#[tokio::test]
+async fn a_watermark_is_that_of_what_was_loaded() {
+    let (postgres, mut instance) = both().await;
+    postgres.run("CREATE TABLE raw (id int, v int); INSERT INTO raw VALUES (1, 10), (2, 20)").await;
+    run_each(
+        &instance,
+        "CREATE TABLE log (id INT, v INT) WITH (strategy = 'append', connection = 'c');
+         CREATE PIPELINE news INTO log WITH (incremental_column = 'id') AS SELECT id, v FROM c.public.raw",
+    )
+    .await;
+    let dir = instance.server.dir().to_path_buf();
+    instance.server.kill9().unwrap();
+    instance.server = Server::start_with(&dir, &[], &[("TIDEMARK_FAIL_POINT", "load.committed")]).await.unwrap();
+    assert!(instance.client().await.simple_query("RUN PIPELINE news").await.is_err());
+    postgres.run("INSERT INTO raw VALUES (3, 30)").await;
+    instance.server.kill_and_restart().await.unwrap();
+    let ended = "SELECT status, rows_in, inserted, watermark_after FROM tidemark.run_history WHERE attempt = 2";
+    instance.wait_for(ended, &["succeeded 2 2 2"]).await;
+    assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2");
+    instance.run("RUN PIPELINE news").await;
+    assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2 3");
 }

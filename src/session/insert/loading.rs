@@ -44,7 +44,6 @@ impl Session {
 
     /// What a run has done to a table kept in another system, and the payload that was recorded with it, if it has been. Whoever
     /// tries a run again must know before he decides what to load: what was there then may not be what there is now.
-    #[allow(dead_code)]
     pub(crate) async fn loaded_by(&self, object: &Object, run: &LoadRun) -> Result<Option<(Counts, Option<String>)>> {
         let Some(remote) = object.remote() else { return Ok(None) };
         recorded(&self.connect_remote(remote).await?, run).await
