@@ -350,6 +350,13 @@ async fn errors_change_nothing_and_say_what_the_server_said() {
     client.batch_execute("SET statement_timeout = 500").await.unwrap();
     let cancelled = client.batch_execute("INSERT INTO dim VALUES (1, 2)").await.unwrap_err();
     assert_eq!(cancelled.code().unwrap().code(), "57014");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let none_waits = async {
+        while postgres.value(waiting).await != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), none_waits).await.unwrap();
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(instance.lines("SELECT id, v, is_current FROM dim").await, ["1 1 t"]);
     drop(postgres);
