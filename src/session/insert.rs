@@ -191,9 +191,7 @@ impl Session {
         let given = insertion.positions.clone();
         insertion.forget_ignored();
         self.plan_defaults(names, insertion)?;
-        // What goes through NORMALIZE does so here.
         if let Way::There(there) = &mut insertion.way
-            && insertion.writer.normalizer.is_none()
             && self.load_within(names, &plan, &insertion.writer.object, &insertion.positions, there).await?
         {
             return Ok(());

@@ -215,12 +215,23 @@ async fn what_is_in_the_same_database_stays_there() {
         "{explained:?}"
     );
 
+    instance
+        .run("CREATE TABLE log (id INT, name TEXT) WITH (strategy = 'append', connection = 'c', loaded_at = true, batch_id = true)")
+        .await;
+    let told = notices(&instance, "INSERT INTO log SELECT id, name FROM c.raw.customers WHERE id <= 40");
+    assert!(told.contains(within), "{told}");
+    assert_eq!(postgres.value("SELECT count(_loaded_at) || ' ' || count(DISTINCT _batch_id) FROM log").await, "40 1");
+
     // What is computed here, and what is somewhere else, is sent.
+    instance
+        .run("CREATE TABLE clean (id INT, name TEXT NORMALIZE (upper)) WITH (strategy = 'append', connection = 'c')")
+        .await;
     instance.run(&postgres.connection("").replace("CONNECTION c ", "CONNECTION other ")).await;
     instance.run("ALTER CONNECTION other SET (user = 'reader')").await;
     for (sql, rows) in [
         ("INSERT INTO dim SELECT id, upper(name), city FROM c.raw.customers WHERE id <= 10", 10),
         ("INSERT INTO dim SELECT id, name, city FROM other.raw.customers WHERE id <= 20", 20),
+        ("INSERT INTO clean SELECT id, name FROM c.raw.customers WHERE id <= 20", 20),
         ("INSERT INTO stamped (id, name) SELECT id, name FROM c.raw.customers WHERE id <= 30", 30),
     ] {
         let explained = instance.lines(&format!("EXPLAIN {sql}")).await;

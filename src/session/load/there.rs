@@ -6,7 +6,7 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
 use rand::Rng;
-use tidemark_catalog::Object;
+use tidemark_catalog::{Column, Object, ObjectKind, Table};
 use tidemark_common::{Error, Result};
 use tidemark_connectors::load::{Counts, Load, LoadRun};
 use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, whole_query};
@@ -121,9 +121,15 @@ pub(in crate::session) fn query_within(
     positions: &[usize],
     options: &PostgresOptions,
 ) -> Result<Option<String>> {
-    // Defaults are computed here.
-    let is_filled =
-        |(at, column): (usize, &tidemark_catalog::Column)| column.default.is_some() && !positions.contains(&at);
+    // Defaults are computed here, but for those of the strategy's columns, and NORMALIZE is done here.
+    let own: &[String] = match &object.kind {
+        ObjectKind::Table(Table { load: Some(load), .. }) => &load.own,
+        _ => &[],
+    };
+    let is_filled = |(at, column): (usize, &Column)| {
+        column.normalize.is_some()
+            || column.default.is_some() && !positions.contains(&at) && !own.contains(&column.name)
+    };
     if object.columns().iter().enumerate().any(is_filled) {
         return Ok(None);
     }
