@@ -225,7 +225,9 @@ pub fn is_kept_elsewhere(object: &Object) -> bool {
 
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
     let adds = load_of(&target.object)?.is_none_or(|load| matches!(load.strategy, Strategy::Append { .. }));
-            let run = LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false, anew: false };
+    let anew = order.full_refresh && adds;
+    let run = run.map(|run| LoadRun { anew, ..run });
+    if anew && run.is_none() {
         session.delete_all(&target.object).await?;
     }
     let query = stored_query(&target.query)?;
@@ -292,7 +294,8 @@ pub async fn dry(
             counts = match is_kept_elsewhere(&target.object) {
                 false => load(&mut session, target, &order, None).await?,
                 true => {
-                    let run = LoadRun { id: String::new(), target: String::new(), payload: None, dry: true };
+                    let run =
+                        LoadRun { id: String::new(), target: String::new(), payload: None, dry: true, anew: false };
                     let mut there = self::session(db, &order)?;
                     there.set_search_path(&definition.pipeline.search_path)?;
                     there.in_own_transaction(async |session| load(session, target, &order, Some(run)).await).await?
