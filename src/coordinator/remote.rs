@@ -81,21 +81,28 @@ impl Session {
     /// Connects to where the table is kept, and settles what it looks like there. What was done for that is remembered, whatever
     /// becomes of this transaction: it was.
     pub(crate) async fn settle_remote(&mut self, object: &Object, remote: &Remote) -> Result<Client> {
+        let client = self.connect_remote(remote).await?;
+        fail_point("load.connected");
+        let changes = target_table(object, remote)?.settle(&client, on_drift(remote)?).await?;
+        if changes.is_empty() {
+            return Ok(client);
+        }
+        let (db, catalog) = (self.database(), self.catalog()?);
+        let mut history = Session::internal(&db, "schema history")?;
+        for change in changes {
+            self.tell(format!("connection \"{}\": {}", client.name, change.change));
+            let elsewhere = Some((client.name.as_ref(), remote.name()));
+            schema_changed(&mut history, &catalog, object, elsewhere, &change.change, &change.sql).await?;
+        }
+        Ok(client)
+    }
+
+    pub(crate) async fn connect_remote(&self, remote: &Remote) -> Result<Client> {
         let catalog = self.catalog()?;
         let connection = catalog.expect(remote.connection)?;
         let key = self.database().environment.secret_key.clone();
         let options = connections::options(connection, &catalog, key.as_ref())?;
-        let client = Client::connect(&Arc::from(connection.name.as_str()), &Arc::new(options)).await?;
-        fail_point("load.connected");
-        let changes = target_table(object, remote)?.settle(&client, on_drift(remote)?).await?;
-        let db = self.database();
-        let mut history = Session::internal(&db, "schema history")?;
-        for change in changes {
-            self.tell(format!("connection \"{}\": {}", connection.name, change.change));
-            let elsewhere = Some((connection.name.as_str(), remote.name()));
-            schema_changed(&mut history, &catalog, object, elsewhere, &change.change, &change.sql).await?;
-        }
-        Ok(client)
+        Client::connect(&Arc::from(connection.name.as_str()), &Arc::new(options)).await
     }
 
     /// What cannot be done from here to a table that is kept elsewhere.

@@ -103,7 +103,7 @@ impl Writer {
         let mut counts = Counts::default();
         for target in &there {
             let id = format!("{}-{}-{epoch}", self.pipeline, definition.pipeline.since);
-            let run = LoadRun { id, target: target.name.clone(), payload: None, dry: false };
+            let run = LoadRun { id, target: target.name.clone(), payload: None, dry: false, anew: false };
             let rows = changed.of(target)?;
             let loaded = async |session: &mut Session| session.load_changed(target, rows, Some(run)).await;
             counts = counts.plus(&session.in_own_transaction(loaded).await?);

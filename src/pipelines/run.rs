@@ -162,22 +162,23 @@ async fn in_block(
     order: &Order,
     attempt: i32,
 ) -> Result<Vec<(String, Counts)>> {
-    let mut work = definition.work(session, before.clone()).await?;
+    let until = if attempt > 1 { recorded_bound(session, definition, order).await? } else { None };
+    let mut work = definition.work(session, before.clone(), until.clone()).await?;
     if work.targets.iter().any(|target| !target.additional.is_empty()) {
         session.script("ROLLBACK").await?;
         for target in &work.targets {
             add_columns(session, target).await?;
         }
         session.script("BEGIN").await?;
-        work = definition.work(session, before).await?;
+        work = definition.work(session, before, until).await?;
     }
     let elsewhere = |target: &&TargetWork| is_kept_elsewhere(&target.object);
     let mut counts = Vec::new();
     if work.targets.iter().any(|target| elsewhere(&target)) {
         session.script("ROLLBACK").await?;
         for target in work.targets.iter().filter(elsewhere) {
-            let run =
-                LoadRun { id: order.load_id.clone(), target: target.object.name.clone(), payload: None, dry: false };
+            let bound = work.after.as_ref().map(|after| after.value.clone());
+            let run = run_there(session, order, &target.object, bound);
             let done = match work.nothing_new {
                 true => Counts::default(),
                 false => {
@@ -198,14 +199,35 @@ async fn in_block(
     Ok(counts)
 }
 
+/// A run as the other system remembers it, and with it how far it has come.
+fn run_there(session: &Session, order: &Order, target: &Object, bound: Option<String>) -> LoadRun {
+    let target = session.database().moment().catalog.qualified_name(target);
+    LoadRun { id: order.load_id.clone(), target, payload: bound, dry: false, anew: false }
+}
+
+/// How far an attempt of this run has come that was committed elsewhere and cut off here: this one must come as far, and no
+/// further, since what is loaded there is not loaded again.
+async fn recorded_bound(session: &mut Session, definition: &Definition, order: &Order) -> Result<Option<String>> {
+    let catalog = session.catalog()?;
+    for oid in &definition.pipeline.targets {
+        let target = catalog.expect(*oid)?;
+        let run = run_there(session, order, target, None);
+        if let Some((_, Some(bound))) = session.loaded_by(target, &run).await? {
+            return Ok(Some(bound));
+        }
+    }
+    Ok(None)
+}
+
 pub fn is_kept_elsewhere(object: &Object) -> bool {
     object.remote().is_some()
 }
 
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
     let adds = load_of(&target.object)?.is_none_or(|load| matches!(load.strategy, Strategy::Append { .. }));
-    if order.full_refresh && adds {
-        session.refuse_if_remote(&target.object, "replace the contents of")?;
+    let anew = order.full_refresh && adds;
+    let run = run.map(|run| LoadRun { anew, ..run });
+    if anew && run.is_none() {
         session.delete_all(&target.object).await?;
     }
     let query = stored_query(&target.query)?;
@@ -254,7 +276,7 @@ pub async fn dry(
         _ => None,
     };
     session.script("BEGIN").await?;
-    let work: Work = definition.work(&mut session, before).await?;
+    let work: Work = definition.work(&mut session, before, None).await?;
     let mut done = Vec::new();
     for target in &work.targets {
         let (mut counts, mut rows) = (Counts::default(), Vec::new());
@@ -272,7 +294,8 @@ pub async fn dry(
             counts = match is_kept_elsewhere(&target.object) {
                 false => load(&mut session, target, &order, None).await?,
                 true => {
-                    let run = LoadRun { id: String::new(), target: String::new(), payload: None, dry: true };
+                    let run =
+                        LoadRun { id: String::new(), target: String::new(), payload: None, dry: true, anew: false };
                     let mut there = self::session(db, &order)?;
                     there.set_search_path(&definition.pipeline.search_path)?;
                     there.in_own_transaction(async |session| load(session, target, &order, Some(run)).await).await?

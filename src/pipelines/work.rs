@@ -59,8 +59,9 @@ impl Definition {
         Ok(Self { object, pipeline, options })
     }
 
-    /// What a run is to do, in the session's transaction. `before`: how far the last one came.
-    pub async fn work(&self, session: &mut Session, before: Option<Watermark>) -> Result<Work> {
+    /// What a run is to do, in the session's transaction. `before`: how far the last one came; `until`: how far an earlier attempt
+    /// of this one has come.
+    pub async fn work(&self, session: &mut Session, before: Option<Watermark>, until: Option<String>) -> Result<Work> {
         session.set_search_path(&self.pipeline.search_path)?;
         let catalog = session.catalog()?;
         let query = present_query(&catalog, &self.object);
@@ -68,7 +69,8 @@ impl Definition {
         let mut conditions: Vec<String> = self.options.filter.iter().map(|filter| format!("({filter})")).collect();
         let mut after = None;
         if let Some(column) = &self.options.incremental_column {
-            after = self.upper_bound(session, &query, &columns, column, &mut conditions, before.as_ref()).await?;
+            let bounds = (before.as_ref(), until);
+            after = self.upper_bound(session, &query, &columns, column, &mut conditions, bounds).await?;
         }
         if let Some(sample) = self.options.sample {
             conditions.push(format!("random() < {sample}"));
@@ -106,15 +108,20 @@ impl Definition {
         columns: &[(String, SqlType)],
         column: &str,
         conditions: &mut Vec<String>,
-        before: Option<&Watermark>,
+        (before, until): (Option<&Watermark>, Option<String>),
     ) -> Result<Option<Watermark>> {
         let sql_type = type_of(columns, column, "incremental_column")?;
         let name = quote_ident(column);
         if let Some(before) = before {
             conditions.push(format!("{name} > {}", before.literal()));
         }
-        let text = format!("SELECT max({name})::text FROM ({query}) AS input{}", where_clause(conditions));
-        let greatest = session.text_rows(&text).await?.into_iter().next().and_then(|row| row[0].clone());
+        let greatest = match until {
+            Some(until) => Some(until),
+            None => {
+                let text = format!("SELECT max({name})::text FROM ({query}) AS input{}", where_clause(conditions));
+                session.text_rows(&text).await?.into_iter().next().and_then(|row| row[0].clone())
+            }
+        };
         let Some(value) = greatest else { return Ok(None) };
         let after = Watermark { column: column.to_string(), sql_type: sql_type.to_string(), value };
         conditions.push(format!("{name} <= {}", after.literal()));

@@ -114,7 +114,7 @@ impl Session {
         };
         let (kind, hint) = match &object.kind {
             ObjectKind::Table(_) => {
-                if !matches!(verb, "insert into" | "copy to") {
+                if !matches!(verb, "insert into" | "copy to" | "load into") {
                     self.refuse_if_remote(&object, verb)?;
                 }
                 return Ok(object);

@@ -108,7 +108,7 @@ impl Session {
             None => None,
         };
         session.script("BEGIN").await?;
-        let work = definition.work(&mut session, before).await?;
+        let work = definition.work(&mut session, before, None).await?;
         Ok((work, session))
     }
 

@@ -215,12 +215,23 @@ async fn what_is_in_the_same_database_stays_there() {
         "{explained:?}"
     );
 
+    instance
+        .run("CREATE TABLE log (id INT, name TEXT) WITH (strategy = 'append', connection = 'c', loaded_at = true, batch_id = true)")
+        .await;
+    let told = notices(&instance, "INSERT INTO log SELECT id, name FROM c.raw.customers WHERE id <= 40");
+    assert!(told.contains(within), "{told}");
+    assert_eq!(postgres.value("SELECT count(_loaded_at) || ' ' || count(DISTINCT _batch_id) FROM log").await, "40 1");
+
     // What is computed here, and what is somewhere else, is sent.
+    instance
+        .run("CREATE TABLE clean (id INT, name TEXT NORMALIZE (upper)) WITH (strategy = 'append', connection = 'c')")
+        .await;
     instance.run(&postgres.connection("").replace("CONNECTION c ", "CONNECTION other ")).await;
     instance.run("ALTER CONNECTION other SET (user = 'reader')").await;
     for (sql, rows) in [
         ("INSERT INTO dim SELECT id, upper(name), city FROM c.raw.customers WHERE id <= 10", 10),
         ("INSERT INTO dim SELECT id, name, city FROM other.raw.customers WHERE id <= 20", 20),
+        ("INSERT INTO clean SELECT id, name FROM c.raw.customers WHERE id <= 20", 20),
         ("INSERT INTO stamped (id, name) SELECT id, name FROM c.raw.customers WHERE id <= 30", 30),
     ] {
         let explained = instance.lines(&format!("EXPLAIN {sql}")).await;
@@ -350,6 +361,13 @@ async fn errors_change_nothing_and_say_what_the_server_said() {
     client.batch_execute("SET statement_timeout = 500").await.unwrap();
     let cancelled = client.batch_execute("INSERT INTO dim VALUES (1, 2)").await.unwrap_err();
     assert_eq!(cancelled.code().unwrap().code(), "57014");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let none_waits = async {
+        while postgres.value(waiting).await != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), none_waits).await.unwrap();
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(instance.lines("SELECT id, v, is_current FROM dim").await, ["1 1 t"]);
     drop(postgres);
@@ -487,4 +505,65 @@ async fn a_run_is_done_once_whatever_step_dies() {
         "as it was then"
     );
     assert_eq!(postgres.value("SELECT count(*) FROM log").await, expected_log.to_string());
+}
+
+#[tokio::test]
+async fn pipelines_load_elsewhere() {
+    let (postgres, instance) = both().await;
+    postgres.run("CREATE TABLE raw (id int, v int); INSERT INTO raw VALUES (1, 10), (2, 20)").await;
+    run_each(
+        &instance,
+        "CREATE TABLE source (id INT, v INT); INSERT INTO source VALUES (1, 10), (2, 20), (3, 30);
+         CREATE TABLE dim (id INT PRIMARY KEY, v INT) WITH (strategy = 'scd2', connection = 'c');
+         CREATE TABLE log (id INT, v INT) WITH (strategy = 'append', connection = 'c');
+         CREATE PIPELINE sent INTO dim AS SELECT id, v FROM source;
+         CREATE PIPELINE within INTO log, dim AS SELECT id, v FROM c.public.raw",
+    )
+    .await;
+    // Run, target, rows, inserted, updated, unchanged, closed, deleted.
+    assert_eq!(instance.lines("RUN PIPELINE sent").await, ["1 dim 3 3 0 0 0 0"]);
+    instance.run("UPDATE source SET v = 31 WHERE id = 3").await;
+    assert_eq!(instance.lines("RUN PIPELINE sent").await, ["2 dim 3 1 0 2 1 0"]);
+    assert_eq!(instance.lines("RUN PIPELINE within").await, ["3 log 2 2 0 0 0 0", "3 dim 2 0 0 2 0 0"]);
+    assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "4");
+    let runs = "SELECT string_agg(target || ' ' || rows || ' ' || inserted, ', ' ORDER BY committed_at) FROM tidemark.progress";
+    assert_eq!(postgres.value(runs).await, "public.dim 3 3, public.dim 3 1, public.log 2 2, public.dim 2 0");
+    instance.run("RUN PIPELINE within WITH FULL REFRESH").await;
+    assert_eq!(postgres.value("SELECT count(*) FROM log").await, "2");
+    // Another server counts its runs from one as well.
+    let other = start().await;
+    other.run(&postgres.connection("")).await;
+    run_each(
+        &other,
+        "CREATE TABLE dim (id INT PRIMARY KEY, v INT) WITH (strategy = 'scd2', connection = 'c');
+         CREATE PIPELINE sent INTO dim AS SELECT 4 AS id, 40 AS v",
+    )
+    .await;
+    assert_eq!(other.lines("RUN PIPELINE sent").await, ["1 dim 1 1 0 0 0 0"]);
+    assert_eq!(postgres.value("SELECT count(*) FROM dim").await, "5");
+}
+
+/// Cut off between the commit there and the commit here: the run is taken up with what it had, and what came meanwhile is the next
+/// one's.
+#[tokio::test]
+async fn a_watermark_is_that_of_what_was_loaded() {
+    let (postgres, mut instance) = both().await;
+    postgres.run("CREATE TABLE raw (id int, v int); INSERT INTO raw VALUES (1, 10), (2, 20)").await;
+    run_each(
+        &instance,
+        "CREATE TABLE log (id INT, v INT) WITH (strategy = 'append', connection = 'c');
+         CREATE PIPELINE news INTO log WITH (incremental_column = 'id') AS SELECT id, v FROM c.public.raw",
+    )
+    .await;
+    let dir = instance.server.dir().to_path_buf();
+    instance.server.kill9().unwrap();
+    instance.server = Server::start_with(&dir, &[], &[("TIDEMARK_FAIL_POINT", "load.committed")]).await.unwrap();
+    assert!(instance.client().await.simple_query("RUN PIPELINE news").await.is_err());
+    postgres.run("INSERT INTO raw VALUES (3, 30)").await;
+    instance.server.kill_and_restart().await.unwrap();
+    let ended = "SELECT status, rows_in, inserted, watermark_after FROM tidemark.run_history WHERE attempt = 2";
+    instance.wait_for(ended, &["succeeded 2 2 2"]).await;
+    assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2");
+    instance.run("RUN PIPELINE news").await;
+    assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2 3");
 }

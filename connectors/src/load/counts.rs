@@ -24,6 +24,8 @@ pub struct LoadRun {
     pub payload: Option<String>,
     /// It is all done, counted, and taken back.
     pub dry: bool,
+    /// What a table holds that loads only add to goes first.
+    pub anew: bool,
 }
 
 impl Counts {

@@ -89,9 +89,12 @@ impl Client {
         Ok(Client { name: name.clone(), options: options.clone(), postgres })
     }
 
-    /// Runs statements that give no rows.
+    /// Runs statements that give no rows. If nobody waits for their end, they are cancelled.
     pub async fn run(&self, sql: &str) -> Result<()> {
-        self.postgres.batch_execute(sql).await.map_err(|e| error::remote(&self.name, &e, Some(sql)))
+        let mut canceller = self.canceller();
+        let done = self.postgres.batch_execute(sql).await;
+        canceller.disarm();
+        done.map_err(|e| error::remote(&self.name, &e, Some(sql)))
     }
 
     /// Runs a statement; how many rows it was about. If nobody waits for its end, it is cancelled.

@@ -198,7 +198,8 @@ impl Loading {
     async fn add(&self) -> Result<Counts> {
         let table = self.plan.table.qualified();
         let mut counts = Counts { rows: self.rows, ..Counts::default() };
-        if self.plan.load.strategy == Strategy::Truncate {
+        let anew = self.plan.run.as_ref().is_some_and(|run| run.anew);
+        if anew || self.plan.load.strategy == Strategy::Truncate {
             self.lock().await?;
             counts.deleted = self.client.execute(&format!("DELETE FROM {table}")).await?;
             fail_point("load.applied.0");

@@ -41,6 +41,7 @@ pub use ddl::{SchemaChange, TargetColumn, TargetTable, indexes_for};
 pub use drift::OnDrift;
 pub use load::{Begun, LoadPlan, Loading};
 pub use options::PostgresOptions;
+pub use progress::recorded;
 pub use pushdown::{PushDown, whole_query};
 pub use reading::Reading;
 pub use table::RemoteTable;

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS tidemark.progress (
 
 /// Makes the table if it is not there. Outside of a transaction.
 pub async fn prepare(client: &Client) -> Result<()> {
-    if !client.texts("SELECT 1 WHERE to_regclass('tidemark.progress') IS NOT NULL").await?.is_empty() {
+    if is_there(client).await? {
         return Ok(());
     }
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('tidemark progress', 0))";
@@ -39,19 +39,39 @@ pub async fn prepare(client: &Client) -> Result<()> {
 
 /// Keeps others from doing the same run; what it did, if it has been. In the load's transaction.
 pub async fn begin(client: &Client, run: &LoadRun) -> Result<Option<Counts>> {
-    let failed = |e| error::remote(&client.name, &e, None);
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' ' || $2::text, 0))";
-    client.postgres.query(lock, &[&run.target, &run.id]).await.map_err(failed)?;
-    let sql =
-        "SELECT rows, inserted, updated, closed, deleted FROM tidemark.progress WHERE target = $1 AND run_id = $2";
-    let row = client.postgres.query_opt(sql, &[&run.target, &run.id]).await.map_err(failed)?;
+    let locked = client.postgres.query(lock, &[&run.target, &run.id]).await;
+    locked.map_err(|e| error::remote(&client.name, &e, None))?;
+    Ok(row_of(client, run).await?.map(|(counts, _)| counts))
+}
+
+/// What a run has done, and the payload that was recorded with it, if it has been.
+pub async fn recorded(client: &Client, run: &LoadRun) -> Result<Option<(Counts, Option<String>)>> {
+    match is_there(client).await? {
+        true => row_of(client, run).await,
+        false => Ok(None),
+    }
+}
+
+async fn is_there(client: &Client) -> Result<bool> {
+    Ok(!client.texts("SELECT 1 WHERE to_regclass('tidemark.progress') IS NOT NULL").await?.is_empty())
+}
+
+async fn row_of(client: &Client, run: &LoadRun) -> Result<Option<(Counts, Option<String>)>> {
+    let sql = "SELECT rows, inserted, updated, closed, deleted, payload FROM tidemark.progress \
+               WHERE target = $1 AND run_id = $2";
+    let row = client.postgres.query_opt(sql, &[&run.target, &run.id]).await;
+    let row = row.map_err(|e| error::remote(&client.name, &e, None))?;
     let count = |row: &tokio_postgres::Row, at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or(0);
-    Ok(row.map(|row| Counts {
-        rows: count(&row, 0),
-        inserted: count(&row, 1),
-        updated: count(&row, 2),
-        closed: count(&row, 3),
-        deleted: count(&row, 4),
+    Ok(row.map(|row| {
+        let counts = Counts {
+            rows: count(&row, 0),
+            inserted: count(&row, 1),
+            updated: count(&row, 2),
+            closed: count(&row, 3),
+            deleted: count(&row, 4),
+        };
+        (counts, row.get(5))
     }))
 }
 

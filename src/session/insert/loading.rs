@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::Object;
 use tidemark_common::Result;
 use tidemark_connectors::load::{Counts, LoadRun};
+use tidemark_connectors::postgres::recorded;
 use tidemark_sql::ast::Statement;
 
 use super::sources;
@@ -21,7 +22,6 @@ impl Session {
     /// Loads what a query gives into a table, through its strategy if it has one. `columns`: those that the query's are for, by
     /// position; if none are named, all that a load gives. For a table kept here it is part of the transaction, which is begun; in
     /// another system it is committed there, together with `run`, which is done once however often it is tried.
-    #[allow(dead_code)]
     pub(crate) async fn load_select(
         &mut self,
         object: &Arc<Object>,
@@ -40,6 +40,13 @@ impl Session {
         let mut insertion = self.insertion(&names, object, positions, load_of(object)?, run).await?;
         self.insert_query(&names, &mut insertion, plan, sources, columns.is_empty(), &[]).await?;
         self.close_way(object, insertion.writer, insertion.way).await
+    }
+
+    /// What a run has done to a table kept in another system, and the payload that was recorded with it, if it has been. Whoever
+    /// tries a run again must know before he decides what to load: what was there then may not be what there is now.
+    pub(crate) async fn loaded_by(&self, object: &Object, run: &LoadRun) -> Result<Option<(Counts, Option<String>)>> {
+        let Some(remote) = object.remote() else { return Ok(None) };
+        recorded(&self.connect_remote(remote).await?, run).await
     }
 }
 

@@ -6,7 +6,7 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
 use rand::Rng;
-use tidemark_catalog::Object;
+use tidemark_catalog::{Column, Object, ObjectKind, Table};
 use tidemark_common::{Error, Result};
 use tidemark_connectors::load::{Counts, Load, LoadRun};
 use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, whole_query};
@@ -53,7 +53,7 @@ impl Session {
     fn run_of_setting(&self, object: &Object) -> Option<LoadRun> {
         let id = self.info.setting("tidemark.run_id").filter(|id| !id.is_empty())?;
         let target = self.transaction().ok()?.catalog.qualified_name(object);
-        Some(LoadRun { id, target, payload: None, dry: false })
+        Some(LoadRun { id, target, payload: None, dry: false, anew: false })
     }
 
     pub(super) async fn end_there(&mut self, there: There) -> Result<Counts> {
@@ -121,11 +121,16 @@ pub(in crate::session) fn query_within(
     positions: &[usize],
     options: &PostgresOptions,
 ) -> Result<Option<String>> {
-    // Defaults are computed here, and what goes through NORMALIZE does so here.
-    let needs_us = |(at, column): (usize, &tidemark_catalog::Column)| {
-        column.normalize.is_some() || column.default.is_some() && !positions.contains(&at)
+    // Defaults are computed here, but for those of the strategy's columns, and NORMALIZE is done here.
+    let own: &[String] = match &object.kind {
+        ObjectKind::Table(Table { load: Some(load), .. }) => &load.own,
+        _ => &[],
     };
-    if object.columns().iter().enumerate().any(needs_us) {
+    let is_filled = |(at, column): (usize, &Column)| {
+        column.normalize.is_some()
+            || column.default.is_some() && !positions.contains(&at) && !own.contains(&column.name)
+    };
+    if object.columns().iter().enumerate().any(is_filled) {
         return Ok(None);
     }
     let optimized = crate::planning::aside(|| names.planner().optimize(plan))?;
