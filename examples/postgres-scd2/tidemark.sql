@@ -15,3 +15,7 @@ CREATE TABLE dim_customer (
 ) WITH (
     strategy = 'scd2', compare_columns = 'email, status, city', event_time = 'updated_at', deletes = 'soft',
     connection = 'shop', table = 'dwh.dim_customer');
+
+-- What fills it, and when. Run by hand as often as you like, too.
+CREATE PIPELINE sync_customers INTO dim_customer SCHEDULE '0 3 * * *' WITH (retries = 3)
+AS SELECT customer_id, email, status, city, visits, updated_at FROM shop.raw.customers;
