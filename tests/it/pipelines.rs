@@ -124,6 +124,25 @@ async fn attempts_follow_one_another_and_end() {
 }
 
 #[tokio::test]
+async fn explain_shows_the_sql_of_the_next_run() {
+    let instance = start().await;
+    instance.run("CREATE TABLE raw (id INT PRIMARY KEY, at TIMESTAMPTZ)").await;
+    instance.run("INSERT INTO raw VALUES (1, '2026-01-01 00:00+00'), (2, '2026-01-02 00:00+00')").await;
+    instance.run("CREATE TABLE t (id INT PRIMARY KEY, at TIMESTAMPTZ) WITH (strategy = 'merge')").await;
+    instance
+        .run("CREATE PIPELINE p INTO t EVERY INTERVAL '1 day' WITH (incremental_column = 'at') AS SELECT * FROM raw")
+        .await;
+    instance.run("RUN PIPELINE p").await;
+    instance.run("INSERT INTO raw VALUES (3, '2026-01-03 00:00+00')").await;
+    let shown = instance.lines("EXPLAIN PIPELINE p").await.join("\n");
+    let head = "Pipeline p, every 86400 seconds\n  Watermark: at from 2026-01-02 00:00:00+00 to 2026-01-03 00:00:00+00\n  \
+                Into t: merge by id\n    SELECT id, at FROM (SELECT * FROM raw) AS input WHERE at > CAST('2026-01-02 00:00:00+00' AS \
+                timestamp with time zone) AND at <= CAST('2026-01-03 00:00:00+00' AS timestamp with time zone)";
+    assert!(shown.starts_with(head) && shown.contains("FilterExec"), "{shown}");
+    assert_eq!(instance.value("SELECT count(*) FROM t").await, "2");
+}
+
+#[tokio::test]
 async fn what_a_continuous_pipeline_loads_is_its_query_over_sigkill() {
     let mut instance = start().await;
     instance.run("CREATE TABLE orders (id BIGINT PRIMARY KEY, customer INT, amount INT)").await;

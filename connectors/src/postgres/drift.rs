@@ -345,7 +345,7 @@ mod tests {
             ("numeric(5,2)", "numeric"),
             ("real", "double precision"),
             ("character varying(3)", "character varying(4)"),
-            ("character varying", "text"),
+            ("character varying(3)", "text"),
         ] {
             assert!(wider(narrow, wide) && !wider(wide, narrow), "{narrow} {wide}");
         }

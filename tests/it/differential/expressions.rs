@@ -298,12 +298,12 @@ impl Generator<'_> {
         }
     }
 
-    /// A function over a window.
-    pub(super) fn over(&mut self, scope: &Scope) -> (String, Ty) {
+    /// A function over a window. `by_place`: it may tell rows apart that are equal in all columns.
+    pub(super) fn over(&mut self, scope: &Scope, by_place: bool) -> (String, Ty) {
         self.within("over", |g| {
             let partition = g.partition(scope);
             let (any, of_any) = g.any_column(scope);
-            let form = g.choices.below(3);
+            let form = if by_place { g.choices.below(3) } else { 2 * g.choices.below(2) };
             let order = g.total_order(scope);
             match (form, order) {
                 (1, Some(order)) => {

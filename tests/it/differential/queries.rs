@@ -291,7 +291,11 @@ impl Generator<'_> {
     fn windowed(&mut self, depth: u32) -> Select {
         let from = self.relation(depth);
         let mut values = self.values(&from.scope);
-        values.extend((0..1 + self.choices.below(2)).map(|_| self.over(&from.scope)));
+        values.push(self.over(&from.scope, true));
+        if self.percent(50) {
+            // Which of two equal rows is the first is for each window to say: only one may.
+            values.push(self.over(&from.scope, false));
+        }
         let (values, columns) = self.named(values);
         let filter = self.filter(&from.scope, depth);
         Select { sql: format!("SELECT {values} FROM {}{filter}", from.sql), columns }
