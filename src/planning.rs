@@ -13,7 +13,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use tidemark_common::Result;
 use tidemark_connectors::postgres::PushDown;
-use tidemark_sql::functions;
+use tidemark_sql::{functions, optimizer};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::outer_joins::OuterJoinConstants;
@@ -44,7 +44,7 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory_limit as usize)))
         .build_arc()?;
-    let mut rules = functions::optimizer_rules();
+    let mut rules = optimizer::rules();
     rules.push(Arc::new(PushDown::default()));
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(session)

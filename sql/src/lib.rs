@@ -17,6 +17,7 @@ mod grouping_keys;
 pub mod lateral;
 mod literals;
 pub mod lower;
+pub mod optimizer;
 mod order_names;
 mod outer_types;
 mod partition_keys;

@@ -50,7 +50,6 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_common::Result;
 
-pub use aggregates::optimizer_rules;
 pub use arrays::parse_text_array;
 pub use binary::parse_bytea;
 pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};

@@ -165,8 +165,13 @@ impl Arguments {
         if let Some(found) = self.columns.iter().position(same) {
             return Ok(found);
         }
-        self.columns.push(bare.data);
-        Ok(self.columns.len() - 1)
+        // A cast is called as what it casts: two of one column, to two types, need names of their own.
+        let name = bare.data.schema_name().to_string();
+        let is_taken =
+            !matches!(bare.data, Expr::Column(_)) && self.columns.iter().any(|c| c.schema_name().to_string() == name);
+        let place = self.columns.len();
+        self.columns.push(if is_taken { bare.data.alias(format!("__argument_{place}")) } else { bare.data });
+        Ok(place)
     }
 }
 

@@ -1,0 +1,7 @@
+-- CREATE fails with 22000: In an aggregate with DISTINCT, ORDER BY expressions must a
+-- workers: 1
+CREATE TABLE t0 (c0 SMALLINT, c1 TEXT, c2 DOUBLE PRECISION, c3 TEXT, c4 TEXT, c5 DATE);
+CREATE TABLE t1 (c0 BIGINT, c1 VARCHAR(9), c2 BOOLEAN, c3 INT, c4 INT, PRIMARY KEY (c0));
+CREATE TABLE t2 (c0 INT, c1 TEXT, c2 DATE, c3 DOUBLE PRECISION, PRIMARY KEY (c0, c1));
+CREATE MATERIALIZED VIEW v3 AS SELECT a2.x302 AS x303, jsonb_agg(a2.x302 ORDER BY a2.x302 DESC)::text AS x304, round(stddev_pop(4)::numeric, 6) AS x305 FROM (SELECT a1.c2 AS x301, a1.c1 || 'x' AS x302 FROM t1 AS a1) AS a2 WHERE 0.00 <> (SELECT round(var_pop(a3.c0)::numeric, 6) FROM t2 AS a3) GROUP BY 1 HAVING count(*) > 1;
+CREATE MATERIALIZED VIEW w AS SELECT a2.x501 AS x505, count(*) AS x506 FROM (SELECT a1.x303 AS x501, a1.x304 AS x502, grouping(a1.x303, a1.x304) AS x503, string_agg(a1.x303, ',' ORDER BY a1.x303) AS x504 FROM v3 AS a1 GROUP BY ROLLUP (a1.x303, a1.x304)) AS a2 GROUP BY 1 HAVING string_agg(DISTINCT a2.x504, ',' ORDER BY a2.x504 DESC) >= (SELECT min(a3.c1) FROM t0 AS a3);
