@@ -102,6 +102,22 @@ pub struct Column {
     pub attnum: i16,
 }
 
+impl Column {
+    /// A column that may be NULL and of which nothing else is said. `attnum`: its number, from 1.
+    pub fn new(name: impl Into<String>, sql_type: SqlType, attnum: i16) -> Self {
+        Self {
+            name: name.into(),
+            sql_type,
+            nullable: true,
+            default: None,
+            identity: None,
+            normalize: None,
+            comment: None,
+            attnum,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     Always,
@@ -437,14 +453,8 @@ pub fn columns_of(schema: &Schema) -> Vec<Column> {
         .iter()
         .enumerate()
         .map(|(i, f)| Column {
-            name: f.name().clone(),
-            sql_type: SqlType::from_field(f),
             nullable: f.is_nullable(),
-            default: None,
-            identity: None,
-            normalize: None,
-            comment: None,
-            attnum: i as i16 + 1,
+            ..Column::new(f.name(), SqlType::from_field(f), i as i16 + 1)
         })
         .collect()
 }

@@ -29,6 +29,7 @@ pub struct Pipeline {
     #[serde(default)]
     pub paused: bool,
     /// Due times before it do not count, in microseconds: when it was created, or went on after a pause.
+    /// A continuous one's never changes: other systems know its loads by it.
     pub since: i64,
 }
 

@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use tidemark_common::{Error, Result};
 
-use crate::grammar::build::call;
+use crate::grammar::build::{call, replaced};
 
 /// Whether a row of a subquery compares so: true, false or NULL as `= ANY` is.
 pub(crate) const ANY: &str = "tidemark_row_any";
@@ -49,12 +49,8 @@ impl VisitorMut for Rows {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        match rewritten(expr) {
-            Ok(Some(new)) => *expr = new,
-            Ok(None) => {}
-            Err(error) => return ControlFlow::Break(error),
-        }
-        ControlFlow::Continue(())
+        let new = rewritten(expr);
+        replaced(expr, new)
     }
 }
 
@@ -256,15 +252,10 @@ pub(crate) fn compared<E: Clone>(op: Operator, pairs: Vec<(E, E)>, join: &impl F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ast::Statement;
+    use crate::grammar::build::rewritten_select;
 
     fn rewritten(sql: &str) -> String {
-        let Statement::Sql(mut statement) = crate::grammar::parse_one(&format!("SELECT {sql}")).unwrap().statement
-        else {
-            panic!("{sql}")
-        };
-        rewrite(statement.as_mut()).unwrap();
-        statement.to_string()["SELECT ".len()..].to_string()
+        rewritten_select(sql, rewrite).unwrap()
     }
 
     #[test]

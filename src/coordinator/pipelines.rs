@@ -177,7 +177,7 @@ impl Session {
             self.change_catalog(vec![], vec![PlannedStep::Pause(object.oid, paused)])?;
         }
         self.change_pipeline(object, |pipeline| {
-            if pipeline.paused && !paused {
+            if pipeline.paused && !paused && object.continuous().is_none() {
                 pipeline.since = now;
             }
             pipeline.paused = paused;
@@ -256,8 +256,7 @@ fn comes_from(catalog: &Catalog, relations: BTreeSet<Oid>, table: Oid) -> bool {
 
 fn check(pipeline: &Pipeline, name: &str) -> Result<()> {
     Schedule::of(pipeline)?;
-    let secrets: Vec<String> = pipeline.secrets.iter().map(|(key, _)| key.clone()).collect();
-    let options = PipelineOptions::parse(&pipeline.options, &secrets)?;
+    let options = PipelineOptions::of(pipeline)?;
     if pipeline.continuous().is_some() {
         const OF_RUNS: [&str; 11] = [
             "incremental_column",

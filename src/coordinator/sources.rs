@@ -109,16 +109,7 @@ fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
                     option.option, column.name
                 )));
             }
-            Ok(Column {
-                name: fold(&column.name),
-                sql_type: grammar::types::sql_type(&column.data_type)?,
-                nullable: true,
-                default: None,
-                identity: None,
-                normalize: None,
-                comment: None,
-                attnum: i as i16 + 1,
-            })
+            Ok(Column::new(fold(&column.name), grammar::types::sql_type(&column.data_type)?, i as i16 + 1))
         })
         .collect()
 }

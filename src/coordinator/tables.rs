@@ -460,16 +460,7 @@ fn check_options(create: &sql::CreateTable) -> Result<()> {
 }
 
 pub(super) fn new_column(name: String, sql_type: SqlType, position: usize) -> Column {
-    Column {
-        name,
-        sql_type,
-        nullable: true,
-        default: None,
-        identity: None,
-        normalize: None,
-        comment: None,
-        attnum: position as i16 + 1,
-    }
+    Column::new(name, sql_type, position as i16 + 1)
 }
 
 pub(super) fn column_type(data_type: &sql::DataType) -> Result<SqlType> {

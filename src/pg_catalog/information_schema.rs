@@ -116,16 +116,7 @@ pub fn type_words(sql_type: &SqlType) -> TypeWords {
 fn column_rows(ctx: &SystemContext, rows: &mut Rows) {
     for r in relations() {
         for (i, spec) in r.columns.iter().enumerate() {
-            let column = Column {
-                name: spec.name.into(),
-                sql_type: spec.sql_type.clone(),
-                nullable: !spec.not_null,
-                default: None,
-                identity: None,
-                normalize: None,
-                comment: None,
-                attnum: i as i16 + 1,
-            };
+            let column = spec.column(i);
             column_row(ctx, (r.schema, r.name), &column, false, None, rows);
         }
     }

@@ -122,16 +122,7 @@ fn attribute_rows(ctx: &SystemContext, class: &Class<'_>, rows: &mut Rows) {
         }
         Class::System(relation) => {
             for (i, spec) in relation.columns.iter().enumerate() {
-                let column = Column {
-                    name: spec.name.into(),
-                    sql_type: spec.sql_type.clone(),
-                    nullable: !spec.not_null,
-                    default: None,
-                    identity: None,
-                    normalize: None,
-                    comment: None,
-                    attnum: i as i16 + 1,
-                };
+                let column = spec.column(i);
                 attribute_row(relation.oid, &column, column.attnum, rows);
             }
         }

@@ -15,6 +15,7 @@ use datafusion::arrow::array::{
     new_null_array,
 };
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use tidemark_catalog::Column;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
@@ -38,6 +39,13 @@ pub struct SystemColumn {
     pub name: &'static str,
     pub sql_type: SqlType,
     pub not_null: bool,
+}
+
+impl SystemColumn {
+    /// As the catalog says a column of a table: the `at`th of its relation, from 0.
+    pub fn column(&self, at: usize) -> Column {
+        Column { nullable: !self.not_null, ..Column::new(self.name, self.sql_type.clone(), at as i16 + 1) }
+    }
 }
 
 static RELATIONS: LazyLock<BTreeMap<&'static str, BTreeMap<&'static str, Relation>>> = LazyLock::new(|| {

@@ -112,16 +112,7 @@ impl SystemFacts for Facts {
 }
 
 fn column(attnum: i16, name: &str, sql_type: SqlType) -> Column {
-    Column {
-        name: name.into(),
-        sql_type,
-        nullable: true,
-        default: None,
-        identity: None,
-        normalize: None,
-        comment: None,
-        attnum,
-    }
+    Column::new(name, sql_type, attnum)
 }
 
 fn object(oid: Oid, schema: Oid, name: &str, depends_on: &[Oid], kind: ObjectKind) -> Object {

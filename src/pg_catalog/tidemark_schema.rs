@@ -78,15 +78,16 @@ fn job_rows(ctx: &SystemContext, rows: &mut Rows) {
 }
 
 /// Facts of a source or sink that is in the catalog: one created or dropped this moment may be in only one of them.
-fn fact_of<T>(facts: Vec<T>, oid: Oid, oid_of: impl Fn(&T) -> Oid) -> Option<T> {
-    facts.into_iter().find(|f| oid_of(f) == oid)
+fn fact_of<T: Clone>(facts: &[T], oid: Oid, oid_of: impl Fn(&T) -> Oid) -> Option<T> {
+    facts.iter().find(|f| oid_of(f) == oid).cloned()
 }
 
 fn source_rows(ctx: &SystemContext, rows: &mut Rows) {
+    let facts = ctx.facts.sources();
     for object in ctx.catalog.objects() {
         let ObjectKind::Source(source) = &object.kind else { continue };
         let (schema, name) = names(ctx, object);
-        let fact = fact_of(ctx.facts.sources(), object.oid, |f| f.oid).unwrap_or_default();
+        let fact = fact_of(&facts, object.oid, |f| f.oid).unwrap_or_default();
         let state = if fact.state.is_empty() { "starting" } else { &fact.state };
         row!(
             rows, oid: object.oid, schema_name: schema, name: name,
@@ -98,10 +99,11 @@ fn source_rows(ctx: &SystemContext, rows: &mut Rows) {
 }
 
 fn sink_rows(ctx: &SystemContext, rows: &mut Rows) {
+    let facts = ctx.facts.sinks();
     for object in ctx.catalog.objects() {
         let ObjectKind::Sink(sink) = &object.kind else { continue };
         let (schema, name) = names(ctx, object);
-        let fact = fact_of(ctx.facts.sinks(), object.oid, |f| f.oid).unwrap_or_default();
+        let fact = fact_of(&facts, object.oid, |f| f.oid).unwrap_or_default();
         let state = if fact.state.is_empty() { "starting" } else { &fact.state };
         row!(
             rows, oid: object.oid, schema_name: schema, name: name,
@@ -145,9 +147,10 @@ fn connection_rows(ctx: &SystemContext, rows: &mut Rows) {
 }
 
 fn pipeline_rows(ctx: &SystemContext, rows: &mut Rows) {
+    let facts = ctx.facts.pipelines();
     for object in ctx.catalog.objects() {
         let ObjectKind::Pipeline(pipeline) = &object.kind else { continue };
-        let fact = fact_of(ctx.facts.pipelines(), object.oid, |f| f.oid).unwrap_or_default();
+        let fact = fact_of(&facts, object.oid, |f| f.oid).unwrap_or_default();
         let names = |oids: &[Oid]| {
             let objects = oids.iter().filter_map(|oid| ctx.catalog.get(*oid));
             objects.map(|object| ctx.catalog.qualified_name(object)).collect::<Vec<_>>()

@@ -21,7 +21,6 @@ use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_connectors::load::{Counts, Deletes, LoadRun, Strategy};
 
 use super::history;
-use super::run::is_kept_elsewhere;
 use super::work::Definition;
 use crate::coordinator::loads::load_of;
 use crate::database::Database;
@@ -29,8 +28,6 @@ use crate::session::{Changed, Session};
 
 /// What tells in `tidemark.watermarks` that the value is an epoch.
 pub const EPOCH: &str = "tidemark_epoch";
-/// Times an epoch is loaded again because other sessions wrote what it had read.
-const CONFLICTS: usize = 100;
 
 /// The sink that a continuous pipeline is to the engine.
 #[derive(Debug)]
@@ -73,15 +70,7 @@ impl SinkWriter for Writer {
         let stopping = || Error::new(SqlState::AdminShutdown, "the server is shutting down");
         let db = self.database.upgrade().ok_or_else(stopping)?;
         let changed = net(&self.schema, changes)?;
-        let mut conflicts = 0;
-        let delivered = loop {
-            match self.load(&db, epoch, &changed).await {
-                Err(error) if error.state() == SqlState::SerializationFailure && conflicts < CONFLICTS => {
-                    conflicts += 1
-                }
-                delivered => break delivered,
-            }
-        };
+        let delivered = self.load(&db, epoch, &changed).await;
         db.pipelines.delivered(&db, self.pipeline, delivered.as_ref().err());
         delivered
     }
@@ -99,7 +88,7 @@ impl Writer {
         let catalog = db.moment().catalog;
         let targets = definition.pipeline.targets.iter().map(|oid| catalog.expect(*oid).cloned());
         let (there, here): (Vec<_>, Vec<_>) =
-            targets.collect::<Result<Vec<_>>>()?.into_iter().partition(|target| is_kept_elsewhere(target));
+            targets.collect::<Result<Vec<_>>>()?.into_iter().partition(|target| target.remote().is_some());
         let mut counts = Counts::default();
         for target in &there {
             let id = format!("{}-{}-{epoch}", self.pipeline, definition.pipeline.since);
@@ -108,20 +97,29 @@ impl Writer {
             let loaded = async |session: &mut Session| session.load_changed(target, rows, Some(run)).await;
             counts = counts.plus(&session.in_own_transaction(loaded).await?);
         }
-        session.script("BEGIN").await?;
-        let result = async {
-            for target in &here {
-                counts = counts.plus(&session.load_changed(target, changed.of(target)?, None).await?);
-            }
-            history::loaded(&mut session, self.pipeline, &name, epoch, &counts).await
-        };
-        match result.await {
-            Ok(()) => session.script("COMMIT").await,
-            Err(error) => {
-                session.script("ROLLBACK").await?;
-                Err(error)
+        let mut tries = 0;
+        loop {
+            session.script("BEGIN").await?;
+            let done = self.load_here(&mut session, &here, changed, (&name, epoch), counts).await;
+            if session.block_done(done, &mut tries).await?.is_some() {
+                return Ok(());
             }
         }
+    }
+
+    /// An epoch's changes into the tables of this server, and that they are in them: all of it or nothing.
+    async fn load_here(
+        &self,
+        session: &mut Session,
+        targets: &[Arc<Object>],
+        changed: &Net,
+        (name, epoch): (&str, Epoch),
+        mut counts: Counts,
+    ) -> Result<()> {
+        for target in targets {
+            counts = counts.plus(&session.load_changed(target, changed.of(target)?, None).await?);
+        }
+        history::loaded(session, self.pipeline, name, epoch, &counts).await
     }
 }
 
@@ -187,7 +185,7 @@ pub fn check_target(target: &Object, append_only: bool, query: &str) -> Result<(
             format!("the query changes rows that it has given, and \"{name}\" only takes rows that stay as they are"),
             "Load into a table with strategy merge or scd2. EXPLAIN CREATE MATERIALIZED VIEW v AS the query shows what updates rows.",
         ),
-        _ if is_kept_elsewhere(target) && load.as_ref().is_some_and(|load| load.deletes != Deletes::Ignore) => refused(
+        _ if target.remote().is_some() && load.as_ref().is_some_and(|load| load.deletes != Deletes::Ignore) => refused(
             format!(
                 "deletes of \"{name}\", which is kept in another system, do not go with a continuous pipeline: {query}"
             ),

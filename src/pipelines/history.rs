@@ -6,11 +6,12 @@
 //!   a row that is "running" when the server starts was cut off: nothing of it is in a table kept here
 //! ```
 
+use rand::Rng;
 use tidemark_catalog::{Catalog, Object, quote_literal};
-use tidemark_common::{Error, Result};
+use tidemark_common::{Epoch, Error, Oid, Result};
 use tidemark_connectors::load::Counts;
 
-use crate::session::Session;
+use crate::session::{Session, time_literal};
 
 /// Made when a data directory has none.
 const TABLES: [(&str, &str); 3] = [
@@ -68,12 +69,31 @@ pub struct Order {
     pub load_id: String,
     /// The attempt to begin with.
     pub attempt: i32,
-    pub pipeline: tidemark_common::Oid,
+    pub pipeline: Oid,
     pub name: String,
     pub cause: Cause,
     pub due: Option<i64>,
     pub parent: Option<i64>,
     pub full_refresh: bool,
+}
+
+impl Order {
+    /// A first attempt, which nothing else has set off.
+    pub fn new(run: i64, pipeline: &Object, cause: Cause) -> Self {
+        #[allow(clippy::disallowed_methods)] // an id, which no query computes with
+        let unique: u64 = rand::rng().random();
+        Self {
+            run,
+            load_id: format!("{run}-{unique:016x}"),
+            attempt: 1,
+            pipeline: pipeline.oid,
+            name: pipeline.name.clone(),
+            cause,
+            due: None,
+            parent: None,
+            full_refresh: false,
+        }
+    }
 }
 
 /// How far a pipeline with `incremental_column` has come.
@@ -94,7 +114,7 @@ impl Watermark {
 /// The last run of each pipeline, as a start of the server finds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
-    pub pipeline: tidemark_common::Oid,
+    pub pipeline: Oid,
     pub run: i64,
     pub began: i64,
     pub ended: i64,
@@ -113,13 +133,8 @@ pub async fn create_tables(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-pub fn time(micros: i64) -> String {
-    let moment = chrono::DateTime::from_timestamp_micros(micros).unwrap_or_default();
-    format!("TIMESTAMPTZ '{}'", moment.format("%Y-%m-%d %H:%M:%S%.6f+00"))
-}
-
 fn optional_time(micros: Option<i64>) -> String {
-    micros.map_or_else(|| "NULL".into(), time)
+    micros.map_or_else(|| "NULL".into(), time_literal)
 }
 
 fn optional_text(text: Option<&str>) -> String {
@@ -151,7 +166,7 @@ fn inserted(order: &Order, attempt: i32, now: i64, status: &str, ended: Option<i
         optional_time(order.due),
         optional_number(order.parent),
         order.full_refresh,
-        time(now),
+        time_literal(now),
         optional_time(ended),
         optional_text(error),
         quote_literal(&order.load_id),
@@ -173,7 +188,7 @@ pub async fn succeeded(
             "UPDATE tidemark.run_history SET status = 'succeeded', ended = {}, rows_in = {}, inserted = {}, updated = {}, \
              unchanged = {}, closed = {}, deleted = {}, watermark_before = {}, watermark_after = {} \
              WHERE run = {} AND attempt = {attempt}",
-            time(now),
+            time_literal(now),
             counts.rows,
             counts.inserted,
             counts.updated,
@@ -197,7 +212,7 @@ pub async fn succeeded(
             quote_literal(&after.value),
             quote_literal(&after.sql_type),
             order.run,
-            time(now),
+            time_literal(now),
         ))
         .await
 }
@@ -220,7 +235,7 @@ pub async fn failed(
     session
         .script(&format!(
             "UPDATE tidemark.run_history SET status = '{status}', ended = {}, error = {}, sqlstate = {} WHERE {at} AND status = 'running'",
-            time(now),
+            time_literal(now),
             quote_literal(&text),
             quote_literal(error.code()),
         ))
@@ -235,12 +250,12 @@ pub async fn step_failed(session: &mut Session, order: &Order, attempt: i32, err
 }
 
 /// Forgets runs that began before `until`.
-pub async fn expire(session: &mut Session, pipeline: tidemark_common::Oid, until: i64) -> Result<()> {
-    let of = format!("pipeline_id = {pipeline} AND started < {}", time(until));
+pub async fn expire(session: &mut Session, pipeline: Oid, until: i64) -> Result<()> {
+    let of = format!("pipeline_id = {pipeline} AND started < {}", time_literal(until));
     session.script(&format!("DELETE FROM tidemark.run_history WHERE {of} AND status <> 'running'")).await
 }
 
-pub async fn watermark(session: &mut Session, pipeline: tidemark_common::Oid) -> Result<Option<Watermark>> {
+pub async fn watermark(session: &mut Session, pipeline: Oid) -> Result<Option<Watermark>> {
     let query = format!("SELECT column_name, type, value FROM tidemark.watermarks WHERE pipeline_id = {pipeline}");
     let rows = session.text_rows(&query).await?;
     Ok(rows.into_iter().next().and_then(|row| match row.as_slice() {
@@ -253,13 +268,15 @@ pub async fn watermark(session: &mut Session, pipeline: tidemark_common::Oid) ->
 
 pub async fn last_run(session: &mut Session) -> Result<i64> {
     let rows = session.text_rows("SELECT max(run)::text FROM tidemark.run_history").await?;
-    Ok(rows.first().and_then(|row| row[0].as_deref()).and_then(|run| run.parse().ok()).unwrap_or(0))
+    Ok(rows.first().and_then(|row| number(&row[0])).unwrap_or(0))
 }
 
-const MICROS: &str = "(extract(epoch from %) * 1000000)::bigint::text";
-
 fn micros(column: &str) -> String {
-    MICROS.replace('%', column)
+    format!("(extract(epoch from {column}) * 1000000)::bigint::text")
+}
+
+fn number(text: &Option<String>) -> Option<i64> {
+    text.as_deref()?.parse().ok()
 }
 
 /// Marks the runs that were cut off, and gives them to be done again.
@@ -276,18 +293,17 @@ pub async fn cut_off(session: &mut Session, now: i64) -> Result<Vec<Order>> {
             .script(&format!(
                 "UPDATE tidemark.run_history SET status = 'interrupted', ended = {}, error = '{error}', sqlstate = '57P01' \
                  WHERE status = 'running' AND trigger <> 'continuous'",
-                time(now)
+                time_literal(now)
             ))
             .await?;
     }
-    let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<i64>().ok());
     Ok(rows
         .iter()
         .filter_map(|row| {
             Some(Order {
                 run: number(&row[0])?,
                 attempt: number(&row[1])? as i32 + 1,
-                pipeline: number(&row[2])? as tidemark_common::Oid,
+                pipeline: number(&row[2])? as Oid,
                 name: row[3].clone()?,
                 cause: Cause::parse(row[4].as_deref()?),
                 due: number(&row[5]),
@@ -313,7 +329,7 @@ pub async fn schema_changed(
     session
         .script(&format!(
             "INSERT INTO tidemark.schema_history VALUES ({}, {}, {}, {}, {}, {}, {}, {})",
-            time(now),
+            time_literal(now),
             relation.oid,
             quote_literal(catalog.schema_name(relation.schema)),
             quote_literal(&relation.name),
@@ -326,15 +342,9 @@ pub async fn schema_changed(
 }
 
 /// For the transaction of the load: a continuous pipeline has loaded an epoch. It has one run for all its life.
-pub async fn loaded(
-    session: &mut Session,
-    pipeline: tidemark_common::Oid,
-    name: &str,
-    epoch: tidemark_common::Epoch,
-    counts: &Counts,
-) -> Result<()> {
+pub async fn loaded(session: &mut Session, pipeline: Oid, name: &str, epoch: Epoch, counts: &Counts) -> Result<()> {
     let db = session.database();
-    let (now, of) = (time(db.now()), format!("pipeline_id = {pipeline}"));
+    let (now, of) = (time_literal(db.now()), format!("pipeline_id = {pipeline}"));
     let known = session.text_rows(&format!("SELECT run::text FROM tidemark.watermarks WHERE {of}")).await?;
     let run = match known.first().and_then(|row| row[0].clone()) {
         Some(run) => run,
@@ -374,7 +384,7 @@ pub async fn loaded(
 }
 
 /// Pipelines that are there no longer: how far they were, and what was running for ever.
-pub async fn dropped(db: &std::sync::Arc<crate::database::Database>, pipelines: &[tidemark_common::Oid]) -> Result<()> {
+pub async fn dropped(db: &std::sync::Arc<crate::database::Database>, pipelines: &[Oid]) -> Result<()> {
     let mut session = Session::internal(db, "pipelines")?;
     let list: Vec<String> = pipelines.iter().map(ToString::to_string).collect();
     let of = format!("pipeline_id IN ({})", list.join(", "));
@@ -382,7 +392,7 @@ pub async fn dropped(db: &std::sync::Arc<crate::database::Database>, pipelines: 
     session
         .script(&format!(
             "UPDATE tidemark.run_history SET status = 'dropped', ended = {} WHERE {of} AND status = 'running'",
-            time(db.now())
+            time_literal(db.now())
         ))
         .await
 }
@@ -396,13 +406,12 @@ pub async fn last_runs(session: &mut Session) -> Result<Vec<Remembered>> {
         micros("ended"),
         micros("scheduled_for")
     );
-    let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<i64>().ok());
     let rows = session.text_rows(&query).await?;
     Ok(rows
         .iter()
         .filter_map(|row| {
             Some(Remembered {
-                pipeline: number(&row[0])? as tidemark_common::Oid,
+                pipeline: number(&row[0])? as Oid,
                 run: number(&row[1])?,
                 began: number(&row[2])?,
                 ended: number(&row[3])?,

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::Rng;
 use tidemark_catalog::{Catalog, Object, ObjectKind, Pipeline};
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -195,17 +194,7 @@ impl Pipelines {
                 .with_hint("What comes is loaded at once. To load all anew, DROP PIPELINE and CREATE it again."));
         }
         let run = self.next_run();
-        let order = Order {
-            run,
-            load_id: load_id(run),
-            attempt: 1,
-            pipeline: pipeline.oid,
-            name: pipeline.name.clone(),
-            cause: Cause::Manual,
-            due: None,
-            parent: None,
-            full_refresh,
-        };
+        let order = Order { full_refresh, ..Order::new(run, pipeline, Cause::Manual) };
         let (sender, ended) = oneshot::channel();
         let cancel = self.launch(db, order, Some(sender))?;
         Ok(Waiting { run, ended, cancel })
@@ -344,28 +333,20 @@ impl Pipelines {
 
     fn act(&self, db: &Arc<Database>, catalog: &Catalog, decision: Decision, now: i64) {
         let order = |pipeline: Oid, due: Option<i64>, parent| {
-            let run = self.next_run();
-            Order {
-                run,
-                load_id: load_id(run),
-                attempt: 1,
-                pipeline,
-                name: catalog.get(pipeline).map(|o| o.name.clone()).unwrap_or_default(),
-                cause: if due.is_some() { Cause::Schedule } else { Cause::Dependency },
-                due,
-                parent,
-                full_refresh: false,
-            }
+            let cause = if due.is_some() { Cause::Schedule } else { Cause::Dependency };
+            let pipeline = catalog.expect(pipeline)?;
+            Ok::<_, Error>(Order { due, parent, ..Order::new(self.next_run(), pipeline, cause) })
         };
         match decision {
             Decision::Run { pipeline, due, parent } => {
                 // Nothing else than this loop and a session begins runs; if one was faster, this one is not needed.
-                if let Err(error) = self.launch(db, order(pipeline, due, parent), None) {
+                if let Err(error) = order(pipeline, due, parent).and_then(|order| self.launch(db, order, None)) {
                     tracing::info!(%error, "a run is left out");
                 }
             }
             Decision::Skip { pipeline, due, of, why, parent } => {
-                let order = order(pipeline, due, parent);
+                // Decisions are of pipelines of this catalog.
+                let Ok(order) = order(pipeline, due, parent) else { return };
                 let of = catalog.get(of).map(|o| o.name.clone()).unwrap_or_default();
                 let why = format!("it comes after pipeline \"{of}\": {why}");
                 let mut inner = self.lock();
@@ -454,12 +435,6 @@ impl Pipelines {
         let running = inner.states.get(&pipeline).and_then(|state| state.running.as_ref());
         running.inspect(|running| running.cancel.cancel()).is_some()
     }
-}
-
-fn load_id(run: i64) -> String {
-    #[allow(clippy::disallowed_methods)] // an id, which no query computes with
-    let unique: u64 = rand::rng().random();
-    format!("{run}-{unique:016x}")
 }
 
 fn pipelines(catalog: &Catalog) -> impl Iterator<Item = (Oid, &Pipeline)> {

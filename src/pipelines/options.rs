@@ -1,7 +1,8 @@
 //! WITH (..) of a pipeline.
 
-use tidemark_catalog::Catalog;
+use tidemark_catalog::{Catalog, Pipeline, SecretKey};
 use tidemark_common::{Error, Result};
+use tidemark_connectors::load::latest_by;
 use tidemark_connectors::options::Options;
 use tidemark_sql::grammar::interval::{self, Qualifier};
 
@@ -60,13 +61,12 @@ pub enum OnDrift {
 }
 
 impl PipelineOptions {
-    /// `secrets`: the options that name one.
-    pub fn parse(pairs: &[(String, String)], secrets: &[String]) -> Result<Self> {
-        if let Some(other) = secrets.iter().find(|key| *key != "alert_webhook") {
+    pub fn of(pipeline: &Pipeline) -> Result<Self> {
+        if let Some((other, _)) = pipeline.secrets.iter().find(|(key, _)| key != "alert_webhook") {
             return Err(Error::invalid(format!("option \"{other}\" cannot be a secret"))
                 .with_hint("alert_webhook can: CREATE SECRET name AS 'https://..'; alert_webhook = SECRET name."));
         }
-        let mut options = Options::new(pairs)?;
+        let mut options = Options::new(&pipeline.options)?;
         let parsed = Self {
             incremental_column: options.take("incremental_column"),
             filter: options.take("filter"),
@@ -116,27 +116,25 @@ impl PipelineOptions {
 
 /// Whether a webhook's address can be one. `${NAME}` is put in when it is used.
 pub fn check_webhook(address: &str) -> Result<()> {
-    if address.starts_with("${") || address.starts_with("http://") || address.starts_with("https://") {
+    if address.starts_with("${") || is_address(address) {
         return Ok(());
     }
     Err(Error::invalid("option \"alert_webhook\" must be an address that begins with http:// or https://"))
 }
 
+fn is_address(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
 /// The address alerts go to.
-pub fn webhook(
-    pipeline: &tidemark_catalog::Pipeline,
-    catalog: &Catalog,
-    key: Option<&tidemark_catalog::SecretKey>,
-) -> Result<Option<String>> {
+pub fn webhook(pipeline: &Pipeline, catalog: &Catalog, key: Option<&SecretKey>) -> Result<Option<String>> {
     let given: Vec<(String, String)> = pipeline.options.iter().filter(|(k, _)| k == "alert_webhook").cloned().collect();
     let resolved = crate::coordinator::secrets::resolve(&given, &pipeline.secrets, catalog, key)?;
     let secret =
         resolved.secrets.iter().find(|(key, _)| key == "alert_webhook").map(|(_, value)| value.reveal().to_string());
     let address = secret.or_else(|| resolved.options.into_iter().next().map(|(_, value)| value));
     match &address {
-        Some(text) if !text.starts_with("http://") && !text.starts_with("https://") => {
-            Err(Error::invalid("the address of alert_webhook is none"))
-        }
+        Some(text) if !is_address(text) => Err(Error::invalid("the address of alert_webhook is none")),
         _ => Ok(address),
     }
 }
@@ -164,13 +162,14 @@ fn time(options: &mut Options, key: &'static str) -> Result<Option<i64>> {
 
 fn dedupe(text: Option<String>) -> Result<Option<Dedupe>> {
     let Some(text) = text else { return Ok(None) };
-    let words: Vec<&str> = text.split_whitespace().collect();
-    match words.as_slice() {
-        [distinct] if distinct.eq_ignore_ascii_case("distinct") => Ok(Some(Dedupe::Distinct)),
-        [latest, by, column] if latest.eq_ignore_ascii_case("latest") && by.eq_ignore_ascii_case("by") => {
-            Ok(Some(Dedupe::LatestBy((*column).to_string())))
+    if text.trim().eq_ignore_ascii_case("distinct") {
+        return Ok(Some(Dedupe::Distinct));
+    }
+    match latest_by(&text) {
+        Some(column) => Ok(Some(Dedupe::LatestBy(column.to_string()))),
+        None => {
+            Err(Error::invalid(format!("option \"dedupe\" must be 'distinct' or 'latest by column', not \"{text}\"")))
         }
-        _ => Err(Error::invalid(format!("option \"dedupe\" must be 'distinct' or 'latest by column', not \"{text}\""))),
     }
 }
 

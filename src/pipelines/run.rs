@@ -24,8 +24,6 @@ use crate::coordinator::loads::load_of;
 use crate::database::Database;
 use crate::session::Session;
 
-/// Times a load is done again because other sessions wrote what it had read.
-const CONFLICTS: usize = 100;
 /// The longest wait between attempts, in microseconds.
 const MAX_BACKOFF: i64 = 3600 * 1_000_000;
 
@@ -99,7 +97,8 @@ async fn one_attempt(
     };
     let Err(error) = result else { return result };
     // What was under way in the session went with it; what it had committed stands.
-    let mut session = session_after(db, session, order)?;
+    drop(session);
+    let mut session = self::session(db, order)?;
     let status = if cancel.is_cancelled() { "canceled" } else { "failed" };
     match history::failed(&mut session, order, attempt, db.now(), status, &error).await? {
         true => Err(error),
@@ -111,57 +110,31 @@ fn session(db: &Arc<Database>, order: &Order) -> Result<Session> {
     Session::internal(db, &format!("pipeline {}", order.name))
 }
 
-fn session_after(db: &Arc<Database>, before: Session, order: &Order) -> Result<Session> {
-    drop(before);
-    session(db, order)
-}
-
+/// Reads and loads in one transaction block; again, where other sessions wrote what it had read.
 async fn loaded(
     session: &mut Session,
     definition: &Definition,
     order: &Order,
     attempt: i32,
 ) -> Result<Vec<(String, Counts)>> {
-    let mut conflicts = 0;
+    let mut tries = 0;
     loop {
-        match once(session, definition, order, attempt).await {
-            Err(error) if error.state() == SqlState::SerializationFailure && conflicts < CONFLICTS => conflicts += 1,
-            result => return result,
+        session.script("BEGIN").await?;
+        let done = load_once(session, definition, order, attempt).await;
+        if let Some(counts) = session.block_done(done, &mut tries).await? {
+            return Ok(counts);
         }
     }
 }
 
-async fn once(
+/// In the transaction block of the session.
+async fn load_once(
     session: &mut Session,
     definition: &Definition,
     order: &Order,
     attempt: i32,
 ) -> Result<Vec<(String, Counts)>> {
-    let before = match definition.options.incremental_column {
-        Some(_) if !order.full_refresh => history::watermark(session, order.pipeline).await?,
-        _ => None,
-    };
-    session.script("BEGIN").await?;
-    let result = in_block(session, definition, before, order, attempt).await;
-    match result {
-        Ok(counts) => {
-            session.script("COMMIT").await?;
-            Ok(counts)
-        }
-        Err(error) => {
-            session.script("ROLLBACK").await?;
-            Err(error)
-        }
-    }
-}
-
-async fn in_block(
-    session: &mut Session,
-    definition: &Definition,
-    before: Option<history::Watermark>,
-    order: &Order,
-    attempt: i32,
-) -> Result<Vec<(String, Counts)>> {
+    let before = definition.watermark(session, order.full_refresh).await?;
     let until = if attempt > 1 { recorded_bound(session, definition, order).await? } else { None };
     let mut work = definition.work(session, before.clone(), until.clone()).await?;
     if work.targets.iter().any(|target| !target.additional.is_empty()) {
@@ -172,7 +145,7 @@ async fn in_block(
         session.script("BEGIN").await?;
         work = definition.work(session, before, until).await?;
     }
-    let elsewhere = |target: &&TargetWork| is_kept_elsewhere(&target.object);
+    let elsewhere = |target: &&TargetWork| target.object.remote().is_some();
     let mut counts = Vec::new();
     if work.targets.iter().any(|target| elsewhere(&target)) {
         session.script("ROLLBACK").await?;
@@ -219,10 +192,6 @@ async fn recorded_bound(session: &mut Session, definition: &Definition, order: &
     Ok(None)
 }
 
-pub fn is_kept_elsewhere(object: &Object) -> bool {
-    object.remote().is_some()
-}
-
 async fn load(session: &mut Session, target: &TargetWork, order: &Order, run: Option<LoadRun>) -> Result<Counts> {
     let adds = load_of(&target.object)?.is_none_or(|load| matches!(load.strategy, Strategy::Append { .. }));
     let anew = order.full_refresh && adds;
@@ -258,23 +227,9 @@ pub async fn dry(
     definition: &Definition,
     full_refresh: bool,
 ) -> Result<Vec<(String, Counts, Vec<String>)>> {
-    let name = &definition.object.name;
-    let order = Order {
-        run: 0,
-        load_id: String::new(),
-        attempt: 1,
-        pipeline: definition.object.oid,
-        name: name.clone(),
-        cause: history::Cause::Manual,
-        due: None,
-        parent: None,
-        full_refresh,
-    };
+    let order = Order { full_refresh, ..Order::new(0, &definition.object, history::Cause::Manual) };
     let mut session = session(db, &order)?;
-    let before = match definition.options.incremental_column {
-        Some(_) if !full_refresh => history::watermark(&mut session, order.pipeline).await?,
-        _ => None,
-    };
+    let before = definition.watermark(&mut session, full_refresh).await?;
     session.script("BEGIN").await?;
     let work: Work = definition.work(&mut session, before, None).await?;
     let mut done = Vec::new();
@@ -291,7 +246,7 @@ pub async fn dry(
         }
         if !work.nothing_new {
             rows = sample(&mut session, target).await?;
-            counts = match is_kept_elsewhere(&target.object) {
+            counts = match target.object.remote().is_some() {
                 false => load(&mut session, target, &order, None).await?,
                 true => {
                     let run =

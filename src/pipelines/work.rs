@@ -13,7 +13,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_connectors::load::Strategy;
 
-use super::history::Watermark;
+use super::history::{self, Watermark};
 use super::options::{Dedupe, OnDrift, PipelineOptions};
 use crate::coordinator::loads::load_of;
 use crate::pg_catalog::present_query;
@@ -54,9 +54,16 @@ impl Definition {
         let Some((object, ObjectKind::Pipeline(pipeline))) = object.map(|o| (o.clone(), o.kind.clone())) else {
             return Err(Error::new(SqlState::UndefinedObject, "the pipeline was dropped"));
         };
-        let secrets: Vec<String> = pipeline.secrets.iter().map(|(key, _)| key.clone()).collect();
-        let options = PipelineOptions::parse(&pipeline.options, &secrets)?;
+        let options = PipelineOptions::of(&pipeline)?;
         Ok(Self { object, pipeline, options })
+    }
+
+    /// How far earlier runs have come, if that is where this one goes on.
+    pub async fn watermark(&self, session: &mut Session, full_refresh: bool) -> Result<Option<Watermark>> {
+        match self.options.incremental_column {
+            Some(_) if !full_refresh => history::watermark(session, self.object.oid).await,
+            _ => Ok(None),
+        }
     }
 
     /// What a run is to do, in the session's transaction. `before`: how far the last one came; `until`: how far an earlier attempt

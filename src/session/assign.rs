@@ -401,16 +401,7 @@ mod tests {
     }
 
     fn column(sql_type: SqlType) -> Column {
-        Column {
-            name: "a".into(),
-            sql_type,
-            nullable: true,
-            default: None,
-            identity: None,
-            normalize: None,
-            comment: None,
-            attnum: 1,
-        }
+        Column::new("a", sql_type, 1)
     }
 
     fn source(sql_type: SqlType) -> Source {

@@ -274,16 +274,7 @@ impl Session {
         let item = sql::SelectItem::UnnamedExpr(expr.clone());
         let plan = names.plan(&dml::select_query(vec![item], vec![], None)?)?;
         let source = Source::of_plan(&plan).into_iter().next().unwrap_or_else(Source::unknown);
-        let parameter = tidemark_catalog::Column {
-            name: "parameter".into(),
-            sql_type: sql_type.clone(),
-            nullable: true,
-            default: None,
-            identity: None,
-            normalize: None,
-            comment: None,
-            attnum: 1,
-        };
+        let parameter = tidemark_catalog::Column::new("parameter", sql_type.clone(), 1);
         assign::check(&source, &parameter)?;
         let batches = select::collect(&names, plan).await?;
         let Some(array) = batches.first().and_then(|b| b.columns().first()) else {

@@ -10,7 +10,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
 
-use super::{Outcome, Session};
+use super::{MAX_RETRIES, Outcome, Session};
 use crate::coordinator::definitions::stored_query;
 use crate::database::Database;
 
@@ -77,6 +77,22 @@ impl Session {
         Ok(all)
     }
 
+    /// Ends a block that BEGIN opened as what was done in it ended; `None` where it has to be done again, as other
+    /// sessions wrote what it had read.
+    pub(crate) async fn block_done<T>(&mut self, done: Result<T>, tries: &mut usize) -> Result<Option<T>> {
+        let result = match done {
+            Ok(done) => self.script("COMMIT").await.map(|()| done),
+            Err(error) => self.script("ROLLBACK").await.and(Err(error)),
+        };
+        match result {
+            Err(error) if error.state() == SqlState::SerializationFailure && *tries < MAX_RETRIES => {
+                *tries += 1;
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
     /// Does work in a transaction that ends with it.
     pub(crate) async fn in_own_transaction<T>(
         &mut self,
@@ -124,6 +140,12 @@ impl Session {
             .with_detail("It is the server's own.")
             .with_hint("Read it; for a copy to change, CREATE TABLE .. AS SELECT."))
     }
+}
+
+/// A moment as SQL: microseconds since 1970, of a clock.
+pub(crate) fn time_literal(micros: i64) -> String {
+    let moment = chrono::DateTime::from_timestamp_micros(micros).expect("no clock shows a year of six digits");
+    format!("TIMESTAMPTZ '{}'", moment.format("%Y-%m-%d %H:%M:%S%.6f+00"))
 }
 
 fn as_text(batch: &RecordBatch) -> Result<TextRows> {

@@ -15,7 +15,6 @@ mod way;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use chrono::DateTime;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::{cast, filter, is_not_null, prep_null_mask_filter};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -29,6 +28,7 @@ use tidemark_engine::TableDef;
 
 pub(super) use self::way::Way;
 use super::dml::Writer;
+use super::internal::time_literal;
 use super::normalize::refuse_derived;
 use super::{Session, select};
 use crate::coordinator::definitions::stored_query;
@@ -116,7 +116,7 @@ impl Session {
         let stored = writer.def.collection.schema().clone();
         let table = self.catalog()?.qualified_name(object);
         let columns: Vec<String> = stored.fields().iter().map(|field| field.name().clone()).collect();
-        let now = literal(self.transaction()?.started_at)?;
+        let now = time_literal(self.transaction()?.started_at);
         let mut target = Target { name: &table, columns: &columns, now: &now };
         if let Some(scope) = input.scope(&names, &table, &columns).await? {
             give(&mut names, load::TABLE, nullable(&stored), scope)?;
@@ -421,12 +421,6 @@ fn out_of_order(batch: &RecordBatch, actions: &[Action], load: &Load, stored: &S
         _ => String::new(),
     };
     load.late_event_error(&keys, &event)
-}
-
-/// A moment as the queries write it.
-fn literal(micros: i64) -> Result<String> {
-    let moment = DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::internal("the time is out of range"))?;
-    Ok(format!("TIMESTAMPTZ '{}'", moment.format("%Y-%m-%d %H:%M:%S%.6f+00")))
 }
 
 /// Of columns that rows are given for, those that a load gives: all that are declared and not derived, if none are named (`all`).

@@ -41,6 +41,7 @@ pub use api::*;
 pub(crate) use assign::{check_default, converts};
 pub use info::SessionInfo;
 pub(crate) use insert::loading::Changed;
+pub(crate) use internal::time_literal;
 pub(crate) use normalize::Normalizer;
 pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;

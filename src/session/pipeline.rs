@@ -13,8 +13,8 @@ use tidemark_sql::ast::{RunPipeline, ShowRuns, Statement};
 use super::{Outcome, Session, one_batch};
 use crate::coordinator::definitions::stored_query;
 use crate::coordinator::loads::load_of;
+use crate::pipelines::run;
 use crate::pipelines::work::{Definition, TargetWork, Work};
-use crate::pipelines::{history, run};
 
 /// Runs that SHOW RUNS shows unless told otherwise.
 const RUNS: u64 = 100;
@@ -103,10 +103,7 @@ impl Session {
     /// The work of a run that began now, in a transaction of another session.
     async fn pipeline_work(&mut self, definition: &Definition) -> Result<(Work, Session)> {
         let mut session = Session::internal(&self.database(), "pipelines")?;
-        let before = match definition.options.incremental_column {
-            Some(_) => history::watermark(&mut session, definition.object.oid).await?,
-            None => None,
-        };
+        let before = definition.watermark(&mut session, false).await?;
         session.script("BEGIN").await?;
         let work = definition.work(&mut session, before, None).await?;
         Ok((work, session))
@@ -169,7 +166,7 @@ async fn check_target(session: &mut Session, target: &TargetWork) -> Check {
     if !additions.is_empty() {
         return Check::passed(step, additions.join("\n"));
     }
-    if run::is_kept_elsewhere(&target.object) {
+    if target.object.remote().is_some() {
         return Check::passed(step, "kept in another system".into());
     }
     // A load of no rows would take out all that is there, to be put back.

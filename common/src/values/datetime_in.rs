@@ -510,21 +510,23 @@ fn two_digit_year(year: i64) -> i64 {
     if year < 70 { year + 2000 } else { year + 1900 }
 }
 
+/// By their whole names; the first three letters of each are another.
+pub const MONTHS: [&str; 12] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
+
 fn month_by_name(word: &str) -> Option<u32> {
-    const MONTHS: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
     let at = MONTHS.iter().position(|month| *month == word || month[..3] == *word);
     at.or_else(|| (word == "sept").then_some(8)).map(|at| at as u32 + 1)
 }

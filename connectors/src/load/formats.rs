@@ -8,6 +8,7 @@
 //! PostgreSQL 15 cannot try to read a date: what the cast gets has been found valid, to the day of a leap year, by an expression
 //! that both systems read alike.
 
+use tidemark_common::values::MONTHS;
 use tidemark_common::{Error, Result, nearest};
 
 use super::literal;
@@ -26,21 +27,6 @@ struct Branch {
     pattern: String,
     template: String,
 }
-
-const MONTHS: [&str; 12] = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-];
 
 /// The parts of a format; longer names first, where one begins with another.
 const PARTS: [(&str, Part); 18] = [

@@ -32,7 +32,7 @@ use tidemark_common::{Error, Result, SqlState};
 pub use self::counts::{Counts, LoadRun};
 pub use self::encoding::row_hash;
 pub use self::normalize::{Normalization, failures, normalized};
-pub use self::options::Table;
+pub use self::options::{Table, latest_by};
 pub use self::scd2::{OutOfOrder, Scd2};
 pub use self::script::{Apply, CHANGES, Script};
 

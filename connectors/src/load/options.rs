@@ -55,6 +55,15 @@ impl Load {
     }
 }
 
+/// The column of `latest by column`.
+pub fn latest_by(text: &str) -> Option<&str> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.as_slice() {
+        [latest, by, column] if latest.eq_ignore_ascii_case("latest") && by.eq_ignore_ascii_case("by") => Some(column),
+        _ => None,
+    }
+}
+
 struct Reading<'a> {
     options: Options,
     table: Table<'a>,
@@ -181,13 +190,9 @@ impl Reading<'_> {
     /// `dedupe = 'latest by column'`.
     fn latest_by(&mut self) -> Result<Option<String>> {
         let Some(text) = self.options.take("dedupe") else { return Ok(None) };
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let [latest, by, column] = words.as_slice() else {
+        let Some(column) = latest_by(&text) else {
             return Err(Error::invalid(format!("option \"dedupe\" must be 'latest by column', not \"{text}\"")));
         };
-        if !latest.eq_ignore_ascii_case("latest") || !by.eq_ignore_ascii_case("by") {
-            return Err(Error::invalid(format!("option \"dedupe\" must be 'latest by column', not \"{text}\"")));
-        }
         Ok(Some(self.find("dedupe", column)?.name.clone()))
     }
 

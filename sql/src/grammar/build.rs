@@ -1,9 +1,33 @@
 //! Small pieces of syntax tree, for the rewritings.
 
+use std::ops::ControlFlow;
+
+#[cfg(test)]
+use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName,
     Value,
 };
+use tidemark_common::{Error, Result};
+
+/// Puts what has been made of an expression in its place, as a visitor goes on.
+pub(crate) fn replaced(expr: &mut Expr, new: Result<Option<Expr>>) -> ControlFlow<Error> {
+    match new {
+        Ok(Some(new)) => *expr = new,
+        Ok(None) => {}
+        Err(error) => return ControlFlow::Break(error),
+    }
+    ControlFlow::Continue(())
+}
+
+/// What a rewriting makes of `SELECT ..`, without the SELECT.
+#[cfg(test)]
+pub(crate) fn rewritten_select(sql: &str, rewrite: impl FnOnce(&mut Statement) -> Result<()>) -> Result<String> {
+    let parsed = crate::grammar::parse_one(&format!("SELECT {sql}"))?.statement;
+    let crate::ast::Statement::Sql(mut statement) = parsed else { panic!("{sql}") };
+    rewrite(statement.as_mut())?;
+    Ok(statement.to_string()["SELECT ".len()..].to_string())
+}
 
 /// `name(args)`
 pub(crate) fn call(name: &str, args: Vec<Expr>) -> Expr {

@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
-use super::build::{call, interval, number, string_of};
+use super::build::{call, interval, number, replaced, string_of};
 use super::interval::{self as intervals, Field, Qualifier};
 use super::types;
 
@@ -38,12 +38,8 @@ impl VisitorMut for Casts {
     type Break = Error;
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        match rewritten(expr) {
-            Ok(Some(new)) => *expr = new,
-            Ok(None) => {}
-            Err(error) => return ControlFlow::Break(error),
-        }
-        ControlFlow::Continue(())
+        let new = rewritten(expr);
+        replaced(expr, new)
     }
 }
 
@@ -230,17 +226,13 @@ fn digits(precision: Option<u64>) -> Result<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ast::Statement;
+    use crate::grammar::build::rewritten_select;
 
     fn rewritten(sql: &str) -> Result<String> {
-        let Statement::Sql(mut statement) = crate::grammar::parse_one(&format!("SELECT {sql}"))?.statement else {
-            panic!("{sql}")
-        };
-        rewrite(statement.as_mut())?;
-        let text = statement.to_string();
+        let text = rewritten_select(sql, rewrite)?;
         // What is printed must be SQL again.
-        crate::grammar::parse_one(&text)?;
-        Ok(text["SELECT ".len()..].to_string())
+        crate::grammar::parse_one(&format!("SELECT {text}"))?;
+        Ok(text)
     }
 
     #[test]

@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use tidemark_common::{Error, Result, SqlState};
 
-use super::build::{call, number};
+use super::build::{call, number, replaced};
 use super::row_functions;
 
 /// Rewrites every such form in `node`.
@@ -64,11 +64,8 @@ impl VisitorMut for Forms {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        flow(rewritten(expr).map(|new| {
-            if let Some(new) = new {
-                *expr = new;
-            }
-        }))
+        let new = rewritten(expr);
+        replaced(expr, new)
     }
 }
 

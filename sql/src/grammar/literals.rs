@@ -360,15 +360,10 @@ fn without_exponent(text: &str) -> Option<Expr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ast::Statement;
+    use crate::grammar::build::rewritten_select;
 
     fn rewritten(sql: &str) -> String {
-        let Statement::Sql(mut statement) = crate::grammar::parse_one(&format!("SELECT {sql}")).unwrap().statement
-        else {
-            panic!("{sql}")
-        };
-        rewrite(statement.as_mut()).unwrap();
-        statement.to_string()["SELECT ".len()..].to_string()
+        rewritten_select(sql, rewrite).unwrap()
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tidemark_catalog::{quote_ident, quote_literal};
 use tidemark_common::{Error, Result};
 use tidemark_connectors::load::{self, Deletes};
 
-use super::{LoadInput, give, rows, shown_value};
+use super::{LoadInput, give, keys_of, rows, shown_value};
 use crate::query::Names;
 
 /// Keys that are looked for one by one.
@@ -50,17 +50,12 @@ impl LoadInput {
         let same = |key: &String| format!("s.{key} = t.{key}", key = quote_ident(key));
         let same: Vec<String> = self.load.keys.iter().map(same).collect();
         let mut names = names.clone();
-        let of_keys = self.batches.iter().chain(gone).map(|batch| self.keys_of(batch)).collect::<Result<Vec<_>>>()?;
+        let of_keys =
+            self.batches.iter().chain(gone).map(|batch| keys_of(batch, &self.load)).collect::<Result<Vec<_>>>()?;
         let schema = of_keys[0].schema();
         give(&mut names, load::SCOPE, schema, of_keys)?;
         let query = format!("{from} WHERE EXISTS (SELECT 1 FROM {} AS s WHERE {})", load::SCOPE, same.join(" AND "));
         Ok(Some(rows(&names, &query).await?))
-    }
-
-    fn keys_of(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let schema = batch.schema();
-        let positions = self.load.keys.iter().map(|key| Ok(schema.index_of(key)?)).collect::<Result<Vec<_>>>()?;
-        Ok(batch.project(&positions)?)
     }
 
     /// `a IN (..) AND b IN (..)`: of several columns it holds for more keys than there are, whose rows change nothing.
