@@ -45,7 +45,8 @@ const STRATEGIES: [Strategy; 2] = [
         options: "strategy = 'scd2', compare_columns = 'email, status, amount'",
         table: "CREATE TABLE scd2_by_hand (id BIGINT, email TEXT, status TEXT, amount NUMERIC(12,2), updated_at TIMESTAMPTZ,
                     valid_from TIMESTAMPTZ NOT NULL, valid_to TIMESTAMPTZ, is_current BOOLEAN NOT NULL, row_hash BYTEA NOT NULL,
-                    PRIMARY KEY (id, valid_from))",
+                    PRIMARY KEY (id, valid_from));
+                CREATE INDEX ON scd2_by_hand (id) WHERE is_current",
         by_hand: &[
             "CREATE TEMP TABLE come ON COMMIT DROP AS
                  SELECT *, sha256(convert_to(concat_ws('|', coalesce(email, '~'), coalesce(status, '~'), coalesce(amount::text, '~')),

@@ -205,6 +205,19 @@ impl Load {
         }
     }
 
+    /// A query that is true where the input has neither of [`Load::null_keys`] and [`Load::duplicates`], and is sooner done: what
+    /// has one column, and sorts fast, is sorted rather than grouped.
+    pub fn sound_keys(&self) -> Option<String> {
+        let [key] = self.identity().try_into().ok()?;
+        let sql_type = &self.columns.iter().find(|column| column.name == key)?.sql_type;
+        if !matches!(sql_type, SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Uuid | SqlType::Date) {
+            return None;
+        }
+        let key = quoted(&key);
+        let once = if self.latest_by.is_none() { format!(" AND count({key}) = count(DISTINCT {key})") } else { String::new() };
+        Some(format!("SELECT count(*) = count({key}){once} FROM {INPUT}"))
+    }
+
     /// A query for what the input must not have: some rows with a NULL where none may be. Columns: those in question.
     pub fn null_keys(&self) -> String {
         let identity = self.identity();

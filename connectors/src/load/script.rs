@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tidemark_input, filled by whoever loads
+//!      │ (into an empty table: one INSERT, and that is all)
 //!      │ prepare: temporary tables, which end with the transaction
 //!      ▼
 //!   tidemark_changes ──check──▶ a row: the load is refused
@@ -132,11 +133,14 @@ impl Load {
              WHERE c.{OLD} AND c.{END} IS NULL AND c.{NEW} AND {same_row}",
             set.join(", ")
         )));
+        // In the order of the keys, as joins may have left them in any: indexes are quicker to write then.
+        let keys: Vec<String> = self.keys.iter().map(|key| format!("new_{}", place(target, key))).collect();
         apply.push(Apply::change(format!(
             "INSERT INTO {table} ({}) SELECT {} FROM {CHANGES} AS c \
-             WHERE c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL)",
+             WHERE c.{NEW} AND (NOT c.{OLD} OR c.{END} IS NOT NULL) ORDER BY {}",
             list(target.columns),
-            new.join(", ")
+            new.join(", "),
+            keys.join(", ")
         )));
         if self.deletes == Deletes::Hard && matches!(self.strategy, Strategy::Scd2(_)) {
             apply.push(Apply::history(format!(
@@ -148,6 +152,19 @@ impl Load {
             apply.push(Apply::history(format!("DELETE FROM {table} WHERE {expired}")));
         }
         apply
+    }
+
+    /// The whole load as one statement, if nothing is in the table and the strategy has no line of events to see to.
+    pub fn first(&self, target: &Target<'_>) -> Result<Option<String>> {
+        let nothing = format!("(SELECT * FROM {} WHERE false) AS nothing", target.name);
+        let Changes::Query(query) = self.changes(&Target { name: &nothing, ..*target })? else { return Ok(None) };
+        let new: Vec<String> = (0..target.columns.len()).map(|at| format!("new_{at}")).collect();
+        Ok(Some(format!(
+            "INSERT INTO {} ({}) SELECT {} FROM ({query}) AS changing",
+            target.name,
+            list(target.columns),
+            new.join(", ")
+        )))
     }
 
     /// The statement that makes an empty `tidemark_input`: types as they are declared, collations as the target's.

@@ -153,9 +153,6 @@ impl Loading {
             copy.as_mut().finish().await.map_err(|e| error::remote(&self.client.name, &e, None))?;
         }
         fail_point("load.copied");
-        if self.rows >= MANY {
-            self.client.run(&format!("ANALYZE {INPUT}")).await?;
-        }
         let counts = match self.plan.load.compares() {
             true => self.compare().await?,
             false => self.add().await?,
@@ -214,14 +211,20 @@ impl Loading {
         self.check_keys().await?;
         self.lock().await?;
         let (name, now) = (self.plan.table.qualified(), self.now().await?);
-        let script = self.plan.load.script(&self.target(&name, &now))?;
+        let target = self.target(&name, &now);
+        let is_empty = self.client.texts(&format!("SELECT 1 FROM {name} LIMIT 1")).await?.is_empty();
+        if is_empty && let Some(first) = self.plan.load.first(&target)? {
+            let inserted = self.client.execute(&first).await?;
+            fail_point("load.applied.0");
+            return Ok(Counts { rows: self.rows, inserted, ..Counts::default() });
+        }
+        self.analyze(INPUT).await?;
+        let script = self.plan.load.script(&target)?;
         for statement in &script.prepare {
             self.client.run(statement).await?;
         }
         fail_point("load.prepared");
-        if self.rows >= MANY {
-            self.client.run(&format!("ANALYZE {CHANGES}")).await?;
-        }
+        self.analyze(CHANGES).await?;
         let mut counts = self.changes(&script).await?;
         for (at, apply) in script.apply.iter().enumerate() {
             let rows = self.client.execute(&apply.sql).await?;
@@ -233,8 +236,17 @@ impl Loading {
         Ok(counts)
     }
 
+    async fn analyze(&self, temporary: &str) -> Result<()> {
+        if self.rows >= MANY { self.client.run(&format!("ANALYZE {temporary}")).await } else { Ok(()) }
+    }
+
     async fn check_keys(&self) -> Result<()> {
         let (load, table) = (&self.plan.load, &self.plan.table.name);
+        if let Some(query) = load.sound_keys()
+            && self.client.texts(&query).await?.into_iter().flatten().any(|sound| sound.as_deref() == Some("t"))
+        {
+            return Ok(());
+        }
         if !self.client.texts(&load.null_keys()).await?.is_empty() {
             return Err(load.null_key_error(table));
         }
