@@ -192,7 +192,7 @@ impl Session {
         insertion.forget_ignored();
         self.plan_defaults(names, insertion)?;
         if let Way::There(there) = &mut insertion.way
-            && self.load_within(names, &plan, &insertion.writer.object, &insertion.positions, there).await?
+            && self.load_within(names, &plan, &insertion.writer.object, (&given, &insertion.positions), there).await?
         {
             return Ok(());
         }

@@ -224,7 +224,7 @@ async fn what_is_in_the_same_database_stays_there() {
 
     // What is computed here, and what is somewhere else, is sent.
     instance
-        .run("CREATE TABLE clean (id INT, name TEXT NORMALIZE (upper)) WITH (strategy = 'append', connection = 'c')")
+        .run("CREATE TABLE clean (id INT, name TEXT NORMALIZE (regex_replace('n|n1', ''))) WITH (strategy = 'append', connection = 'c')")
         .await;
     instance.run(&postgres.connection("").replace("CONNECTION c ", "CONNECTION other ")).await;
     instance.run("ALTER CONNECTION other SET (user = 'reader')").await;
@@ -247,6 +247,82 @@ async fn what_is_in_the_same_database_stays_there() {
         postgres.value("SELECT string_agg(name, ' ' ORDER BY valid_from) FROM dwh.dim WHERE id = 2").await,
         "n2 N2 n2"
     );
+}
+
+/// Each query is loaded over there as SQL, and by COPY, as another role reads it: with the same result.
+#[tokio::test]
+async fn what_is_computed_over_there_is_what_is_computed_here() {
+    let (postgres, instance) = both().await;
+    postgres
+        .run(
+            "CREATE TABLE src (id int, a int, b bigint, n numeric(12,3), s text, v varchar(20), f float8, d text, t timestamptz);
+             INSERT INTO src SELECT i, i * 7 % 13 - 5, i * 1000003, (i % 17 - 8) / 7.0, nullif('s' || i % 5, 's3'),
+                 CASE i % 3 WHEN 0 THEN ' \u{a0}ÄÖ straße ' || i WHEN 1 THEN 'ab''c' END, i / 3.0, CASE i % 4 WHEN 0 THEN ' 2024-02-' || i % 40
+                 WHEN 1 THEN 'x' WHEN 2 THEN i || '.5' END, '2024-03-31 00:30+00'::timestamptz + i * interval '7 minutes'
+                 FROM generate_series(1, 400) i;
+             CREATE ROLE reader LOGIN SUPERUSER",
+        )
+        .await;
+    instance.run(&postgres.connection("").replace("CONNECTION c ", "CONNECTION other ")).await;
+    instance.run("ALTER CONNECTION other SET (user = 'reader')").await;
+    let queries = [
+        ("id INT, x INT, y BIGINT, z BIGINT", "id, a + 1, a * b, b - a"),
+        ("id INT, x NUMERIC(20,6), y NUMERIC(12,1), z NUMERIC(20,4)", "id, n * 2, n, n + a"),
+        ("id INT, x TEXT, y TEXT, z TEXT", "id, coalesce(s, 'none') || '-' || v, 'it''s', nullif(s, 's1')"),
+        (
+            "id INT, x TEXT, y INT, z BOOLEAN",
+            "id, CASE WHEN a > 3 AND s IS NULL THEN 'high' WHEN a < 0 THEN 'low' END, 7, a > 2",
+        ),
+        (
+            "id INT, x UUID, y DATE, z NUMERIC(8,2)",
+            "id, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid, DATE '2024-02-29', -1.50",
+        ),
+        (
+            "id INT, x TEXT NORMALIZE (trim, lower, collapse_spaces), y TEXT NORMALIZE (upper, empty_to_null)",
+            "id, v, s",
+        ),
+        (
+            "id INT, x DATE NORMALIZE (parse_date) , y NUMERIC(8,1) NORMALIZE (parse_numeric, default('0'))",
+            "id, NULL, NULL",
+        ),
+        (
+            "id INT, x DATE NORMALIZE (parse_date, on_failure = null), y INT NORMALIZE (default('4'))",
+            "id, d, CASE WHEN a > 0 THEN a END",
+        ),
+        ("id INT, y NUMERIC(8,1) NORMALIZE (parse_numeric, default('-1'), on_failure = default)", "id, d"),
+        ("id INT, x TEXT NORMALIZE (email, on_failure = null), y TIMESTAMPTZ", "id, v || '@example.org', t"),
+    ];
+    let within = "no row left connection \"c\": the load runs there as SQL";
+    for (at, (columns, items)) in queries.iter().enumerate() {
+        let mut results = Vec::new();
+        for (from, there) in [("c", true), ("other", false)] {
+            let table = format!("{from}_{at}");
+            let create = format!("CREATE TABLE {table} ({columns}) WITH (strategy = 'append', connection = 'c')");
+            instance.run(&create).await;
+            let told = notices(&instance, &format!("INSERT INTO {table} SELECT {items} FROM {from}.public.src"));
+            // A constant is no text of which the collation is known: NORMALIZE of it is done here.
+            let there = there && !items.contains("NULL, NULL") && !items.contains("|| '@");
+            assert_eq!(told.contains(within), there, "{columns}: {items}: {told}");
+            results
+                .push(postgres.value(&format!("SELECT string_agg(r::text, E'\\n' ORDER BY id) FROM {table} r")).await);
+        }
+        let [there, here]: [Vec<&str>; 2] = [0, 1].map(|i| results[i].lines().collect());
+        assert_eq!((there.len(), here.len()), (400, 400), "{columns}: {items}");
+        let different = there.iter().zip(&here).find(|(there, here)| there != here);
+        assert_eq!(different, None, "{columns}: {items}");
+    }
+
+    // What a step cannot take is the same error, and nothing is loaded.
+    instance
+        .run("CREATE TABLE strict (id INT PRIMARY KEY, x INT NORMALIZE (parse_int)) WITH (strategy = 'merge', connection = 'c')")
+        .await;
+    let there = error(&instance, "INSERT INTO strict SELECT id, d FROM c.public.src WHERE id = 5").await;
+    let here = error(&instance, "INSERT INTO strict SELECT id, d FROM other.public.src WHERE id = 5").await;
+    assert_eq!(there, here);
+    assert_eq!(there.0, "22P02 column \"x\" of \"strict\": step parse_int cannot take \"x\"");
+    assert_eq!(instance.value("SELECT count(*) FROM strict").await, "0");
+    let told = notices(&instance, "INSERT INTO strict SELECT id, s FROM c.public.src WHERE s IS NULL");
+    assert!(told.contains(within), "{told}");
 }
 
 #[tokio::test]

@@ -214,7 +214,8 @@ impl Load {
             return None;
         }
         let key = quoted(&key);
-        let once = if self.latest_by.is_none() { format!(" AND count({key}) = count(DISTINCT {key})") } else { String::new() };
+        let once =
+            if self.latest_by.is_none() { format!(" AND count({key}) = count(DISTINCT {key})") } else { String::new() };
         Some(format!("SELECT count(*) = count({key}){once} FROM {INPUT}"))
     }
 

@@ -16,6 +16,7 @@ use datafusion::scalar::ScalarValue;
 use tidemark_common::types::SqlType;
 use tidemark_common::values::{Column as Values, Style};
 
+use super::table::Item;
 use super::types::RemoteColumn;
 
 /// Constants of an IN that goes over.
@@ -31,7 +32,7 @@ pub fn literal(text: &str) -> String {
 }
 
 /// The condition, or `None` if it has to stay here.
-pub fn to_sql(expr: &Expr, columns: &[RemoteColumn]) -> Option<String> {
+pub fn to_sql(expr: &Expr, columns: &[Item]) -> Option<String> {
     let inner = |expr: &Expr| to_sql(expr, columns);
     Some(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
@@ -72,11 +73,11 @@ pub fn to_sql(expr: &Expr, columns: &[RemoteColumn]) -> Option<String> {
     })
 }
 
-/// A column of the relation, quoted, whatever its type.
-fn column<'a>(expr: &Expr, columns: &'a [RemoteColumn]) -> Option<(String, &'a RemoteColumn)> {
+/// A column of the relation as it stands in a SELECT, whatever its type.
+fn column<'a>(expr: &Expr, columns: &'a [Item]) -> Option<(String, &'a RemoteColumn)> {
     let Expr::Column(named) = expr else { return None };
-    let column = columns.iter().find(|c| c.name == named.name)?;
-    Some((identifier(&column.name), column))
+    let item = columns.iter().find(|item| item.column.name == named.name)?;
+    Some((item.sql.clone(), &item.column))
 }
 
 /// How values of a type are compared.
@@ -111,7 +112,7 @@ struct Side<'a> {
     class: Class,
 }
 
-fn side<'a>(expr: &Expr, columns: &'a [RemoteColumn]) -> Option<Side<'a>> {
+fn side<'a>(expr: &Expr, columns: &'a [Item]) -> Option<Side<'a>> {
     let expr = match expr {
         Expr::Cast(Cast { expr: inner, field }) => {
             let (_, from) = column(inner, columns)?;
@@ -125,7 +126,7 @@ fn side<'a>(expr: &Expr, columns: &'a [RemoteColumn]) -> Option<Side<'a>> {
 }
 
 /// The cast changes no value, so that comparing its result is comparing what it is of.
-fn widens(from: &SqlType, to: &SqlType) -> bool {
+pub fn widens(from: &SqlType, to: &SqlType) -> bool {
     let digits = |t: &SqlType| match t {
         SqlType::SmallInt => Some((5, 0)),
         SqlType::Integer => Some((10, 0)),
@@ -202,6 +203,12 @@ impl Side<'_> {
     }
 }
 
+/// A constant of this type, which says so.
+pub fn constant_of(value: &ScalarValue, sql_type: &SqlType) -> Option<String> {
+    class(sql_type)?;
+    Some(format!("{}::{sql_type}", literal(&text_of(value, sql_type)?)))
+}
+
 fn text_of(value: &ScalarValue, sql_type: &SqlType) -> Option<String> {
     let values = Values::of_type(&value.to_array().ok()?, sql_type).ok()?;
     let mut text = BytesMut::new();
@@ -214,7 +221,7 @@ fn is_uuid(text: &str) -> bool {
     text.len() == 36 && text.bytes().enumerate().all(|(i, b)| if dash(i) { b == b'-' } else { b.is_ascii_hexdigit() })
 }
 
-fn liked(like: &Like, columns: &[RemoteColumn]) -> Option<String> {
+fn liked(like: &Like, columns: &[Item]) -> Option<String> {
     let side = side(&like.expr, columns)?;
     let Expr::Literal(ScalarValue::Utf8(Some(pattern)), _) = like.pattern.as_ref() else { return None };
     let plain = !like.case_insensitive && matches!(like.escape_char, None | Some('\\'));
@@ -232,18 +239,21 @@ mod tests {
     use super::super::types::Texts;
     use super::*;
 
-    fn columns() -> Vec<RemoteColumn> {
-        let column = |name: &str, sql_type: SqlType| RemoteColumn {
-            name: name.into(),
-            sql_type,
-            nullable: true,
-            cast: None,
-            texts: Texts { bytewise: true, ordered: true },
+    fn columns() -> Vec<Item> {
+        let column = |name: &str, sql_type: SqlType| Item {
+            sql: identifier(name),
+            column: RemoteColumn {
+                name: name.into(),
+                sql_type,
+                nullable: true,
+                cast: None,
+                texts: Texts { bytewise: true, ordered: true, folded: true },
+            },
         };
         let mut mood = column("mood", SqlType::Text);
-        mood.cast = Some("text");
+        mood.column.cast = Some("text");
         let mut folded = column("folded", SqlType::Text);
-        folded.texts.bytewise = false;
+        folded.column.texts.bytewise = false;
         vec![
             column("i", SqlType::Integer),
             column("n", SqlType::Numeric(Some((10, 2)))),

@@ -26,6 +26,7 @@ use super::encode::Encoder;
 use super::filter::{identifier, literal};
 use super::options::PostgresOptions;
 use super::reading::SETTINGS;
+use super::within::Within;
 use super::{error, progress};
 use crate::fail_point;
 use crate::load::{Action, CHANGES, Counts, INPUT, Load, LoadRun, Script, Strategy, Target};
@@ -136,9 +137,18 @@ impl Loading {
         Err(error::remote(&self.client.name, &said, None))
     }
 
-    /// Rows that are in this database already: a query over there, whose columns are for those of the table.
-    pub async fn insert(&mut self, columns: &[String], query: &str) -> Result<()> {
-        let names: Vec<String> = columns.iter().map(|column| identifier(column)).collect();
+    /// Rows that are in this database already.
+    pub async fn insert(&mut self, within: &Within) -> Result<()> {
+        if let Some(stage) = within.stage() {
+            self.client.run(&stage).await?;
+        }
+        if let Some(failures) = within.failures()
+            && let Some([Some(at), value]) = self.client.texts(&failures).await?.first().map(Vec::as_slice)
+        {
+            return Err(within.failure(&self.plan.table.name, at, value.as_deref()));
+        }
+        let names: Vec<String> = within.columns.iter().map(|column| identifier(column)).collect();
+        let query = within.query();
         self.rows += self.client.execute(&format!("INSERT INTO {INPUT} ({}) {query}", names.join(", "))).await?;
         Ok(())
     }

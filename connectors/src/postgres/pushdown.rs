@@ -24,6 +24,7 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use tidemark_common::types::SqlType;
 
+use super::expression::{computed, position};
 use super::filter::{Class, class, identifier};
 use super::reading::Reading;
 use super::table::{Item, RemoteTable};
@@ -74,12 +75,21 @@ impl PushDown {
     }
 }
 
-/// A plan that is nothing but one SELECT over there: who reads it, and the SELECT, with the plan's columns in their order.
-pub fn whole_query(plan: &LogicalPlan) -> Option<(Arc<Reading>, String)> {
-    let remote = Remote::of(plan)?;
-    let items: Vec<String> = remote.items.iter().map(|item| item.sql.clone()).collect();
-    let sql = remote.select(&items);
-    Some((remote.reading, sql)).filter(|_| !items.is_empty())
+/// A plan that is nothing but one SELECT over there.
+pub struct WholeQuery {
+    pub reading: Arc<Reading>,
+    /// Its columns are called c0, c1, .. and are the plan's, in their order.
+    pub sql: String,
+    pub columns: Vec<RemoteColumn>,
+}
+
+impl WholeQuery {
+    pub fn of(plan: &LogicalPlan) -> Option<Self> {
+        let remote = Remote::of(plan).filter(|remote| !remote.items.is_empty())?;
+        let items: Vec<String> = remote.items.iter().map(|item| item.sql.clone()).collect();
+        let sql = remote.select(&items);
+        Some(Self { reading: remote.reading, sql, columns: remote.items.into_iter().map(|item| item.column).collect() })
+    }
 }
 
 /// What is to be sent instead of a plan's node.
@@ -110,7 +120,7 @@ impl Remote {
             LogicalPlan::SubqueryAlias(alias) => Self::of(&alias.input),
             LogicalPlan::Projection(projection) => {
                 let input = Self::of(&projection.input)?;
-                let item = |expr: &Expr| Some(input.items[position(expr, projection.input.schema())?].clone());
+                let item = |expr: &Expr| computed(expr, projection.input.schema(), &input.items);
                 let items = projection.expr.iter().map(item).collect::<Option<_>>()?;
                 Some(Remote { items, ..input })
             }
@@ -144,15 +154,6 @@ impl Remote {
     }
 }
 
-/// The input's column that `expr` is.
-fn position(expr: &Expr, schema: &DFSchema) -> Option<usize> {
-    match expr {
-        Expr::Column(column) => schema.maybe_index_of_column(column),
-        Expr::Alias(alias) => position(&alias.expr, schema),
-        _ => None,
-    }
-}
-
 /// Its values are equal here if and only if they are over there.
 fn key_class(column: &RemoteColumn) -> Option<Class> {
     let class = class(&column.sql_type).filter(|_| column.cast.is_none())?;
@@ -180,7 +181,7 @@ fn aggregated(aggregate: &Aggregate) -> Option<Select> {
         let field = aggregate.schema.field(groups.len() + i);
         items.push(call(expr, &SqlType::from_field(field), &item)?);
         // Of min and max, which have been told to compare by bytes.
-        texts.push(Texts { bytewise: true, ordered: true });
+        texts.push(Texts { bytewise: true, ordered: true, folded: false });
     }
     if items.is_empty() {
         return None;

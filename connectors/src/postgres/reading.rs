@@ -132,7 +132,7 @@ impl Reading {
             sql_type,
             nullable: !not_null,
             cast,
-            texts: Texts { bytewise: row.get(6), ordered: row.get(7) },
+            texts: Texts { bytewise: row.get(6), ordered: row.get(7), folded: row.get(8) },
         }
     }
 
@@ -155,7 +155,7 @@ async fn begin(name: &Arc<str>, options: &Arc<PostgresOptions>, more: &str) -> R
     Ok(client)
 }
 
-/// Name, NOT NULL, type, element type, modifier, dimensions, whether equality and order are bytewise.
+/// Name, NOT NULL, type, element type, modifier, dimensions, whether equality and order are bytewise, and Unicode is known.
 const COLUMNS: &str = "
 WITH RECURSIVE found AS (
     SELECT a.attnum, a.attname::text AS name, coalesce(a.attnotnull, false) AS attnotnull, a.atttypid, a.atttypmod,
@@ -171,7 +171,8 @@ WITH RECURSIVE found AS (
 SELECT f.name, f.attnotnull, coalesce(t.oid, 0)::oid,
     (CASE WHEN t.typcategory = 'A' AND t.typlen = -1 THEN t.typelem ELSE 0 END)::oid,
     coalesce(b.modifier, -1)::int, f.dimensions,
-    coalesce(l.collisdeterministic, true), getdatabaseencoding() = 'UTF8'
+    coalesce(l.collisdeterministic, true), getdatabaseencoding() = 'UTF8',
+    getdatabaseencoding() = 'UTF8' AND EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')
 FROM found f
 LEFT JOIN base b ON b.attnum = f.attnum AND NOT EXISTS (SELECT FROM pg_type d WHERE d.oid = b.type AND d.typtype = 'd')
 LEFT JOIN pg_type t ON t.oid = b.type

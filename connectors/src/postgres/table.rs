@@ -25,12 +25,22 @@ pub struct Item {
     pub column: RemoteColumn,
 }
 
+impl Item {
+    fn of(column: RemoteColumn) -> Self {
+        let sql = match column.cast {
+            Some(cast) => format!("{}::{cast}", identifier(&column.name)),
+            None => identifier(&column.name),
+        };
+        Self { sql, column }
+    }
+}
+
 #[derive(Debug)]
 pub struct RemoteTable {
     reading: Arc<Reading>,
     /// What stands behind FROM.
     from: String,
-    columns: Vec<RemoteColumn>,
+    columns: Vec<Item>,
     schema: SchemaRef,
 }
 
@@ -38,6 +48,7 @@ impl RemoteTable {
     pub(super) fn new(reading: Arc<Reading>, schema: &str, table: &str, columns: Vec<RemoteColumn>) -> Result<Self> {
         let fields: Vec<_> = columns.iter().map(|c| c.sql_type.to_field(&c.name, c.nullable)).collect();
         let from = format!("{}.{}", identifier(schema), identifier(table));
+        let columns = columns.into_iter().map(Item::of).collect();
         Ok(Self { reading, from, columns, schema: Arc::new(Schema::new(fields)) })
     }
 
@@ -46,12 +57,14 @@ impl RemoteTable {
         let fields = schema.fields().iter().enumerate();
         let fields: Vec<Field> = fields.map(|(i, f)| f.as_ref().clone().with_name(output(i))).collect();
         // Casts to text have been done in it.
-        let column = |(field, texts): (&Field, &Texts)| RemoteColumn {
-            name: field.name().clone(),
-            sql_type: SqlType::from_field(field),
-            nullable: field.is_nullable(),
-            cast: None,
-            texts: *texts,
+        let column = |(field, texts): (&Field, &Texts)| {
+            Item::of(RemoteColumn {
+                name: field.name().clone(),
+                sql_type: SqlType::from_field(field),
+                nullable: field.is_nullable(),
+                cast: None,
+                texts: *texts,
+            })
         };
         let columns = fields.iter().zip(texts).map(column).collect();
         Self { reading, from: format!("({select}) AS q"), columns, schema: Arc::new(Schema::new(fields)) }
@@ -71,16 +84,11 @@ impl RemoteTable {
     }
 
     pub(super) fn item(&self, i: usize) -> Item {
-        let column = &self.columns[i];
-        let sql = match column.cast {
-            Some(cast) => format!("{}::{cast}", identifier(&column.name)),
-            None => identifier(&column.name),
-        };
-        Item { sql, column: column.clone() }
+        self.columns[i].clone()
     }
 
     fn query(&self, projection: &[usize], filters: &[Expr], limit: Option<usize>) -> String {
-        let items: Vec<String> = projection.iter().map(|i| self.item(*i).sql).collect();
+        let items: Vec<String> = projection.iter().map(|i| self.columns[*i].sql.clone()).collect();
         let mut sql = match items.is_empty() {
             true => format!("SELECT FROM {}", self.from),
             false => format!("SELECT {} FROM {}", items.join(", "), self.from),

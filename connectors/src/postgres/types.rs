@@ -28,6 +28,8 @@ pub struct Texts {
     pub bytewise: bool,
     /// True if `COLLATE "C"` orders texts over there as they are ordered here (UTF-8).
     pub ordered: bool,
+    /// True if `COLLATE "und-x-icu"` tells capitals and small letters apart over there as they are here (Unicode).
+    pub folded: bool,
 }
 
 /// What `pg_attribute` and `pg_type` say of a column, domains resolved.

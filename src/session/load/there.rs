@@ -9,7 +9,7 @@ use rand::Rng;
 use tidemark_catalog::{Column, Object, ObjectKind, Table};
 use tidemark_common::{Error, Result};
 use tidemark_connectors::load::{Counts, Load, LoadRun};
-use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, whole_query};
+use tidemark_connectors::postgres::{Begun, LoadPlan, Loading, PostgresOptions, Wanted, Within};
 use uuid::Uuid;
 
 use super::Given;
@@ -71,24 +71,22 @@ impl Session {
         Ok(counts)
     }
 
-    /// Has the other system run the query itself, if it reads nothing but tables of the same database. `positions`: the columns
-    /// that the query's are for. False: its rows have to be sent.
+    /// Has the other system run the query itself, if it reads nothing but tables of the same database. `given`: the positions that
+    /// the query's columns are for; `kept`: those of them that are there. False: its rows have to be sent.
     pub(in crate::session) async fn load_within(
         &mut self,
         names: &Names,
         plan: &LogicalPlan,
         object: &Object,
-        positions: &[usize],
+        (given, kept): (&[usize], &[usize]),
         there: &mut There,
     ) -> Result<bool> {
         let loading = match &mut there.begun {
             Begun::Done(_) => return Ok(true),
             Begun::Loading(loading) => loading,
         };
-        let query = query_within(names, plan, object, positions, loading.options())?;
-        let Some(query) = query else { return Ok(false) };
-        let columns: Vec<String> = positions.iter().map(|at| object.columns()[*at].name.clone()).collect();
-        loading.insert(&columns, &query).await?;
+        let Some(within) = within(names, plan, object, (given, kept), loading.options())? else { return Ok(false) };
+        loading.insert(&within).await?;
         let connection = loading.connection().clone();
         self.notice(format!("no row left connection \"{connection}\": the load runs there as SQL"));
         Ok(true)
@@ -105,8 +103,8 @@ impl Session {
         let plan = names.plan(query)?;
         let mut positions = given_columns(&object, insert)?;
         positions.truncate(plan.schema().fields().len());
-        let way = match query_within(&names, &plan, &object, &positions, &options)? {
-            Some(query) => format!("as SQL over there: {query}"),
+        let way = match within(&names, &plan, &object, (&positions, &positions), &options)? {
+            Some(within) => format!("as SQL over there: {}", within.query()),
             None => "by COPY".to_string(),
         };
         Ok(format!("Load: {} into {} of connection \"{}\", {way}\n", load.name(), remote.name(), connection.name))
@@ -114,28 +112,32 @@ impl Session {
 }
 
 /// What the other system, of these options, can be asked instead of the plan.
-pub(in crate::session) fn query_within(
+fn within(
     names: &Names,
     plan: &LogicalPlan,
     object: &Object,
-    positions: &[usize],
+    (given, kept): (&[usize], &[usize]),
     options: &PostgresOptions,
-) -> Result<Option<String>> {
-    // Defaults are computed here, but for those of the strategy's columns, and NORMALIZE is done here.
+) -> Result<Option<Within>> {
+    // Defaults are computed here, but for those of the strategy's columns, and NORMALIZE of what is not given is done here.
     let own: &[String] = match &object.kind {
         ObjectKind::Table(Table { load: Some(load), .. }) => &load.own,
         _ => &[],
     };
     let is_filled = |(at, column): (usize, &Column)| {
-        column.normalize.is_some()
-            || column.default.is_some() && !positions.contains(&at) && !own.contains(&column.name)
+        (column.default.is_some() || column.normalize.is_some()) && !kept.contains(&at) && !own.contains(&column.name)
     };
     if object.columns().iter().enumerate().any(is_filled) {
         return Ok(None);
     }
     let optimized = crate::planning::aside(|| names.planner().optimize(plan))?;
-    let Some((reading, query)) = whole_query(&optimized) else { return Ok(None) };
-    Ok(Some(query).filter(|_| options.is_same_database(&reading.options)))
+    let wanted = |at: &usize| {
+        let column = kept.contains(at).then(|| &object.columns()[*at])?;
+        Some(Wanted { name: &column.name, sql_type: &column.sql_type, normalize: column.normalize.as_ref() })
+    };
+    let columns: Vec<_> = given.iter().map(wanted).collect();
+    let within = Within::of(&optimized, &columns)?;
+    Ok(within.filter(|within| options.is_same_database(&within.reading.options)))
 }
 
 impl There {
