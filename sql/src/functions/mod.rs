@@ -37,6 +37,7 @@ mod regexp;
 mod rewrite;
 mod row;
 mod session;
+mod session_windows;
 mod strings;
 mod system;
 mod text;
@@ -107,7 +108,7 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in aggregates::functions() {
         registry.register_udaf(Arc::new(function))?;
     }
-    for function in numbering::functions() {
+    for function in numbering::functions().into_iter().chain(session_windows::functions()) {
         registry.register_udwf(Arc::new(function))?;
     }
     registry.register_function_rewrite(Arc::new(rewrite::PostgresCasts::new()))?;

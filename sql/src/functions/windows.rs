@@ -35,6 +35,9 @@ pub const TUMBLE_START: &str = "tidemark_tumble_start";
 pub const TUMBLE_END: &str = "tidemark_tumble_end";
 /// `tidemark_hop_starts(ts, slide, size [, offset])`: starts of the windows that hold ts, ascending.
 pub const HOP_STARTS: &str = "tidemark_hop_starts";
+/// `tidemark_cumulate_ends(ts, step, size [, offset])`: ends of the windows that hold ts, ascending; all begin where that of
+/// `size` begins, and the next is longer by `step`.
+pub const CUMULATE_ENDS: &str = "tidemark_cumulate_ends";
 /// `tidemark_window_end(start, size)`: end of the window that begins at start.
 pub const WINDOW_END: &str = "tidemark_window_end";
 
@@ -42,7 +45,7 @@ pub const WINDOW_END: &str = "tidemark_window_end";
 pub const MAX_WINDOWS_PER_ROW: i64 = 10_000;
 
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    [Which::TumbleStart, Which::TumbleEnd, Which::HopStarts, Which::WindowEnd]
+    [Which::TumbleStart, Which::TumbleEnd, Which::HopStarts, Which::CumulateEnds, Which::WindowEnd]
         .into_iter()
         .map(|which| ScalarUDF::new_from_impl(WindowFunction::new(which)))
         .collect()
@@ -121,6 +124,16 @@ impl Grid {
         }
     }
 
+    /// Where the window of one step that holds `ts` ends.
+    #[inline]
+    fn end(&self, ts: i64) -> Result<i64> {
+        match self.step {
+            // A shifted month is not a whole month, so the end is that of the unshifted one, shifted.
+            Span::Months(n) => self.at_month(self.aligned_month(ts, n)? + n),
+            fixed => fixed.after(self.start(ts)?),
+        }
+    }
+
     /// The last aligned month at or before `ts`, counted from 1970-01.
     fn aligned_month(&self, ts: i64, n: i64) -> Result<i64> {
         let month = Civil::from_micros(ts.checked_sub(self.shift).ok_or_else(calendar::out_of_range)?).months();
@@ -152,24 +165,25 @@ impl Grid {
                     each(self.at_month(last - k * slide)?);
                 }
             }
-            _ => return Err(mixed_slide_and_size()),
+            _ => return Err(mixed("slide")),
         }
         Ok(())
     }
 }
 
-fn mixed_slide_and_size() -> Error {
-    Error::invalid("window slide and size must both be in months, or both of fixed length")
+fn mixed(step: &str) -> Error {
+    Error::invalid(format!("window {step} and size must both be in months, or both of fixed length"))
 }
 
-fn check_windows_per_row(slide: Span, size: Span) -> Result<()> {
-    let count = match (slide, size) {
-        (Span::Micros(slide), Span::Micros(size)) | (Span::Months(slide), Span::Months(size)) => size / slide,
-        _ => return Err(mixed_slide_and_size()),
-    };
+/// `name`: of the step, in errors.
+fn check_windows_per_row(step: Span, size: Span, name: &str) -> Result<()> {
+    if matches!((step, size), (Span::Micros(_), Span::Months(_)) | (Span::Months(_), Span::Micros(_))) {
+        return Err(mixed(name));
+    }
+    let count = ratio(size, step);
     if count > MAX_WINDOWS_PER_ROW {
         return Err(Error::invalid(format!("each row would fall into {count} windows"))
-            .with_hint(format!("Make the slide longer: at most {MAX_WINDOWS_PER_ROW} windows may overlap.")));
+            .with_hint(format!("Make the {name} longer: at most {MAX_WINDOWS_PER_ROW} windows may overlap.")));
     }
     Ok(())
 }
@@ -179,6 +193,7 @@ enum Which {
     TumbleStart,
     TumbleEnd,
     HopStarts,
+    CumulateEnds,
     WindowEnd,
 }
 
@@ -188,6 +203,7 @@ impl Which {
             Which::TumbleStart => TUMBLE_START,
             Which::TumbleEnd => TUMBLE_END,
             Which::HopStarts => HOP_STARTS,
+            Which::CumulateEnds => CUMULATE_ENDS,
             Which::WindowEnd => WINDOW_END,
         }
     }
@@ -196,9 +212,14 @@ impl Which {
     fn arity(self) -> (usize, usize) {
         match self {
             Which::TumbleStart | Which::TumbleEnd => (2, 3),
-            Which::HopStarts => (3, 4),
+            Which::HopStarts | Which::CumulateEnds => (3, 4),
             Which::WindowEnd => (2, 2),
         }
+    }
+
+    /// It gives several windows a row, as a list.
+    fn is_list(self) -> bool {
+        matches!(self, Which::HopStarts | Which::CumulateEnds)
     }
 }
 
@@ -244,7 +265,7 @@ impl ScalarUDFImpl for WindowFunction {
     fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
         let time = types.first().ok_or_else(|| no_such_function(self.name(), types))?.clone();
         Ok(match self.which {
-            Which::HopStarts => DataType::List(Arc::new(Field::new("item", time, true))),
+            which if which.is_list() => DataType::List(Arc::new(Field::new("item", time, true))),
             _ => time,
         })
     }
@@ -271,7 +292,7 @@ impl ScalarUDFImpl for WindowFunction {
     fn output_ordering(&self, inputs: &[ExprProperties]) -> DfResult<SortProperties> {
         let constant_spans = inputs.iter().skip(1).all(|p| p.sort_properties == SortProperties::Singleton);
         match inputs.first() {
-            Some(time) if constant_spans && self.which != Which::HopStarts => Ok(time.sort_properties),
+            Some(time) if constant_spans && !self.which.is_list() => Ok(time.sort_properties),
             _ => Ok(SortProperties::Unordered),
         }
     }
@@ -308,8 +329,8 @@ impl Spans {
 
 impl WindowFunction {
     fn evaluate(&self, times: &TimestampMicrosecondArray, spans: &Spans) -> Result<ArrayRef> {
-        if self.which == Which::HopStarts {
-            return self.hop_starts(times, spans);
+        if self.which.is_list() {
+            return self.lists(times, spans);
         }
         let out: TimestampMicrosecondArray = match spans {
             Spans::Constant(None) => TimestampMicrosecondArray::new_null(times.len()),
@@ -329,42 +350,88 @@ impl WindowFunction {
         Ok(Arc::new(out.with_data_type(times.data_type().clone())))
     }
 
-    fn hop_starts(&self, times: &TimestampMicrosecondArray, spans: &Spans) -> Result<ArrayRef> {
+    fn lists(&self, times: &TimestampMicrosecondArray, spans: &Spans) -> Result<ArrayRef> {
         let constant = match spans {
-            Spans::Constant(Some(spans)) => Some(hop(spans)?),
+            Spans::Constant(Some(spans)) => Some(Windows::new(self.which, spans)?),
             _ => None,
         };
-        let mut starts: Vec<i64> = Vec::with_capacity(times.len());
+        let mut bounds: Vec<i64> = Vec::with_capacity(times.len());
         let mut lengths = Vec::with_capacity(times.len());
         let mut valid = Vec::with_capacity(times.len());
         for row in 0..times.len() {
             let of_row = match (constant, spans) {
-                (None, Spans::Columns(_)) => spans.row(row).map(|s| hop(&s)).transpose()?,
+                (None, Spans::Columns(_)) => spans.row(row).map(|s| Windows::new(self.which, &s)).transpose()?,
                 (constant, _) => constant,
             };
-            let before = starts.len();
+            let before = bounds.len();
             let held = match of_row {
-                Some((grid, size)) if times.is_valid(row) => {
-                    grid.starts(times.value(row), size, |start| starts.push(start))?;
+                Some(windows) if times.is_valid(row) => {
+                    windows.of(times.value(row), |bound| bounds.push(bound))?;
                     true
                 }
                 _ => false,
             };
             valid.push(held);
-            lengths.push(starts.len() - before);
+            lengths.push(bounds.len() - before);
         }
         let item = Arc::new(Field::new("item", times.data_type().clone(), true));
-        let starts = TimestampMicrosecondArray::from(starts).with_data_type(times.data_type().clone());
+        let bounds = TimestampMicrosecondArray::from(bounds).with_data_type(times.data_type().clone());
         let nulls = NullBuffer::from(valid);
-        Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(starts), Some(nulls))?))
+        Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(bounds), Some(nulls))?))
     }
 }
 
-fn hop(spans: &[IntervalMonthDayNano]) -> Result<(Grid, Span)> {
-    let slide = Span::positive(spans[0], "slide")?;
-    let size = Span::positive(spans[1], "size")?;
-    check_windows_per_row(slide, size)?;
-    Ok((Grid::new(slide, spans.get(2).copied())?, size))
+/// Of a function that gives several windows a row.
+#[derive(Clone, Copy)]
+enum Windows {
+    HopStarts { grid: Grid, size: Span },
+    CumulateEnds { grid: Grid, step: Span, size: Span },
+}
+
+impl Windows {
+    fn new(which: Which, spans: &[IntervalMonthDayNano]) -> Result<Self> {
+        let (name, offset) = (if which == Which::HopStarts { "slide" } else { "step" }, spans.get(2).copied());
+        let (step, size) = (Span::positive(spans[0], name)?, Span::positive(spans[1], "size")?);
+        check_windows_per_row(step, size, name)?;
+        match which {
+            Which::HopStarts => Ok(Windows::HopStarts { grid: Grid::new(step, offset)?, size }),
+            _ if is_multiple(size, step) => Ok(Windows::CumulateEnds { grid: Grid::new(size, offset)?, step, size }),
+            _ => Err(Error::invalid("the size of a CUMULATE window must be a multiple of its step")),
+        }
+    }
+
+    /// Calls `each` with what the function gives for `ts`, ascending.
+    fn of(&self, ts: i64, mut each: impl FnMut(i64)) -> Result<()> {
+        match *self {
+            Windows::HopStarts { grid, size } => grid.starts(ts, size, each),
+            Windows::CumulateEnds { grid, step, size } => {
+                let mut end = grid.start(ts)?;
+                let last = grid.end(ts)?;
+                for _ in 0..ratio(size, step) {
+                    end = step.after(end)?;
+                    if end > ts {
+                        each(end.min(last));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How often the shorter span goes into the longer one, both of one kind.
+fn ratio(size: Span, step: Span) -> i64 {
+    match (size, step) {
+        (Span::Micros(size), Span::Micros(step)) | (Span::Months(size), Span::Months(step)) => size / step,
+        _ => 0,
+    }
+}
+
+fn is_multiple(size: Span, step: Span) -> bool {
+    match (size, step) {
+        (Span::Micros(size), Span::Micros(step)) | (Span::Months(size), Span::Months(step)) => size % step == 0,
+        _ => false,
+    }
 }
 
 /// What one call computes, its constants made ready.
@@ -381,7 +448,7 @@ impl Window {
             Which::TumbleStart => Window::Start(Grid::new(size, spans.get(1).copied())?),
             Which::TumbleEnd => Window::End(Grid::new(size, spans.get(1).copied())?),
             Which::WindowEnd => Window::Plus(size),
-            Which::HopStarts => return Err(Error::internal("hop_starts yields a list")),
+            Which::HopStarts | Which::CumulateEnds => return Err(Error::internal("it yields a list")),
         })
     }
 
@@ -389,11 +456,7 @@ impl Window {
     fn apply(&self, ts: i64) -> Result<i64> {
         match self {
             Window::Start(grid) => grid.start(ts),
-            Window::End(grid) => match grid.step {
-                // A shifted month is not a whole month, so the end is that of the unshifted one, shifted.
-                Span::Months(n) => grid.at_month(grid.aligned_month(ts, n)? + n),
-                fixed => fixed.after(grid.start(ts)?),
-            },
+            Window::End(grid) => grid.end(ts),
             Window::Plus(size) => size.after(ts),
         }
     }

@@ -78,6 +78,11 @@ impl Dialect for TidemarkDialect {
     }
 
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        // `t PARTITION BY k` as an argument: a table, by columns.
+        let [first, second] = parser.peek_tokens_ref();
+        if is_keyword(&first.token, Keyword::PARTITION) && is_keyword(&second.token, Keyword::BY) {
+            return Some(Ok(self.prec_value(Precedence::Or)));
+        }
         POSTGRES.get_next_precedence(parser)
     }
 
@@ -157,6 +162,9 @@ impl Dialect for TidemarkDialect {
     }
 
     fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _precedence: u8) -> Option<Result<Expr, ParserError>> {
+        if parser.parse_keywords(&[Keyword::PARTITION, Keyword::BY]) {
+            return Some(parse_partitioned(parser, expr.clone()));
+        }
         if parser.parse_keywords(&[Keyword::BETWEEN, Keyword::SYMMETRIC]) {
             return Some(self.parse_symmetric(parser, expr, false));
         }
@@ -275,6 +283,23 @@ fn parse_table_argument(parser: &mut Parser, word: Ident) -> Result<Expr, Parser
         Expr::CompoundIdentifier(parts)
     };
     Ok(Expr::Prefixed { prefix: word, value: Box::new(value) })
+}
+
+/// Behind `t PARTITION BY`: a column, or several in brackets.
+fn parse_partitioned(parser: &mut Parser, table: Expr) -> Result<Expr, ParserError> {
+    let columns = match parser.consume_token(&Token::LParen) {
+        true => {
+            let columns = parser.parse_comma_separated(Parser::parse_expr)?;
+            parser.expect_token(&Token::RParen)?;
+            columns
+        }
+        false => vec![parser.parse_expr()?],
+    };
+    Ok(super::build::call(super::windows::PARTITIONED, [vec![table], columns].concat()))
+}
+
+fn is_keyword(token: &Token, keyword: Keyword) -> bool {
+    matches!(token, Token::Word(word) if word.quote_style.is_none() && word.keyword == keyword)
 }
 
 /// As `sqlparser` makes CURRENT_USER.

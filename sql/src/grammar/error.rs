@@ -40,9 +40,6 @@ pub(super) fn unexpected(tokens: &Tokens, index: usize) -> Error {
         return Error::syntax("syntax error at end of input").with_position(tokens.end_position());
     };
     let position = tokens.position(token.span.start);
-    if starts_session_partition(tokens, index) {
-        return super::windows::session_refused().with_position(position);
-    }
     if let Some(error) = refused(tokens, index) {
         return error.with_position(position);
     }
@@ -88,15 +85,6 @@ fn word(tokens: &Tokens, index: usize) -> Option<String> {
         Token::Word(Word { value, quote_style: None, .. }) => Some(value.to_ascii_uppercase()),
         _ => None,
     }
-}
-
-/// `SESSION(t PARTITION BY ...`: known, and refused for what it is.
-fn starts_session_partition(tokens: &Tokens, index: usize) -> bool {
-    if word(tokens, index).as_deref() != Some("PARTITION") {
-        return false;
-    }
-    let open = (0..index).rev().find(|i| tokens.list[*i].token == Token::LParen);
-    open.and_then(|i| i.checked_sub(1)).and_then(|i| word(tokens, i)).as_deref() == Some("SESSION")
 }
 
 /// Postgres has it, Tidemark does not: better said than called a syntax error.

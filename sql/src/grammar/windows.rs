@@ -8,17 +8,24 @@
 //!   HOP(t, ts, slide, size)   ──▶  (SELECT *, tidemark_window_end(window_start, size) AS window_end
 //!                                    FROM (SELECT *, unnest(tidemark_hop_starts(ts, slide, size, offset)) AS window_start
 //!                                            FROM t WHERE ts IS NOT NULL) AS t) AS t
+//!
+//!   CUMULATE(t, ts, step, size) as HOP, but of one start the ends: unnest(tidemark_cumulate_ends(ts, step, size, offset))
+//!
+//!   SESSION(t PARTITION BY k, ts, gap)
+//!                             ──▶  (SELECT *, tidemark_session_start(ts, gap) OVER (PARTITION BY k ORDER BY ts) AS window_start,
+//!                                           tidemark_session_end(ts, gap) OVER (PARTITION BY k ORDER BY ts) AS window_end
+//!                                    FROM t WHERE ts IS NOT NULL) AS t
 //! ```
 //!
-//! Both spellings are read: `TUMBLE(t, ts, INTERVAL '1 minute')` and
+//! A query that says `window_time` gets it: the last millisecond of the window, as in Flink. Both spellings are read: `TUMBLE(t, ts, INTERVAL '1 minute')` and
 //! `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))`, with arguments by name as well. A row without a time has no
 //! window, so it does not appear. Without an offset it is zero.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem,
-    SetExpr, Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Select,
+    SelectItem, SetExpr, Statement, TableAlias, TableFactor, VisitMut, VisitorMut, WindowType,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use tidemark_common::{Error, Result};
@@ -28,23 +35,46 @@ use super::dialect::TidemarkDialect;
 
 /// Rewrites every window function in a FROM of `node`.
 pub fn rewrite(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Windows) {
+    let mut windows = Windows::default();
+    let _ = node.visit(&mut Mentions(&mut windows.window_time));
+    match node.visit(&mut windows) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-pub(super) fn session_refused() -> Error {
-    Error::unsupported("SESSION windows are not supported yet").with_hint("TUMBLE and HOP are.")
+/// What `t PARTITION BY k` is parsed as: a call with t and the columns.
+pub(super) const PARTITIONED: &str = "tidemark_partitioned";
+
+#[derive(Default)]
+struct Windows {
+    /// The statement names a column window_time.
+    window_time: bool,
 }
 
-struct Windows;
+/// Looks for the name window_time.
+struct Mentions<'a>(&'a mut bool);
+
+impl VisitorMut for Mentions<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let name = match expr {
+            Expr::Identifier(name) => Some(&*name),
+            Expr::CompoundIdentifier(parts) => parts.last(),
+            _ => None,
+        };
+        *self.0 |= name.is_some_and(|name| name.value.eq_ignore_ascii_case("window_time"));
+        ControlFlow::Continue(())
+    }
+}
 
 impl VisitorMut for Windows {
     type Break = Error;
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-        match window_call(factor).and_then(|found| found.map(WindowCall::into_derived_table).transpose()) {
+        let derived = |call: WindowCall| call.into_derived_table(self.window_time);
+        match window_call(factor).and_then(|found| found.map(derived).transpose()) {
             Ok(Some(derived)) => *factor = derived,
             Ok(None) => {}
             Err(error) => return ControlFlow::Break(error),
@@ -57,6 +87,8 @@ impl VisitorMut for Windows {
 enum Kind {
     Tumble,
     Hop,
+    Cumulate,
+    Session,
 }
 
 impl Kind {
@@ -64,6 +96,30 @@ impl Kind {
         match self {
             Kind::Tumble => "TUMBLE",
             Kind::Hop => "HOP",
+            Kind::Cumulate => "CUMULATE",
+            Kind::Session => "SESSION",
+        }
+    }
+
+    /// Its arguments by name, those that must be given first, and how it is written.
+    fn arguments(self) -> (&'static [&'static str], usize, &'static str) {
+        match self {
+            Kind::Tumble => (&["data", "timecol", "size", "offset"], 3, "TUMBLE(table, time column, size [, offset])"),
+            Kind::Hop => (
+                &["data", "timecol", "slide", "size", "offset"],
+                4,
+                "HOP(table, time column, slide, size [, offset])",
+            ),
+            Kind::Cumulate => (
+                &["data", "timecol", "step", "size", "offset"],
+                4,
+                "CUMULATE(table, time column, step, size [, offset])",
+            ),
+            Kind::Session => (
+                &["data", "timecol", "gap", "max_length"],
+                3,
+                "SESSION(table [PARTITION BY (column, ..)], time column, gap [, longest length])",
+            ),
         }
     }
 }
@@ -71,11 +127,11 @@ impl Kind {
 struct WindowCall {
     kind: Kind,
     data: Expr,
+    /// SESSION only.
+    partition: Vec<Expr>,
     time: Expr,
-    /// HOP only.
-    slide: Option<Expr>,
-    size: Expr,
-    offset: Expr,
+    /// What follows the time, in order, without those that are left out at the end.
+    spans: Vec<Expr>,
     alias: Option<TableAlias>,
 }
 
@@ -94,22 +150,15 @@ fn window_call(factor: &TableFactor) -> Result<Option<WindowCall>> {
     let kind = match ident.value.to_ascii_uppercase().as_str() {
         "TUMBLE" => Kind::Tumble,
         "HOP" => Kind::Hop,
-        "SESSION" => return Err(session_refused()),
-        "CUMULATE" => {
-            return Err(Error::unsupported("CUMULATE windows are not supported yet").with_hint("TUMBLE and HOP are."));
-        }
+        "CUMULATE" => Kind::Cumulate,
+        "SESSION" => Kind::Session,
         _ => return Ok(None),
     };
     arguments(kind, args, alias.clone()).map(Some)
 }
 
 fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Result<WindowCall> {
-    let (names, usage): (&[&str], _) = match kind {
-        Kind::Tumble => (&["data", "timecol", "size", "offset"], "TUMBLE(table, time column, size [, offset])"),
-        Kind::Hop => {
-            (&["data", "timecol", "slide", "size", "offset"], "HOP(table, time column, slide, size [, offset])")
-        }
-    };
+    let (names, needed, usage) = kind.arguments();
     let usage_hint = |error: Error| error.with_hint(format!("Write {usage}."));
     let mut found: Vec<Option<Expr>> = vec![None; names.len()];
     for (position, arg) in args.iter().enumerate() {
@@ -131,19 +180,41 @@ fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Res
             None => return Err(usage_hint(Error::syntax(format!("too many arguments for {}", kind.name())))),
         }
     }
-    let mut take = |name: &str| names.iter().position(|known| *known == name).and_then(|index| found[index].take());
-    let required = |value: Option<Expr>, name: &str| {
-        value.ok_or_else(|| usage_hint(Error::syntax(format!("{} needs its argument {name}", kind.name()))))
+    if let Some(missing) = (0..needed).find(|index| found[*index].is_none()) {
+        let message = format!("{} needs its argument {}", kind.name(), names[missing]);
+        return Err(usage_hint(Error::syntax(message)));
+    }
+    let mut found = found.into_iter().flatten();
+    let (Some(data), Some(time)) = (found.next(), found.next()) else {
+        return Err(Error::internal("a window function has no arguments"));
     };
-    Ok(WindowCall {
-        kind,
-        data: required(take("data"), "data")?,
-        time: time_column(required(take("timecol"), "timecol")?)?,
-        slide: if kind == Kind::Hop { Some(required(take("slide"), "slide")?) } else { None },
-        size: required(take("size"), "size")?,
-        offset: take("offset").unwrap_or_else(|| interval("0 seconds".into())),
-        alias,
-    })
+    let (data, partition) = partitioned(data);
+    if kind != Kind::Session && !partition.is_empty() {
+        return Err(Error::syntax(format!("{} takes no PARTITION BY", kind.name()))
+            .with_hint("Its windows are the same for all rows: GROUP BY the column, too."));
+    }
+    let mut spans: Vec<Expr> = found.collect();
+    if kind != Kind::Session && spans.len() + 2 < names.len() {
+        spans.push(interval("0 seconds".into()));
+    }
+    Ok(WindowCall { kind, data, partition, time: time_column(time)?, spans, alias })
+}
+
+/// `t PARTITION BY (a, b)`: t, and a and b.
+fn partitioned(data: Expr) -> (Expr, Vec<Expr>) {
+    let mut parts = match &data {
+        Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) if name.to_string() == PARTITIONED => {
+            list.args.iter().filter_map(|arg| match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                _ => None,
+            })
+        }
+        _ => return (data, Vec::new()),
+    };
+    match parts.next() {
+        Some(table) => (table, parts.collect()),
+        None => (data, Vec::new()),
+    }
 }
 
 /// `DESCRIPTOR(ts)` or `ts`
@@ -163,27 +234,64 @@ fn time_column(expr: Expr) -> Result<Expr> {
 }
 
 impl WindowCall {
-    fn into_derived_table(self) -> Result<TableFactor> {
+    fn into_derived_table(self, window_time: bool) -> Result<TableFactor> {
         let (source, name) = source(self.data, self.kind)?;
         let is_timed = Expr::IsNotNull(Box::new(self.time.clone()));
-        let query = match self.slide {
-            None => {
-                let args = vec![self.time, self.size, self.offset];
+        let args = [vec![self.time.clone()], self.spans.clone()].concat();
+        let query = match self.kind {
+            Kind::Tumble => {
                 let start = column(call("tidemark_tumble_start", args.clone()), "window_start");
                 let end = column(call("tidemark_tumble_end", args), "window_end");
                 select_all(source, vec![start, end], Some(is_timed))?
             }
-            Some(slide) => {
-                let starts = call("tidemark_hop_starts", vec![self.time, slide, self.size.clone(), self.offset]);
-                let start = column(call("unnest", vec![starts]), "window_start");
+            Kind::Session => {
+                let over = |name: &str| session_call(name, args.clone(), &self.partition, &self.time);
+                let start = column(over("tidemark_session_start")?, "window_start");
+                let end = column(over("tidemark_session_end")?, "window_end");
+                select_all(source, vec![start, end], Some(is_timed))?
+            }
+            Kind::Hop => {
+                let start = column(call("unnest", vec![call("tidemark_hop_starts", args)]), "window_start");
                 let inner = derived(select_all(source, vec![start], Some(is_timed))?, alias(name.clone()));
-                let window_start = Expr::Identifier(Ident::new("window_start"));
-                let end = column(call("tidemark_window_end", vec![window_start, self.size]), "window_end");
+                let start = Expr::Identifier(Ident::new("window_start"));
+                let size = self.spans[1].clone();
+                let end = column(call("tidemark_window_end", vec![start, size]), "window_end");
                 select_all(inner, vec![end], None)?
+            }
+            Kind::Cumulate => {
+                let [_, size, offset] = [0, 1, 2].map(|at| self.spans[at].clone());
+                let start = call("tidemark_tumble_start", vec![self.time, size, offset]);
+                let end = column(call("unnest", vec![call("tidemark_cumulate_ends", args)]), "window_end");
+                select_all(source, vec![column(start, "window_start"), end], Some(is_timed))?
+            }
+        };
+        let query = match window_time {
+            false => query,
+            true => {
+                let end = Box::new(Expr::Identifier(Ident::new("window_end")));
+                let right = Box::new(interval("1 millisecond".into()));
+                let time = Expr::BinaryOp { left: end, op: BinaryOperator::Minus, right };
+                select_all(derived(query, alias(name.clone())), vec![column(time, "window_time")], None)?
             }
         };
         Ok(derived(query, self.alias.unwrap_or_else(|| alias(name))))
     }
+}
+
+/// `name(args) OVER (PARTITION BY partition ORDER BY time)`
+fn session_call(name: &str, args: Vec<Expr>, partition: &[Expr], time: &Expr) -> Result<Expr> {
+    let mut query = template("SELECT f() OVER (PARTITION BY p ORDER BY t)")?;
+    let Some(SelectItem::UnnamedExpr(Expr::Function(mut function))) = select_of(&mut query)?.projection.pop() else {
+        return Err(Error::internal("the template of a window function has none"));
+    };
+    if let Expr::Function(called) = call(name, args) {
+        (function.name, function.args) = (called.name, called.args);
+    }
+    if let Some(WindowType::WindowSpec(spec)) = &mut function.over {
+        spec.partition_by = partition.to_vec();
+        spec.order_by.iter_mut().for_each(|order| order.expr = time.clone());
+    }
+    Ok(Expr::Function(function))
 }
 
 /// The windowed relation, and the name that the result has unless it gets another.
@@ -325,12 +433,39 @@ mod tests {
     }
 
     #[test]
+    fn session() {
+        let check = |call: &str, over: &str| {
+            let one = |which: &str| format!("tidemark_session_{which}(ts, g) OVER ({over}ORDER BY ts) AS window_{which}");
+            let expected = format!(
+                "SELECT * FROM (SELECT *, {}, {} FROM t WHERE ts IS NOT NULL) AS t",
+                one("start"),
+                one("end")
+            );
+            assert_eq!(rewritten(&format!("SELECT * FROM {call}")).unwrap(), expected, "{call}");
+        };
+        check("SESSION(t, ts, g)", "");
+        check("SESSION(t PARTITION BY k, ts, g)", "PARTITION BY k ");
+        check("TABLE(SESSION(TABLE t PARTITION BY (k, v), DESCRIPTOR(ts), g))", "PARTITION BY k, v ");
+        check("SESSION(data => TABLE t PARTITION BY k, gap => g, timecol => DESCRIPTOR(ts))", "PARTITION BY k ");
+    }
+
+    #[test]
+    fn cumulate_and_window_time() {
+        assert_eq!(
+            rewritten("SELECT window_time FROM CUMULATE(t, ts, s, z)").unwrap(),
+            "SELECT window_time FROM (SELECT *, window_end - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, tidemark_tumble_start(ts, z, INTERVAL '0 seconds') AS window_start, \
+             unnest(tidemark_cumulate_ends(ts, s, z, INTERVAL '0 seconds')) AS window_end FROM t WHERE ts IS NOT NULL) AS t) AS t"
+        );
+    }
+
+    #[test]
     fn refusals_tell_what_to_write() {
         let error = |call: &str| rewritten(&format!("SELECT * FROM {call}")).unwrap_err();
-        assert_eq!(error("SESSION(t, ts, INTERVAL '1 day')").code(), "0A000");
-        assert_eq!(error("SESSION(t PARTITION BY k, ts, INTERVAL '1 day')").code(), "0A000");
-        assert_eq!(error("SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '1 day')").code(), "0A000");
-        assert_eq!(error("CUMULATE(t, ts, INTERVAL '1 day', INTERVAL '1 day')").code(), "0A000");
+        assert_eq!(error("SESSION(t, ts)").message(), "SESSION needs its argument gap");
+        assert_eq!(error("SESSION(t PARTITION BY k, v, ts, a, b)").message(), "too many arguments for SESSION");
+        assert_eq!(error("TUMBLE(t PARTITION BY k, ts, a)").message(), "TUMBLE takes no PARTITION BY");
+        assert_eq!(error("CUMULATE(t, ts, INTERVAL '1 day')").message(), "CUMULATE needs its argument size");
         let e = error("TUMBLE(t, ts)");
         assert_eq!(
             (e.message(), e.hint()),

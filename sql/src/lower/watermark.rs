@@ -17,6 +17,7 @@ const MONOTONE: &[&str] = &[
     "tidemark_tumble_start",
     "tidemark_tumble_end",
     "tidemark_hop_starts",
+    "tidemark_cumulate_ends",
     "tidemark_window_end",
     "date_trunc",
     "date_bin",
