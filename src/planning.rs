@@ -8,8 +8,10 @@ use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use tidemark_common::Result;
 use tidemark_connectors::postgres::PushDown;
@@ -56,6 +58,19 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
         .build();
     functions::register(&mut state)?;
     Ok(Arc::new(state))
+}
+
+/// How an optimized plan is run. DataFusion's rules leave out sorts by an expression that a filter has made constant, and may not
+/// find that again when they have moved the expression: where their own check refuses what they have made, nothing is moved.
+pub async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    match state.query_planner().create_physical_plan(optimized, state).await {
+        Err(error) if error.to_string().contains("does not satisfy order requirements") => {
+            let rules = physical_rules().into_iter().filter(|rule| rule.name() != "ProjectionPushdown").collect();
+            let state = SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(rules).build();
+            Ok(state.query_planner().create_physical_plan(optimized, &state).await?)
+        }
+        planned => Ok(planned?),
+    }
 }
 
 /// DataFusion's rules, after one of ours, but for those that push conditions down. They find columns by name alone, so that with two of one name, as

@@ -27,7 +27,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
 pub use self::lookup::Stored;
-pub use self::over::Over;
+pub use self::over::{Over, Until};
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
 pub use crate::plan_text::readable;

@@ -1,5 +1,8 @@
 //! DataFusion's names of expressions in SQL's words: `count(Int64(1))` is `count(*)` to whoever reads EXPLAIN.
 
+use bytes::BytesMut;
+use datafusion::arrow::datatypes::IntervalMonthDayNano;
+
 /// Types as DataFusion writes them before a literal: `Int64(1)`.
 const LITERALS: &[&str] = &[
     "Boolean",
@@ -68,11 +71,10 @@ fn literal(text: &str) -> Option<(String, &str)> {
     let end = closing(inside)?;
     let (value, after) = (&inside[..end], &inside[end + 1..]);
     let shown = match value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) {
+        Some(value) if name.starts_with("Interval") => format!("'{}'", interval(value)?),
         Some(string) => format!("'{}'", string.replace('\'', "''")),
         None if name.starts_with("Decimal") => decimal(value)?,
-        None if value == "NULL" || name.starts_with(['B', 'I', 'U', 'F']) && !name.starts_with("Interval") => {
-            value.into()
-        }
+        None if value == "NULL" || name.starts_with(['B', 'I', 'U', 'F']) => value.into(),
         None => format!("'{value}'"),
     };
     Some((shown, after))
@@ -91,6 +93,19 @@ fn closing(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// `IntervalMonthDayNano { months: 0, days: 1, nanoseconds: 0 }` is 1 day.
+fn interval(text: &str) -> Option<String> {
+    let number = |name: &str| -> Option<&str> {
+        let value = text.split_once(&format!("{name}: "))?.1;
+        value.split(|c: char| !c.is_ascii_digit() && c != '-').next()
+    };
+    let (months, days, nanos) = (number("months")?, number("days")?, number("nanoseconds")?);
+    let value = IntervalMonthDayNano::new(months.parse().ok()?, days.parse().ok()?, nanos.parse().ok()?);
+    let mut out = BytesMut::new();
+    crate::values::interval::write(value, &mut out);
+    String::from_utf8(out.to_vec()).ok()
 }
 
 /// `Some(650),10,2` is 6.50.
@@ -118,6 +133,10 @@ mod tests {
             ("amount * Decimal128(Some(650),10,2)", "amount * 6.50"),
             ("amount < Decimal128(Some(-5),10,2)", "amount < -0.05"),
             ("CAST(id AS Int64) + CAST(x AS Decimal128(10, 2))", "CAST(id AS bigint) + CAST(x AS numeric(10, 2))"),
+            (
+                "f(a,IntervalMonthDayNano(\"IntervalMonthDayNano { months: 1, days: 0, nanoseconds: -300000000000 }\"))",
+                "f(a,'1 mon -00:05:00')",
+            ),
             ("a IS DISTINCT FROM Int64(NULL)", "a IS DISTINCT FROM NULL"),
             ("array_agg(a) ORDER BY [a ASC NULLS LAST]", "array_agg(a) ORDER BY [a]"),
             ("toInt64(1)", "toInt64(1)"),

@@ -242,8 +242,12 @@ impl Task {
             }
             Op::Over(over) => {
                 let input = input()?;
-                on_one_shard = !matches!(input.op, Op::Exchange { .. });
-                Box::new(move |shard| Ok(Box::new(Over::new(over, &input.schema, &node.schema, &placement(shard))?)))
+                on_one_shard = !matches!(&input.op, Op::Exchange { keys } if *keys == over.partition);
+                let shard_keys = if on_one_shard { Vec::new() } else { (0..over.partition.len()).collect() };
+                Box::new(move |shard| {
+                    let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
+                    Ok(Box::new(Over::new(over, &input.schema, &node.schema, &placement)?))
+                })
             }
             Op::Aggregate(aggregate) => {
                 let input = input()?;

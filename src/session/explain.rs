@@ -117,7 +117,7 @@ impl Session {
         }
         let plan = with_parameters(plan, parameters)?;
         let optimized = names.planner().optimize(&plan)?;
-        let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
+        let physical = crate::planning::physical(&names.state, &optimized).await?;
         if !explain.analyze {
             let mut text = readable(&displayable(physical.as_ref()).indent(explain.verbose).to_string());
             if explain.verbose {
@@ -158,7 +158,7 @@ impl Session {
         let names = self.names(None)?;
         let plan = with_parameters(scope.search(&names)?, parameters)?;
         let optimized = names.planner().optimize(&plan)?;
-        let physical = names.state.query_planner().create_physical_plan(&optimized, names.state.as_ref()).await?;
+        let physical = crate::planning::physical(&names.state, &optimized).await?;
         let text = readable(&displayable(physical.as_ref()).indent(explain.verbose).to_string());
         let lines: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
         Ok(format!("{what} on {}\n{}", names.catalog.qualified_name(&scope.object), lines.join("\n")))

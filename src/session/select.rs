@@ -137,7 +137,7 @@ pub(crate) fn with_parameters(plan: LogicalPlan, parameters: &[ScalarValue]) -> 
 pub(super) async fn execute(names: &Names, plan: LogicalPlan) -> Result<(SchemaRef, SendableRecordBatchStream)> {
     let state: &SessionState = &names.state;
     let optimized = aside(|| names.planner().optimize(&plan))?;
-    let planning = state.query_planner().create_physical_plan(&optimized, state);
+    let planning = crate::planning::physical(state, &optimized);
     let physical = aside(|| futures::executor::block_on(planning))?;
     let schema: SchemaRef = Arc::new(optimized.schema().as_arrow().clone());
     let stream = execute_stream(interruptible(physical)?, Arc::new(TaskContext::from(state)))?;

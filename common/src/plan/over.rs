@@ -19,6 +19,20 @@ pub struct Over {
     pub functions: Vec<Arc<dyn WindowExpr>>,
     /// The partition column whose watermark closes partitions: those below it never change, their state is let go.
     pub close: Option<usize>,
+    /// When rows are final though their partition is not.
+    pub until: Option<Until>,
+}
+
+/// Rows are final when what a function says of them lies below a watermark: the end of a session, and that of its time. No row
+/// that can still come changes it, and their state is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Until {
+    /// The column of the input that has the watermark.
+    pub time: usize,
+    /// The place of the function in [`Over::functions`]; its values are of the type of `time`.
+    pub function: usize,
+    /// Rows are sent when they are final, and not before.
+    pub emit_on_close: bool,
 }
 
 impl Over {
@@ -30,6 +44,11 @@ impl Over {
         let _ = write!(text, "; keeps the rows{whose}");
         if let Some(close) = self.close {
             let _ = write!(text, " until {} is below the watermark", input_names(&[close]));
+        }
+        if let Some(until) = self.until {
+            let function = call_of(self.functions[until.function].name(), Words::Sql);
+            let _ = write!(text, " until {function} is below the watermark of {}", input_names(&[until.time]));
+            text.push_str(if until.emit_on_close { "; sends rows then" } else { "" });
         }
         if words == Words::Exact {
             let _ = write!(text, " {:?} {:?}", self.partition, self.order);

@@ -9,7 +9,7 @@ use super::datetime::write_fraction;
 const MICROS_PER_SECOND: i128 = 1_000_000;
 const MICROS_PER_DAY: i128 = 86_400 * MICROS_PER_SECOND;
 
-pub(super) fn write(value: IntervalMonthDayNano, out: &mut BytesMut) {
+pub(crate) fn write(value: IntervalMonthDayNano, out: &mut BytesMut) {
     let mut parts = Parts { first: true, after_negative: false };
     parts.write(value.months / 12, "year", out);
     parts.write(value.months % 12, "mon", out);

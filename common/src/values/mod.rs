@@ -18,7 +18,7 @@ mod column;
 mod datetime;
 mod datetime_in;
 mod float;
-mod interval;
+pub(crate) mod interval;
 mod json;
 mod numeric;
 mod style;

@@ -177,7 +177,17 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> R
     match &node.op {
         Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
         // Their columns stay where they are; a node's properties say which of them keep their watermark.
-        Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) | Op::Over(_) => Ok(input.clone()),
+        Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) => Ok(input.clone()),
+        Op::Over(over) => {
+            let mut watermarks = input.clone();
+            if let Some(until) = over.until
+                && let Some(time) = input.get(&until.time)
+            {
+                let width = plan.nodes[first as usize].schema.fields().len();
+                watermarks.insert(width + until.function, time.clone());
+            }
+            Ok(watermarks)
+        }
         Op::Project { exprs } => through_project(plan, node, exprs, input),
         Op::Union => {
             let active = node.inputs.iter().any(|i| !idle[*i as usize]);

@@ -10,6 +10,7 @@
 
 pub mod aggregate;
 pub mod constant;
+mod due;
 pub mod exchange;
 pub mod filter;
 pub mod join;

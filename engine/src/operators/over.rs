@@ -8,6 +8,8 @@
 //!
 //! What was sent is computed again instead of kept: the rows come in the same order each time, equal ones in that of their other
 //! columns, so the functions say the same of them. It costs time, and saves a second copy of each row.
+//!
+//! Rows that a function says to be final ([`plan::Until`]) are forgotten, and found again by [`Due`] though nothing touches them.
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use tidemark_common::{Delta, Result};
 use tidemark_storage::{EncodedRows, EpochCommit, RowCodec, Snapshot};
 
 use super::aggregate::Placement;
+use super::due::Due;
 use super::partitions::{Partitions, Row, Touched};
 use super::{Chunks, Operator, StateSize, StepContext, only_input};
 
@@ -28,6 +31,7 @@ pub struct Over {
     output: SchemaRef,
     rows: Partitions,
     results: RowCodec,
+    due: Option<Due>,
 }
 
 /// The rows of the touched partitions at one moment, those of a partition one after the other.
@@ -40,28 +44,30 @@ struct Side {
 }
 
 /// Rows with their results.
-struct Computed {
-    columns: Vec<ArrayRef>,
+pub(super) struct Computed {
+    pub columns: Vec<ArrayRef>,
     results: EncodedRows,
 }
 
 impl Over {
     pub fn new(plan: &plan::Over, input: &SchemaRef, output: &SchemaRef, placement: &Placement) -> Result<Self> {
         let rows = Partitions::new(input, &plan.partition, &plan.order, plan.close, placement)?;
+        let due = plan.until.map(|until| Due::new(until, input, placement)).transpose()?;
         let fields: Vec<FieldRef> = output.fields()[input.fields().len()..].to_vec();
         Ok(Self {
             functions: plan.functions.clone(),
             output: Arc::clone(output),
-            rows,
+            rows: rows.with_late_rows_by(plan.until.map(|until| until.time)),
+            due,
             results: RowCodec::new(&fields)?,
         })
     }
 
     fn read(&mut self, snapshot: &Snapshot, touched: &Touched) -> Result<Side> {
         let mut side = Side::default();
-        for (partition, changes) in touched.changes.iter().enumerate() {
+        for partition in 0..touched.changes.len() {
             side.starts.push(side.rows.len());
-            if changes.is_empty() {
+            if !touched.is_read(partition) {
                 continue;
             }
             let number = u32::try_from(partition).expect("an epoch touches far fewer than 2^32 partitions");
@@ -95,25 +101,58 @@ impl Over {
     }
 
     /// -gone +come, partition by partition.
-    fn changes(&self, old: &Side, new: &Side, touched: &Touched) -> Result<Option<Delta>> {
-        let (was, is) = (self.compute(touched, old)?, self.compute(touched, new)?);
+    fn changes(&self, old: (&Side, &Computed), new: (&Side, &Computed)) -> Result<Option<Delta>> {
         let mut picks: Vec<(usize, usize)> = Vec::new();
-        for partition in 0..touched.changes.len() {
-            let of_old = sorted(old, &was, partition);
-            let of_new = sorted(new, &is, partition);
-            let (gone, come) = difference(&of_old, &of_new, |&row| line(old, &was, row), |&row| line(new, &is, row));
+        for partition in 0..old.0.starts.len() - 1 {
+            let of_old = sorted(old.0, old.1, partition);
+            let of_new = sorted(new.0, new.1, partition);
+            let (gone, come) =
+                difference(&of_old, &of_new, |&row| line(old.0, old.1, row), |&row| line(new.0, new.1, row));
             picks.extend(gone.into_iter().map(|row| (OLD, row)));
             picks.extend(come.into_iter().map(|row| (NEW, row)));
         }
+        self.picked([&old.1.columns, &new.1.columns], &picks)
+    }
+
+    /// Rows of the one side go, of the other they come.
+    fn picked(&self, sides: [&Vec<ArrayRef>; 2], picks: &[(usize, usize)]) -> Result<Option<Delta>> {
         if picks.is_empty() {
             return Ok(None);
         }
-        let columns = was.columns.iter().zip(&is.columns);
-        let columns = columns.map(|(was, is)| interleave(&[was, is], &picks)).collect::<Result<_, _>>()?;
+        let columns = sides[OLD].iter().zip(sides[NEW]);
+        let columns = columns.map(|(was, is)| interleave(&[was, is], picks)).collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(picks.len()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?;
+        if picks.iter().all(|(side, _)| *side == NEW) {
+            return Ok(Some(Delta::inserts(batch)));
+        }
         let weights = picks.iter().map(|&(side, _)| if side == OLD { -1 } else { 1 });
         Ok(Some(Delta::new(batch, Some(Int64Array::from_iter_values(weights)))))
+    }
+
+    /// Forgets rows that are final, and notes when the next ones of each partition will be. Gives the rows that are final.
+    fn settle(
+        &mut self,
+        ctx: &StepContext<'_>,
+        touched: &Touched,
+        old: (&Side, &Computed),
+        new: (&Side, &Computed),
+    ) -> Result<Vec<usize>> {
+        let Some(due) = &mut self.due else { return Ok(Vec::new()) };
+        let watermark = due.watermark(ctx.watermarks)?;
+        let (was, is) = (due.times(old.1)?, due.times(new.1)?);
+        let mut done = Vec::new();
+        for partition in (0..touched.changes.len()).filter(|partition| touched.is_read(*partition)) {
+            let key = touched.partitions.key(partition);
+            let is_final = |row: &usize| is[*row].zip(watermark).is_some_and(|(end, watermark)| end < watermark);
+            let rows = new.0.starts[partition]..new.0.starts[partition + 1];
+            let (now_final, open): (Vec<usize>, Vec<usize>) = rows.partition(is_final);
+            now_final.iter().for_each(|row| self.rows.set(key, &new.0.rows[*row], 0));
+            let before = (old.0.starts[partition]..old.0.starts[partition + 1]).filter_map(|row| was[row]).min();
+            due.moved(before, open.iter().filter_map(|row| is[*row]).min(), key);
+            done.extend(now_final);
+        }
+        Ok(done)
     }
 }
 
@@ -154,16 +193,27 @@ fn difference<'a, L: Ord + 'a>(
 
 impl Operator for Over {
     fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks> {
-        let touched = self.rows.touch(ctx, only_input(inputs)?)?;
+        let mut touched = self.rows.touch(ctx, only_input(inputs)?)?;
+        if let Some(due) = &mut self.due {
+            due.take(ctx, &self.rows.keys)?.iter().for_each(|partition| touched.read_too(partition));
+        }
         let mut output = Chunks::new();
-        if touched.changes.iter().any(|changes| !changes.is_empty()) {
+        if (0..touched.changes.len()).any(|partition| touched.is_read(partition)) {
             let old = self.read(ctx.snapshot, &touched)?;
             for (partition, changes) in touched.changes.iter().enumerate() {
                 let key = touched.partitions.key(partition);
                 changes.iter().try_for_each(|(row, weight)| self.rows.change(key, row, *weight))?;
             }
             let new = self.read(ctx.snapshot, &touched)?;
-            output.extend(self.changes(&old, &new, &touched)?);
+            let (was, is) = (self.compute(&touched, &old)?, self.compute(&touched, &new)?);
+            let done = self.settle(ctx, &touched, (&old, &was), (&new, &is))?;
+            output.extend(match &self.due {
+                Some(due) if due.until.emit_on_close => {
+                    let picks: Vec<(usize, usize)> = done.into_iter().map(|row| (NEW, row)).collect();
+                    self.picked([&was.columns, &is.columns], &picks)?
+                }
+                _ => self.changes((&old, &was), (&new, &is))?,
+            });
         }
         self.rows.close(ctx)?;
         Ok(output)
@@ -171,9 +221,13 @@ impl Operator for Over {
 
     fn flush(&mut self, commit: &mut EpochCommit) -> Result<()> {
         self.rows.flush(commit);
+        if let Some(due) = &mut self.due {
+            due.flush(commit);
+        }
         Ok(())
     }
 
+    /// The rows: what is due is one small entry a partition besides.
     fn state_size(&self) -> StateSize {
         self.rows.size()
     }
@@ -185,11 +239,13 @@ impl Operator for Over {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::scalar::ScalarValue;
     use expect_test::expect;
     use tidemark_common::plan::{Op, SortKey};
 
     use super::*;
-    use crate::operators::testing::{TestFlow, over_partitions, schema, window_functions};
+    use crate::dataflow::CollectionChanges;
+    use crate::operators::testing::{TestFlow, over_partitions, schema, show, window_functions};
 
     const COLUMNS: &str = "k text, v bigint, id text";
 
@@ -197,7 +253,7 @@ mod tests {
         let columns = schema(COLUMNS);
         let (functions, results) = window_functions(&columns, &format!("SELECT {functions} FROM t")).await;
         let order = vec![SortKey { column: 1, descending: false, nulls_first: false }];
-        let over = plan::Over { partition: partition.clone(), order, functions, close: None };
+        let over = plan::Over { partition: partition.clone(), order, functions, close: None, until: None };
         TestFlow::new(over_partitions(&columns, &partition, Op::Over(over), results), 1)
     }
 
@@ -256,5 +312,56 @@ mod tests {
             + a 3 y z
         "#]]
         .assert_eq(&run(&mut flow, &["+ a 2 z"]));
+    }
+
+    /// A row is final once its time is below the watermark.
+    async fn final_by_time(emit_on_close: bool) -> TestFlow {
+        let columns = schema("k bigint, ts timestamp");
+        let itself = "min(ts) OVER (PARTITION BY k ORDER BY ts ROWS BETWEEN CURRENT ROW AND CURRENT ROW) AS itself";
+        let (functions, results) = window_functions(&columns, &format!("SELECT {itself} FROM t")).await;
+        let order = vec![SortKey { column: 1, descending: false, nulls_first: false }];
+        let until = Some(plan::Until { time: 1, function: 0, emit_on_close });
+        let over = plan::Over { partition: vec![0], order, functions, close: None, until };
+        TestFlow::new(over_partitions(&columns, &[0], Op::Over(over), results), 1)
+    }
+
+    fn to(flow: &mut TestFlow, watermark: i64, text: &str) -> String {
+        let watermark = ScalarValue::TimestampMicrosecond(Some(watermark), None);
+        // "+ 1 12": the twelfth microsecond.
+        let long = |line: &str| {
+            line.rsplit_once(' ').map(|(head, ts)| format!("{head} 1970-01-01T00:00:00.0000{ts}")).unwrap()
+        };
+        let text = text.lines().map(long).collect::<Vec<_>>().join("\n");
+        let delta = crate::operators::testing::delta(&schema("k bigint, ts timestamp"), &text);
+        let chunks = if delta.num_rows() == 0 { vec![] } else { vec![delta] };
+        let changes = CollectionChanges { chunks, watermarks: [(1, watermark)].into(), ..CollectionChanges::default() };
+        show(&flow.epoch(changes).chunks)
+    }
+
+    #[tokio::test]
+    async fn rows_that_are_final_are_sent_and_forgotten_on_whatever_shards() {
+        let mut flow = final_by_time(true).await;
+        assert_eq!(to(&mut flow, 10, "+ 1 12\n+ 2 30\n+ 3 15\n+ 1 40"), "");
+        assert_eq!(flow.stored_entries(), 4 + 3);
+        flow.reopen(3);
+        assert_eq!(to(&mut flow, 15, ""), "+ 1 1970-01-01T00:00:00.000012 1970-01-01T00:00:00.000012\n");
+        flow.reopen(2);
+        let sent = to(&mut flow, 31, "+ 3 14\n+ 1 16\n+ 4 50");
+        let mut keys: Vec<&str> = sent.lines().map(|line| &line[..4]).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["+ 1 ", "+ 2 ", "+ 3 "], "that of before the watermark is late: {sent}");
+        assert_eq!(flow.stored_entries(), 2 + 2);
+        assert_eq!(to(&mut flow, 100, "").lines().count(), 2);
+        assert_eq!(flow.stored_entries(), 0);
+    }
+
+    #[tokio::test]
+    async fn rows_that_were_sent_are_forgotten_when_they_are_final() {
+        let mut flow = final_by_time(false).await;
+        assert_eq!(to(&mut flow, 10, "+ 1 12\n+ 2 30\n+ 1 40").lines().count(), 3);
+        assert_eq!(to(&mut flow, 20, "- 2 30\n+ 2 31").lines().count(), 2);
+        assert_eq!(flow.stored_entries(), 2 + 2);
+        assert_eq!(to(&mut flow, 100, ""), "");
+        assert_eq!(flow.stored_entries(), 0);
     }
 }

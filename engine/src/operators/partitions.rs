@@ -8,6 +8,7 @@
 //! Each column stands in the key once: an order column in the order, one that the partition's key gives back exactly there
 //! only, every other in the rest. Shards share one state; each touches its own partitions only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
@@ -27,13 +28,15 @@ pub struct Partitions {
     name: String,
     schema: SchemaRef,
     partition: Vec<usize>,
-    keys: KeyCodec,
+    pub(super) keys: KeyCodec,
     order: Part,
     rest: Part,
     /// Where each column of a row is decoded from.
     sources: Vec<Source>,
     /// The column that closes partitions.
     close: Option<usize>,
+    /// Rows below its watermark are late.
+    late_by: Option<usize>,
     closed_to: Option<Vec<u8>>,
     late_rows: u64,
     rows: KeyedState,
@@ -71,6 +74,20 @@ pub struct Touched {
     pub partitions: GroupNumbers,
     /// Rows and their weights, none of which is 0.
     pub changes: Vec<Vec<(Row, i64)>>,
+    /// Partitions that are looked at though nothing of them changes.
+    also_read: BTreeSet<usize>,
+}
+
+impl Touched {
+    pub fn read_too(&mut self, partition: &[u8]) {
+        let number = self.partitions.number(None, partition);
+        self.changes.resize(self.partitions.len(), Vec::new());
+        self.also_read.insert(number);
+    }
+
+    pub fn is_read(&self, partition: usize) -> bool {
+        !self.changes[partition].is_empty() || self.also_read.contains(&partition)
+    }
 }
 
 impl Partitions {
@@ -113,15 +130,22 @@ impl Partitions {
             rest: Part { codec: RowCodec::new(&fields(&rest_columns))?, columns: rest_columns },
             sources,
             close,
+            late_by: close,
             closed_to: None,
             late_rows: 0,
             rows: KeyedState::new(placement.state(0), placement.cache_budget),
         })
     }
 
+    /// Leaves out rows, too, that lie below the watermark of this column, in partitions that do not close.
+    pub fn with_late_rows_by(mut self, column: Option<usize>) -> Self {
+        self.late_by = self.late_by.or(column);
+        self
+    }
+
     /// Sorts an epoch's changes by partition, late ones left out, and loads the rows that they are of.
     pub fn touch(&mut self, ctx: &StepContext<'_>, chunks: Chunks) -> Result<Touched> {
-        let chunks = match self.close {
+        let chunks = match self.late_by {
             Some(column) => {
                 let (kept, late) = on_time(chunks, column, &self.schema, ctx.watermarks_before)?;
                 self.late_rows += late;
@@ -160,7 +184,7 @@ impl Partitions {
             loaded.push(key);
         }
         self.rows.load(ctx.snapshot, &loaded)?;
-        Ok(Touched { partitions, changes })
+        Ok(Touched { partitions, changes, also_read: BTreeSet::new() })
     }
 
     /// Changes how often a row is there. It must have been in what [`Partitions::touch`] loaded.

@@ -330,7 +330,7 @@ pub fn over_partitions(schema: &SchemaRef, partition: &[usize], op: Op, results:
     let fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).chain(results).collect();
     let close = match &op {
         Op::TopN(top_n) => top_n.close,
-        Op::Over(over) => over.close,
+        Op::Over(over) => over.close.or(over.until.map(|until| until.time)),
         _ => None,
     };
     let watermarks: Vec<usize> = close.into_iter().collect();

@@ -64,6 +64,7 @@ pub use output::text_of;
 pub use planner::expr_planners;
 pub use rewrite::interval_literal;
 pub use session::{SessionFacts, session_functions};
+pub use session_windows::{SESSION_END, SESSION_START, session_end_function};
 pub use strings::{quote_ident, quote_literal};
 pub use system::POSTGRES_VERSION;
 pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END};

@@ -38,6 +38,11 @@ pub(super) fn functions() -> Vec<WindowUDF> {
         .into()
 }
 
+pub fn session_end_function() -> Arc<WindowUDF> {
+    let signature = Signature::user_defined(Volatility::Immutable);
+    Arc::new(WindowUDF::new_from_impl(SessionBound { bound: Bound::End, signature }))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Bound {
     Start,
@@ -135,9 +140,9 @@ impl Spacing {
             let limit = self.longest.map(|longest| longest.after(start)).transpose()?;
             let mut members = vec![first];
             let mut end = self.gap.after(start)?;
-            while let Some(row) = timed.next_if(|row| {
-                times.value(*row) <= end && limit.is_none_or(|limit| times.value(*row) < limit)
-            }) {
+            while let Some(row) =
+                timed.next_if(|row| times.value(*row) <= end && limit.is_none_or(|limit| times.value(*row) < limit))
+            {
                 end = self.gap.after(times.value(row))?;
                 members.push(row);
             }

@@ -105,11 +105,9 @@ impl Kind {
     fn arguments(self) -> (&'static [&'static str], usize, &'static str) {
         match self {
             Kind::Tumble => (&["data", "timecol", "size", "offset"], 3, "TUMBLE(table, time column, size [, offset])"),
-            Kind::Hop => (
-                &["data", "timecol", "slide", "size", "offset"],
-                4,
-                "HOP(table, time column, slide, size [, offset])",
-            ),
+            Kind::Hop => {
+                (&["data", "timecol", "slide", "size", "offset"], 4, "HOP(table, time column, slide, size [, offset])")
+            }
             Kind::Cumulate => (
                 &["data", "timecol", "step", "size", "offset"],
                 4,
@@ -203,7 +201,9 @@ fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Res
 /// `t PARTITION BY (a, b)`: t, and a and b.
 fn partitioned(data: Expr) -> (Expr, Vec<Expr>) {
     let mut parts = match &data {
-        Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) if name.to_string() == PARTITIONED => {
+        Expr::Function(Function { name, args: FunctionArguments::List(list), .. })
+            if name.to_string() == PARTITIONED =>
+        {
             list.args.iter().filter_map(|arg| match arg {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
                 _ => None,
@@ -435,12 +435,10 @@ mod tests {
     #[test]
     fn session() {
         let check = |call: &str, over: &str| {
-            let one = |which: &str| format!("tidemark_session_{which}(ts, g) OVER ({over}ORDER BY ts) AS window_{which}");
-            let expected = format!(
-                "SELECT * FROM (SELECT *, {}, {} FROM t WHERE ts IS NOT NULL) AS t",
-                one("start"),
-                one("end")
-            );
+            let one =
+                |which: &str| format!("tidemark_session_{which}(ts, g) OVER ({over}ORDER BY ts) AS window_{which}");
+            let expected =
+                format!("SELECT * FROM (SELECT *, {}, {} FROM t WHERE ts IS NOT NULL) AS t", one("start"), one("end"));
             assert_eq!(rewritten(&format!("SELECT * FROM {call}")).unwrap(), expected, "{call}");
         };
         check("SESSION(t, ts, g)", "");

@@ -311,7 +311,7 @@ impl Lowering {
                 "EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark",
             )
             .with_hint(
-                "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE or HOP over it.",
+                "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE, HOP, CUMULATE or SESSION over it.",
             ));
         }
         if !self.properties(output).append_only {

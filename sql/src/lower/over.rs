@@ -5,13 +5,14 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, SortExpr, Window};
+use datafusion::logical_expr::{Expr, SortExpr, Window, WindowFunctionDefinition};
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_planner::create_window_expr;
 use tidemark_common::plan::{self, NodeId, Op, Properties};
 use tidemark_common::{Error, Result};
 
 use super::Lowering;
+use crate::functions::{SESSION_END, SESSION_START, session_end_function};
 
 /// Functions over the same rows in the same order.
 struct Frame<'a> {
@@ -27,36 +28,67 @@ impl Lowering {
         let width = window.input.schema().fields().len();
         let mut positions = vec![0; window.window_expr.len()];
         for frame in frames(&window.window_expr)? {
-            node = self.frame(node, window, &frame)?;
-            let first = self.schema(node).fields().len() - frame.functions.len();
+            let first;
+            (node, first) = self.frame(node, window, &frame)?;
             frame.functions.iter().enumerate().for_each(|(at, &function)| positions[function] = first + at);
         }
         let schema = Arc::new(window.schema.as_arrow().clone());
         Ok(self.pick(node, &(0..width).chain(positions).collect::<Vec<_>>(), &schema))
     }
 
-    fn frame(&mut self, input: NodeId, window: &Window, frame: &Frame<'_>) -> Result<NodeId> {
+    /// The node, and where its functions' columns begin.
+    fn frame(&mut self, input: NodeId, window: &Window, frame: &Frame<'_>) -> Result<(NodeId, usize)> {
         let keys = self.keys(input, frame.partition, frame.order, window.input.schema())?;
         let exchanged = self.exchange(keys.node, keys.partition.clone());
-        let functions = frame
+        let mut functions = frame
             .functions
             .iter()
             .map(|&function| self.window_expr(&window.window_expr[function], window))
             .collect::<Result<Vec<_>>>()?;
         let from = self.properties(exchanged).clone();
         // A row that comes changes what is said of earlier ones, in its partition.
-        let watermarks = from.watermarks.into_iter().filter(|column| keys.partition.contains(column)).collect();
-        let properties = Properties { append_only: false, key: from.key, watermarks };
+        let watermarks = from.watermarks.iter().copied().filter(|column| keys.partition.contains(column)).collect();
+        let mut properties = Properties { append_only: false, key: from.key, watermarks };
+        let first = self.schema(exchanged).fields().len();
         let mut fields = self.schema(exchanged).fields().to_vec();
         let width = window.input.schema().fields().len();
-        fields.extend(frame.functions.iter().map(|&f| Arc::clone(&window.schema.fields()[width + f])));
+        fields.extend(frame.functions.iter().map(|&f| {
+            let field = &window.schema.fields()[width + f];
+            match window_function(&window.window_expr[f]).map(|call| call.fun.name()) {
+                Some(SESSION_START) => Arc::new(field.as_ref().clone().with_name("window_start")),
+                Some(SESSION_END) => Arc::new(field.as_ref().clone().with_name("window_end")),
+                _ => Arc::clone(field),
+            }
+        }));
+        let time = keys.order.first().map(|key| key.column).filter(|column| from.watermarks.contains(column));
+        let session_end = if time.is_some() { session_end(window, frame) } else { None };
+        let until = match (time, session_end) {
+            (Some(time), Some(end)) => {
+                let function = match end {
+                    SessionEnd::At(function) => function,
+                    // Nobody asks for it, but to know what is final.
+                    SessionEnd::Like(start) => {
+                        let end = self.window_expr(&start, window)?;
+                        fields.push(end.field()?);
+                        functions.push(end);
+                        functions.len() - 1
+                    }
+                };
+                properties.watermarks.insert(first + function);
+                properties.append_only = self.emit_on_close;
+                self.closes = true;
+                Some(plan::Until { time, function, emit_on_close: self.emit_on_close })
+            }
+            _ => None,
+        };
         let over = plan::Over {
             close: keys.partition.iter().copied().find(|column| properties.watermarks.contains(column)),
             partition: keys.partition,
             order: keys.order,
             functions,
+            until,
         };
-        Ok(self.add(Op::Over(over), vec![exchanged], Arc::new(Schema::new(fields)), properties))
+        Ok((self.add(Op::Over(over), vec![exchanged], Arc::new(Schema::new(fields)), properties), first))
     }
 
     fn window_expr(&self, expr: &Expr, window: &Window) -> Result<Arc<dyn WindowExpr>> {
@@ -79,6 +111,34 @@ pub(super) fn window_function(expr: &Expr) -> Option<&WindowFunction> {
         Expr::Alias(alias) => window_function(&alias.expr),
         Expr::WindowFunction(function) => Some(function),
         _ => None,
+    }
+}
+
+/// Where the end of a row's session is found.
+enum SessionEnd {
+    /// The function of the frame with this number.
+    At(usize),
+    /// A function to add.
+    Like(Expr),
+}
+
+/// If a frame is nothing but sessions, all with one gap, over its order.
+fn session_end(window: &Window, frame: &Frame<'_>) -> Option<SessionEnd> {
+    let [order] = frame.order else { return None };
+    let calls: Vec<&WindowFunction> =
+        frame.functions.iter().map(|&f| window_function(&window.window_expr[f])).collect::<Option<_>>()?;
+    let first = *calls.first()?;
+    let is_session = |call: &WindowFunction| matches!(call.fun.name(), SESSION_START | SESSION_END);
+    let is_one = calls.iter().all(|call| is_session(call) && call.params.args == first.params.args);
+    if !is_one || !order.asc || first.params.args.first() != Some(&order.expr) {
+        return None;
+    }
+    match calls.iter().position(|call| call.fun.name() == SESSION_END) {
+        Some(at) => Some(SessionEnd::At(at)),
+        None => {
+            let fun = WindowFunctionDefinition::WindowUDF(session_end_function());
+            Some(SessionEnd::Like(Expr::from(WindowFunction { fun, params: first.params.clone() })))
+        }
     }
 }
 

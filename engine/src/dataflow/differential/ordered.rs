@@ -191,7 +191,7 @@ async fn window_functions_of_random_partitions() {
         let sql = format!("SELECT *, {} FROM t", calls.join(", "));
         let (functions, mut results) = window_functions(&table.schema, &sql).await;
         results.iter_mut().enumerate().for_each(|(at, field)| *field = field.clone().with_name(format!("c{at}")));
-        let op = Op::Over(Over { partition: partition.clone(), order, functions, close: None });
+        let op = Op::Over(Over { partition: partition.clone(), order, functions, close: None, until: None });
         let plan = over_partitions(&table.schema, &partition, op, results);
         check(&mut table, plan, &sql, &format!("seed {seed}")).await;
     }
@@ -213,7 +213,7 @@ async fn frames_of_values() {
         let sql = format!("SELECT *, sum(w) OVER ({over}) AS c0 FROM t");
         let (functions, results) = window_functions(&table.schema, &sql).await;
         let partition = vec![table.schema.index_of("k").unwrap()];
-        let op = Op::Over(Over { partition: partition.clone(), order, functions, close: None });
+        let op = Op::Over(Over { partition: partition.clone(), order, functions, close: None, until: None });
         let plan = over_partitions(&table.schema, &partition, op, results);
         check(&mut table, plan, &sql, &format!("seed {seed}")).await;
     }

@@ -129,13 +129,13 @@ impl Touched {
 }
 
 /// Tells the keys of this shard from those of others.
-struct Owned<'a> {
-    placement: &'a Placement,
-    keys: &'a KeyCodec,
+pub(super) struct Owned<'a> {
+    pub placement: &'a Placement,
+    pub keys: &'a KeyCodec,
 }
 
 impl Owned<'_> {
-    fn only<T>(&self, keys: Vec<Vec<u8>>, values: Vec<T>) -> Result<(Vec<Vec<u8>>, Vec<T>)> {
+    pub fn only<T>(&self, keys: Vec<Vec<u8>>, values: Vec<T>) -> Result<(Vec<Vec<u8>>, Vec<T>)> {
         let Placement { shard, shards, shard_keys, .. } = self.placement;
         if *shards == 1 || keys.is_empty() {
             return Ok((keys, values));
