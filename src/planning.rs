@@ -66,7 +66,8 @@ pub async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<A
     match state.query_planner().create_physical_plan(optimized, state).await {
         Err(error) if error.to_string().contains("does not satisfy order requirements") => {
             let rules = physical_rules().into_iter().filter(|rule| rule.name() != "ProjectionPushdown").collect();
-            let state = SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(rules).build();
+            let state =
+                SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(rules).build();
             Ok(state.query_planner().create_physical_plan(optimized, &state).await?)
         }
         planned => Ok(planned?),

@@ -306,7 +306,7 @@ impl Node {
                 join.describe(left, right, looked_up, words)
             }
             Op::TopN(top_n) => top_n.describe(&input_names, words),
-            Op::Over(over) => over.describe(&input_names, words),
+            Op::Over(over) => over.describe(&input_names, &self.schema, words),
         }
     }
 

@@ -14,7 +14,7 @@ use tidemark_connectors::options::Options;
 use tidemark_connectors::postgres::{CheckRow, PostgresOptions, check};
 use tidemark_sql::ast::{CreateConnection, SecretOptions, WithOptions};
 
-use super::secrets::{interpolated, resolve};
+use super::secrets::{interpolated, refuse_secret_variables, resolve};
 use super::{Target, already_exists};
 use crate::session::{Outcome, Session, one_batch};
 
@@ -39,7 +39,7 @@ impl Session {
             }
         }
         let connection = Connection { options: create.options.clone(), secrets: self.secret_options(&create.secrets)? };
-        check_options(&connection)?;
+        check_options(&connection, self.catalog()?.as_ref())?;
         let depends_on = connection.secrets.iter().map(|(_, oid)| *oid).collect();
         let kind = ObjectKind::Connection(connection);
         let object = match before {
@@ -78,7 +78,7 @@ impl Session {
         after.secrets.retain(|(key, _)| !goes(key));
         after.options.extend(options.iter().cloned());
         after.secrets.extend(given);
-        check_options(&after)?;
+        check_options(&after, self.catalog()?.as_ref())?;
         let depends_on = after.secrets.iter().map(|(_, oid)| *oid).collect();
         let object = Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() };
         self.change_catalog(vec![Change::Put(Box::new(object))], vec![])
@@ -90,7 +90,7 @@ impl Session {
         let object = catalog.connection(&name)?;
         let rows = match options(object, &catalog, self.database().environment.secret_key.as_ref()) {
             Ok(options) => {
-                let mut rows = vec![CheckRow::done("options", described(&options))];
+                let mut rows = vec![CheckRow::done("options", described(object, &options))];
                 rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
                 rows
             }
@@ -108,8 +108,27 @@ impl Session {
     }
 }
 
-fn described(options: &PostgresOptions) -> String {
-    format!("{}@{}/{}, sslmode {}", options.user, options.address(), options.database, options.sslmode.name())
+/// Variables by their names.
+fn described(object: &Object, options: &PostgresOptions) -> String {
+    let written = |key: &str, value: String| match &object.kind {
+        ObjectKind::Connection(connection) => {
+            let given = connection.options.iter().find(|(k, v)| k == key && v.contains("${"));
+            given.map_or(value, |(_, written)| written.clone())
+        }
+        _ => value,
+    };
+    let user = written("user", options.user.clone());
+    let address = match connection_has_variable(object, &["host", "port"]) {
+        true => format!("{}:{}", written("host", options.host.clone()), written("port", options.port.to_string())),
+        false => options.address(),
+    };
+    let database = if options.database == options.user { user.clone() } else { options.database.clone() };
+    format!("{user}@{address}/{}, sslmode {}", written("database", database), options.sslmode.name())
+}
+
+fn connection_has_variable(object: &Object, keys: &[&str]) -> bool {
+    let ObjectKind::Connection(connection) = &object.kind else { return false };
+    connection.options.iter().any(|(key, value)| keys.contains(&key.as_str()) && value.contains("${"))
 }
 
 pub fn check_columns() -> SchemaRef {
@@ -128,7 +147,8 @@ pub fn options(object: &Object, catalog: &Catalog, key: Option<&SecretKey>) -> R
 }
 
 /// As far as can be said before any secret is read.
-fn check_options(connection: &Connection) -> Result<()> {
+fn check_options(connection: &Connection, catalog: &Catalog) -> Result<()> {
+    refuse_secret_variables(&connection.options, catalog)?;
     // Stored and shown as it stands, which no password should be.
     for key in ["password", "sslkey"] {
         let plain = connection.options.iter().find(|(k, _)| k == key);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use tidemark_catalog::{Catalog, Change, Continuous, Object, ObjectKind, PIPELINES, Pipeline, Trigger, columns_of};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Error, Oid, Result, SqlState};
-use tidemark_sql::ast::{CreatePipeline, PipelineTrigger, SecretOptions, WithOptions};
+use tidemark_sql::ast::{CreatePipeline, Parsed, PipelineTrigger, SecretOptions, Statement, WithOptions};
+use tidemark_sql::grammar;
 
 use super::indexes::indexes_used;
 use super::{Target, already_exists, definitions, dependencies};
@@ -76,6 +77,12 @@ impl Session {
                 ))
                 .with_hint("DROP PIPELINE, then CREATE PIPELINE: what is in the tables stays."));
             }
+            let columns = [&*before, &object].map(|object| match &object.kind {
+                ObjectKind::Pipeline(pipeline) => incremental_column(pipeline),
+                _ => None,
+            });
+            let [left, taken] = columns;
+            self.tell_if_watermark_is_left(&before.name, left, taken);
             object = Object { oid: before.oid, comment: before.comment.clone(), ..object };
         }
         refuse_cycle(self.catalog()?.as_ref(), &object)?;
@@ -193,6 +200,11 @@ impl Session {
         reset: &[String],
     ) -> Result<()> {
         let given = self.secret_options(secrets)?;
+        let of = |object: &Object| match &object.kind {
+            ObjectKind::Pipeline(pipeline) => incremental_column(pipeline),
+            _ => None,
+        };
+        let before = of(object);
         let goes = |key: &String| {
             reset.contains(key) || options.iter().any(|(k, _)| k == key) || given.iter().any(|(k, _)| k == key)
         };
@@ -201,7 +213,18 @@ impl Session {
             pipeline.secrets.retain(|(key, _)| !goes(key));
             pipeline.options.extend(options.iter().cloned());
             pipeline.secrets.extend(given.iter().cloned());
-        })
+        })?;
+        let after = self.catalog()?.get(object.oid).and_then(|object| of(object));
+        self.tell_if_watermark_is_left(&object.name, before, after);
+        Ok(())
+    }
+
+    fn tell_if_watermark_is_left(&mut self, name: &str, before: Option<String>, after: Option<String>) {
+        if let Some(before) = before.filter(|before| after.as_ref() != Some(before)) {
+            self.tell(format!(
+                "the watermark of \"{name}\" was one of column \"{before}\": the next run reads all rows"
+            ));
+        }
     }
 
     fn change_pipeline(&mut self, object: &Object, change: impl FnOnce(&mut Pipeline)) -> Result<()> {
@@ -217,6 +240,10 @@ impl Session {
         object.depends_on.extend(secrets);
         self.change_catalog(vec![Change::Put(Box::new(object))], vec![])
     }
+}
+
+fn incremental_column(pipeline: &Pipeline) -> Option<String> {
+    pipeline.options.iter().find(|(key, _)| key == "incremental_column").map(|(_, column)| column.clone())
 }
 
 /// When it runs, if it is not continuous.
@@ -254,6 +281,21 @@ fn comes_from(catalog: &Catalog, relations: BTreeSet<Oid>, table: Oid) -> bool {
     false
 }
 
+/// A step is stored and shown as it was written.
+fn check_step(step: &str) -> Result<()> {
+    let statements = grammar::parse_script(step)?;
+    if statements.is_empty() {
+        return Err(Error::syntax("a step of a pipeline has no statement").with_hint("Leave the clause out."));
+    }
+    let is_secret =
+        |parsed: &Parsed| matches!(parsed.statement, Statement::CreateSecret(_) | Statement::AlterSecret(_));
+    match statements.iter().any(is_secret) {
+        false => Ok(()),
+        true => Err(Error::invalid("a step of a pipeline cannot hold the value of a secret")
+            .with_hint("CREATE SECRET once, by itself; a secret FROM ENV or FROM FILE takes a new value from there.")),
+    }
+}
+
 fn check(pipeline: &Pipeline, name: &str) -> Result<()> {
     Schedule::of(pipeline)?;
     let options = PipelineOptions::of(pipeline)?;
@@ -289,6 +331,7 @@ fn check(pipeline: &Pipeline, name: &str) -> Result<()> {
     if let Some(address) = &options.alert_webhook {
         check_webhook(address)?;
     }
+    pipeline.on_success.iter().chain(&pipeline.on_failure).try_for_each(|step| check_step(step))?;
     if options.freshness.is_some() && pipeline.after.is_empty() {
         return Err(Error::invalid(format!(
             "option \"freshness\" of \"{name}\" is about pipelines it comes AFTER, and there is none"

@@ -83,7 +83,7 @@ impl Session {
     pub(crate) async fn settle_remote(&mut self, object: &Object, remote: &Remote) -> Result<Client> {
         let client = self.connect_remote(remote).await?;
         fail_point("load.connected");
-        let changes = target_table(object, remote)?.settle(&client, on_drift(remote)?).await?;
+        let changes = target_table(object, remote)?.settle(&client, on_drift(remote)?, false).await?;
         if changes.is_empty() {
             return Ok(client);
         }
@@ -95,6 +95,13 @@ impl Session {
             schema_changed(&mut history, &catalog, object, elsewhere, &change.change, &change.sql).await?;
         }
         Ok(client)
+    }
+
+    /// The same, in a transaction over there that is left open, and what is done in it.
+    pub(crate) async fn try_remote(&self, object: &Object, remote: &Remote) -> Result<(Client, Vec<String>)> {
+        let client = self.connect_remote(remote).await?;
+        let changes = target_table(object, remote)?.settle(&client, on_drift(remote)?, true).await?;
+        Ok((client, changes.into_iter().map(|change| change.change).collect()))
     }
 
     pub(crate) async fn connect_remote(&self, remote: &Remote) -> Result<Client> {

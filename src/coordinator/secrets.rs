@@ -8,6 +8,7 @@
 //! ```
 
 use std::io::Read;
+use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SECRETS, Secret, SecretKey};
@@ -128,8 +129,29 @@ pub fn resolve(
     catalog: &Catalog,
     key: Option<&SecretKey>,
 ) -> Result<Resolved> {
+    refuse_secret_variables(options, catalog)?;
     let secrets = secrets.iter().map(|(option, oid)| Ok((option.clone(), value(catalog.expect(*oid)?, key)?)));
     Ok(Resolved { options: interpolated(options)?, secrets: secrets.collect::<Result<_>>()? })
+}
+
+/// Options whose values nobody is shown.
+const HIDDEN: [&str; 5] = ["password", "sslkey", "sslcert", "sslrootcert", "alert_webhook"];
+
+/// What a secret reads from the environment is in no option that is shown, in an error for example.
+pub fn refuse_secret_variables(options: &[(String, String)], catalog: &Catalog) -> Result<()> {
+    let variable = |object: &Arc<Object>| match &object.kind {
+        ObjectKind::Secret(Secret::Env(variable)) => Some((format!("${{{variable}}}"), object.name.clone())),
+        _ => None,
+    };
+    let of_secrets: Vec<(String, String)> = catalog.objects().filter_map(variable).collect();
+    for (option, value) in options.iter().filter(|(option, _)| !HIDDEN.contains(&option.as_str())) {
+        if let Some((variable, secret)) = of_secrets.iter().find(|(variable, _)| value.contains(variable)) {
+            let message = format!("option \"{option}\" has {variable}, which secret \"{secret}\" is read from");
+            return Err(Error::new(SqlState::InsufficientPrivilege, message)
+                .with_hint("Its value is shown where something fails: give it another variable."));
+        }
+    }
+    Ok(())
 }
 
 /// The secret's value, now.
@@ -210,6 +232,12 @@ fn interpolate(option: &str, value: &str, environment: impl Fn(&str) -> Option<S
             Error::invalid(format!("option \"{option}\" has \"${{\" without \"}}\""))
                 .with_hint("Write $${ for ${ itself.")
         })?;
+        if name.starts_with("TIDEMARK_") {
+            let message =
+                format!("environment variable \"{name}\" is the server's own: option \"{option}\" cannot have it");
+            return Err(Error::new(SqlState::InsufficientPrivilege, message)
+                .with_hint("Start the server with the value in a variable of another name."));
+        }
         let found = environment(name).ok_or_else(|| {
             Error::new(
                 SqlState::UndefinedObject,

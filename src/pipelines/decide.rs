@@ -66,7 +66,7 @@ pub fn decide(now: i64, candidates: &BTreeMap<Oid, Candidate>) -> (Vec<Decision>
             continue;
         }
         let decision = match candidate.schedule {
-            Schedule::Never => follow(*oid, candidate, candidates),
+            Schedule::Never => follow(*oid, candidate, candidates, now),
             _ => timed(*oid, candidate, candidates, now),
         };
         let handled = match &decision {
@@ -141,14 +141,14 @@ fn is_to_come(candidate: &Candidate, all: &BTreeMap<Oid, Candidate>, due: i64) -
 }
 
 /// Without a time of its own, when all that it comes after have run since it did.
-fn follow(oid: Oid, candidate: &Candidate, all: &BTreeMap<Oid, Candidate>) -> Option<Decision> {
+fn follow(oid: Oid, candidate: &Candidate, all: &BTreeMap<Oid, Candidate>, now: i64) -> Option<Decision> {
     if candidate.after.is_empty() {
         return None;
     }
     let mut ends = Vec::new();
     for dependency in &candidate.after {
         let other = all.get(dependency)?;
-        if other.running {
+        if is_to_come(other, all, now) {
             return None;
         }
         ends.push((*dependency, other.last.filter(|last| last.ended > candidate.began)?));

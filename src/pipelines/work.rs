@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tidemark_catalog::{Catalog, Column, Object, ObjectKind, Pipeline, quote_ident};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
-use tidemark_connectors::load::Strategy;
+use tidemark_connectors::load::{Deletes, Strategy};
 
 use super::history::{self, Watermark};
 use super::options::{Dedupe, OnDrift, PipelineOptions};
@@ -60,8 +60,11 @@ impl Definition {
 
     /// How far earlier runs have come, if that is where this one goes on.
     pub async fn watermark(&self, session: &mut Session, full_refresh: bool) -> Result<Option<Watermark>> {
-        match self.options.incremental_column {
-            Some(_) if !full_refresh => history::watermark(session, self.object.oid).await,
+        match &self.options.incremental_column {
+            // That of a column that was the incremental one before says nothing of this one.
+            Some(column) if !full_refresh => {
+                Ok(history::watermark(session, self.object.oid).await?.filter(|mark| mark.column == *column))
+            }
             _ => Ok(None),
         }
     }
@@ -143,6 +146,15 @@ impl Definition {
         conditions: &[String],
     ) -> Result<TargetWork> {
         let load = load_of(&object)?;
+        let leaves_out = [("limit", self.options.limit.is_some()), ("sample", self.options.sample.is_some())];
+        if let (Some((option, _)), Some(load)) = (leaves_out.iter().find(|(_, given)| *given), &load)
+            && load.deletes != Deletes::Ignore
+        {
+            let message =
+                format!("option \"{option}\" cannot be used together with deletes, as \"{}\" has it", object.name);
+            return Err(Error::invalid(message)
+                .with_hint("What it leaves out would count as deleted: the table takes what does not come for gone."));
+        }
         let wanted: Vec<String> = match &load {
             Some(load) => load.columns.iter().map(|column| column.name.clone()).collect(),
             None => object.columns().iter().map(|column| column.name.clone()).collect(),

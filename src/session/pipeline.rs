@@ -93,7 +93,11 @@ impl Session {
                 lines.push(format!("    {statement}"));
             }
             lines.extend(target.query.lines().map(|line| format!("    {line}")));
-            let plan = internal.text_rows(&format!("EXPLAIN {}", target.query)).await?;
+            let explained = match target.object.remote() {
+                Some(_) => insertion(&internal, target)?,
+                None => target.query.clone(),
+            };
+            let plan = internal.text_rows(&format!("EXPLAIN {explained}")).await?;
             lines.extend(plan.into_iter().flatten().flatten().map(|line| format!("      {line}")));
         }
         internal.script("ROLLBACK").await?;
@@ -166,8 +170,15 @@ async fn check_target(session: &mut Session, target: &TargetWork) -> Check {
     if !additions.is_empty() {
         return Check::passed(step, additions.join("\n"));
     }
-    if target.object.remote().is_some() {
-        return Check::passed(step, "kept in another system".into());
+    if let Some(remote) = target.object.remote() {
+        // What would be done there is not: the connection ends before it is committed.
+        return match session.try_remote(&target.object, remote).await {
+            Ok((client, changes)) if changes.is_empty() => {
+                Check::passed(step, format!("{} of connection \"{}\" is as declared", remote.name(), client.name))
+            }
+            Ok((_, changes)) => Check::passed(step, format!("to be done first: {}", changes.join(", "))),
+            Err(error) => Check::failed(step, &error),
+        };
     }
     // A load of no rows would take out all that is there, to be put back.
     let replaces = |load: Load| load.strategy == Strategy::Truncate || load.deletes != Deletes::Ignore;
@@ -191,6 +202,13 @@ fn strategy(target: &TargetWork) -> Result<String> {
         Strategy::Append { .. } | Strategy::Truncate => load.name().to_string(),
         _ => format!("{} by {}", load.name(), load.keys.join(", ")),
     })
+}
+
+/// The load as a statement, which says where its rows go.
+fn insertion(session: &Session, target: &TargetWork) -> Result<String> {
+    let columns: Vec<String> = target.columns.iter().map(|column| quote_ident(column)).collect();
+    let name = session.catalog()?.qualified_name(&target.object);
+    Ok(format!("INSERT INTO {name} ({}) {}", columns.join(", "), target.query))
 }
 
 /// What on_drift = 'evolve' does first.

@@ -612,6 +612,30 @@ async fn pipelines_load_elsewhere() {
     assert_eq!(postgres.value(runs).await, "public.dim 3 3, public.dim 3 1, public.log 2 2, public.dim 2 0");
     instance.run("RUN PIPELINE within WITH FULL REFRESH").await;
     assert_eq!(postgres.value("SELECT count(*) FROM log").await, "2");
+    // What would be done over there is said, tried, and not done.
+    let explained = instance.lines("EXPLAIN PIPELINE within").await.join("\n");
+    assert!(
+        explained.contains("Load: append into public.log of connection \"c\", as SQL over there: SELECT"),
+        "{explained}"
+    );
+    assert!(
+        instance.lines("VALIDATE PIPELINE within").await[2]
+            .ends_with("t public.log of connection \"c\" is as declared NULL")
+    );
+    postgres.run("DROP TABLE log; ALTER TABLE dim RENAME TO gone").await;
+    let checks = instance.lines("VALIDATE PIPELINE within").await;
+    assert_eq!(checks[2], "into log t to be done first: table \"public\".\"log\" created NULL");
+    let tried = instance.lines("DRY RUN PIPELINE sent").await;
+    assert!(tried[0].starts_with("dim 3 3 0 0 0 0 [{"), "{tried:?}");
+    assert_eq!(postgres.value("SELECT to_regclass('log') IS NULL AND to_regclass('dim') IS NULL").await, "true");
+    postgres.run("ALTER TABLE gone RENAME TO dim; ALTER TABLE dim DROP COLUMN v").await;
+    let checks = instance.lines("VALIDATE PIPELINE sent").await.join("\n");
+    assert!(checks.contains("into dim f ") && checks.contains("v is missing"), "{checks}");
+    postgres.run("ALTER TABLE dim ADD COLUMN v int").await;
+    instance.run("ALTER CONNECTION c SET (user = 'nobody')").await;
+    let checks = instance.lines("VALIDATE PIPELINE sent").await.join("\n");
+    assert!(checks.contains("into dim f ") && checks.contains("role \"nobody\" does not exist"), "{checks}");
+    instance.run("ALTER CONNECTION c SET (user = 'tidemark')").await;
     // Another server counts its runs from one as well.
     let other = start().await;
     other.run(&postgres.connection("")).await;

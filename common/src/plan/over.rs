@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::window::WindowExpr;
 
 use super::Words;
@@ -36,7 +37,13 @@ pub struct Until {
 }
 
 impl Over {
-    pub(super) fn describe(&self, input_names: &dyn Fn(&[usize]) -> String, words: Words) -> String {
+    /// `output`: the node's columns.
+    pub(super) fn describe(
+        &self,
+        input_names: &dyn Fn(&[usize]) -> String,
+        output: &SchemaRef,
+        words: Words,
+    ) -> String {
         let functions: Vec<&str> = self.functions.iter().map(|f| call_of(f.name(), words)).collect();
         let mut text = format!("Over {}", functions.join(", "));
         text.push_str(&partitioned(&self.partition, &self.order, input_names));
@@ -46,8 +53,9 @@ impl Over {
             let _ = write!(text, " until {} is below the watermark", input_names(&[close]));
         }
         if let Some(until) = self.until {
-            let function = call_of(self.functions[until.function].name(), Words::Sql);
-            let _ = write!(text, " until {function} is below the watermark of {}", input_names(&[until.time]));
+            let first = output.fields().len() - self.functions.len();
+            let (end, time) = (output.field(first + until.function).name(), input_names(&[until.time]));
+            let _ = write!(text, " until {end} is below the watermark of {time}");
             text.push_str(if until.emit_on_close { "; sends rows then" } else { "" });
         }
         if words == Words::Exact {

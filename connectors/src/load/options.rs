@@ -92,7 +92,7 @@ impl Reading<'_> {
         if let Some(key) = update_columns.iter().find(|c| keys.contains(c)) {
             return Err(Error::invalid(format!("update_columns has \"{key}\", which is a key")));
         }
-        let flag = self.name("is_deleted", "is_deleted");
+        let flag = self.name("is_deleted", "is_deleted")?;
         let is_deleted = (deletes == Deletes::Soft).then_some(flag);
         let strategy = Strategy::Merge(Merge { update_columns, is_deleted });
         Ok(Load { deletes, latest_by, ..self.load(strategy, keys) })
@@ -134,10 +134,10 @@ impl Reading<'_> {
             return Err(Error::invalid(format!("compare_columns has \"{key}\", which is a key or the event time")));
         }
         let strategy = Strategy::Scd2(Scd2 {
-            valid_from: self.name("valid_from", "valid_from"),
-            valid_to: self.name("valid_to", "valid_to"),
-            is_current: self.name("is_current", "is_current"),
-            row_hash: self.name("row_hash", "row_hash"),
+            valid_from: self.name("valid_from", "valid_from")?,
+            valid_to: self.name("valid_to", "valid_to")?,
+            is_current: self.name("is_current", "is_current")?,
+            row_hash: self.name("row_hash", "row_hash")?,
             compare,
             event_time,
             out_of_order,
@@ -200,8 +200,8 @@ impl Reading<'_> {
     fn columns(&mut self, option: &'static str) -> Result<Option<Vec<String>>> {
         let Some(text) = self.options.take(option) else { return Ok(None) };
         let mut columns: Vec<String> = Vec::new();
-        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let column = self.find(option, name)?.name.clone();
+        for name in names(&text) {
+            let column = self.find(option, &name)?.name.clone();
             if columns.contains(&column) {
                 return Err(Error::invalid(format!("option \"{option}\" names \"{column}\" twice")));
             }
@@ -226,8 +226,11 @@ impl Reading<'_> {
         self.table.columns.iter().map(|c| c.name.clone()).filter(|name| !keys.contains(name)).collect()
     }
 
-    fn name(&mut self, option: &'static str, default: &str) -> String {
-        self.options.take(option).unwrap_or_else(|| default.to_string())
+    fn name(&mut self, option: &'static str, default: &str) -> Result<String> {
+        match self.options.take(option) {
+            Some(name) => check_name(option, name),
+            None => Ok(default.to_string()),
+        }
     }
 
     /// `true`, or a name.
@@ -237,8 +240,38 @@ impl Reading<'_> {
             Some(text) => match text.to_lowercase().as_str() {
                 "true" | "on" => Some(default.to_string()),
                 "false" | "off" => None,
-                _ => Some(text),
+                _ => Some(check_name(option, text)?),
             },
         })
     }
+}
+
+/// What a column can be called that the strategy adds.
+fn check_name(option: &str, name: String) -> Result<String> {
+    const LONGEST: usize = 63;
+    let starts = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    if !starts || name.len() > LONGEST || name.eq_ignore_ascii_case("null") {
+        let message = format!("option \"{option}\" must be the name of a column, not \"{name}\"");
+        return Err(Error::invalid(message)
+            .with_hint(format!("It begins with a letter or an underscore, and has at most {LONGEST} bytes.")));
+    }
+    Ok(name)
+}
+
+/// Names between commas; those in double quotes may have commas of their own.
+fn names(text: &str) -> Vec<String> {
+    let mut names = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let name = names.last_mut().expect("there is always one");
+        match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => name.push('"'),
+            '"' => quoted = !quoted,
+            ',' if !quoted => names.push(String::new()),
+            c if c.is_whitespace() && !quoted && name.is_empty() => {}
+            c => name.push(c),
+        }
+    }
+    names.iter().map(|name| name.trim_end().to_string()).filter(|name| !name.is_empty()).collect()
 }

@@ -68,8 +68,9 @@ impl TargetTable {
         format!("{}.{}", identifier(&self.schema), identifier(&self.table))
     }
 
-    /// Makes the table over there as it is declared, as far as `on_drift` lets it; what it has done.
-    pub async fn settle(&self, client: &Client, on_drift: OnDrift) -> Result<Vec<SchemaChange>> {
+    /// Makes the table over there as it is declared, as far as `on_drift` lets it; what it has done. `dry`: in a transaction that is
+    /// left open, to be rolled back.
+    pub async fn settle(&self, client: &Client, on_drift: OnDrift, dry: bool) -> Result<Vec<SchemaChange>> {
         client.run(&format!("{SETTINGS}; BEGIN")).await?;
         // Two that find it missing would both create it.
         let lock = literal(&format!("tidemark ddl {}", self.qualified()));
@@ -81,7 +82,9 @@ impl TargetTable {
         for change in &changes {
             client.execute(&change.sql).await?;
         }
-        client.run("COMMIT").await?;
+        if !dry {
+            client.run("COMMIT").await?;
+        }
         Ok(changes)
     }
 

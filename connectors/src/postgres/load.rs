@@ -69,7 +69,10 @@ impl Loading {
         if plan.run.as_ref().is_some_and(|run| !run.dry) {
             progress::prepare(&client).await?;
         }
-        client.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        // One that tries is in a transaction already, with the table as it would be.
+        if plan.run.as_ref().is_none_or(|run| !run.dry) {
+            client.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        }
         if let Some(run) = plan.run.as_ref().filter(|run| !run.dry)
             && let Some(counts) = progress::begin(&client, run).await?
         {

@@ -71,7 +71,7 @@ impl PostgresOptions {
         }
         let host = options.take("host").unwrap_or_else(|| "localhost".into());
         let port = options.parse("port", "a port number")?.unwrap_or(5432);
-        let user = options.take_credential("user").map(|user| user.reveal().to_string());
+        let user = options.take("user");
         let database = options.take("database");
         let sslmode = ssl_mode(&mut options)?;
         let parsed = Self {

@@ -42,6 +42,9 @@ pub(super) fn at_zone(zone: &str, local: i64) -> Result<i64> {
 
 /// Microseconds since 1970-01-01; a zone in the text is passed over, as Postgres does.
 pub fn parse_timestamp(text: &str) -> Result<i64> {
+    if let Some(positive) = infinity(text) {
+        return Ok(if positive { i64::MAX } else { i64::MIN });
+    }
     let parts = Parts::read(text, "timestamp")?;
     parts.local(text, "timestamp")
 }
@@ -53,6 +56,9 @@ pub fn parse_timestamptz(text: &str) -> Result<i64> {
 
 /// Without a zone in the text it is a time of `zone`.
 pub(super) fn parse_timestamptz_in(text: &str, zone: Option<&str>) -> Result<i64> {
+    if let Some(positive) = infinity(text) {
+        return Ok(if positive { i64::MAX } else { i64::MIN });
+    }
     let parts = Parts::read(text, "timestamp with time zone")?;
     let local = parts.local(text, "timestamp with time zone")?;
     match &parts.zone {
@@ -64,8 +70,20 @@ pub(super) fn parse_timestamptz_in(text: &str, zone: Option<&str>) -> Result<i64
 
 /// Days since 1970-01-01.
 pub fn parse_date(text: &str) -> Result<i64> {
+    if let Some(positive) = infinity(text) {
+        return Ok(i64::from(if positive { i32::MAX } else { i32::MIN }));
+    }
     let parts = Parts::read(text, "date")?;
     parts.date.ok_or_else(|| invalid(text, "date"))
+}
+
+/// Whether the text is a time after all others, or one before.
+fn infinity(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "infinity" | "+infinity" => Some(true),
+        "-infinity" => Some(false),
+        _ => None,
+    }
 }
 
 /// Microseconds since midnight.

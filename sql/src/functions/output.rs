@@ -33,6 +33,9 @@ pub fn text_of(array: &dyn Array, row: usize, sql_type: &SqlType, clock: &Clock)
             if *sql_type == SqlType::Numeric(None) { trim_zeros(text) } else { text }
         }
         held if is_ratio(held) => ratio::text(array.as_primitive::<t::Decimal256Type>().value(row)),
+        DataType::Int32 if *sql_type == SqlType::Oid => {
+            (array.as_primitive::<t::Int32Type>().value(row) as u32).to_string()
+        }
         DataType::Date32 => date(array.as_primitive::<t::Date32Type>().value(row).into()),
         DataType::Time64(TimeUnit::Microsecond) => time(array.as_primitive::<t::Time64MicrosecondType>().value(row)),
         DataType::Time64(TimeUnit::Nanosecond) => {
@@ -123,7 +126,14 @@ pub(super) fn trim_zeros(text: String) -> String {
 }
 
 pub(super) fn date(days: i64) -> String {
+    if days == i64::from(i32::MAX) || days == i64::from(i32::MIN) {
+        return infinity(days > 0);
+    }
     with_era(Civil::from_micros(days.saturating_mul(DAY)), String::new())
+}
+
+fn infinity(positive: bool) -> String {
+    if positive { "infinity".into() } else { "-infinity".into() }
 }
 
 fn with_era(civil: Civil, rest: String) -> String {
@@ -141,11 +151,17 @@ fn fraction(micros: i64) -> String {
 }
 
 pub(super) fn timestamp(micros: i64) -> String {
+    if micros == i64::MAX || micros == i64::MIN {
+        return infinity(micros > 0);
+    }
     let civil = Civil::from_micros(micros);
     with_era(civil, format!(" {}", time(civil.micros)))
 }
 
 pub(super) fn timestamptz(micros: i64, clock: &Clock) -> Result<String> {
+    if micros == i64::MAX || micros == i64::MIN {
+        return Ok(infinity(micros > 0));
+    }
     let (text, offset) = (timestamp(clock.local(micros)?), offset_text(clock.offset(micros)?));
     Ok(match text.strip_suffix(" BC") {
         Some(text) => format!("{text}{offset} BC"),

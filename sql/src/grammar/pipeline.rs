@@ -1,5 +1,6 @@
 //! `CREATE PIPELINE name INTO table, .. [SCHEDULE ..] [AFTER ..] [ON SUCCESS ..] [WITH (..)] AS query`, and RUN.
 
+use datafusion::sql::sqlparser::ast::SetExpr;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result, SqlState};
 
@@ -26,6 +27,10 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreatePipeline>
         return Err(c.unexpected("AS").with_hint(HINT));
     }
     let (query, query_text) = query(&c.within(c.at(), c.end()))?;
+    if matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
+        return Err(Error::syntax("a pipeline needs a query, which gives the rows that it loads")
+            .with_hint("Write AS SELECT ..: the INSERT is the pipeline's own."));
+    }
     *c = c.within(c.end(), c.end());
     let (options, secrets) = clauses.with.unwrap_or_default();
     Ok(CreatePipeline {

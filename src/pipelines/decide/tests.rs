@@ -226,6 +226,32 @@ fn graph(since: i64) -> Vec<(Oid, Candidate)> {
     pipelines
 }
 
+/// 3 comes after 1 and 2, and 2 after 1: it waits for 2, whose last outcome is one of before.
+#[test]
+fn what_is_about_to_run_is_waited_for() {
+    let since = at("2026-05-01T00:00:00Z");
+    let follower = |after: &[Oid]| Candidate { after: after.to_vec(), ..candidate(Schedule::Never, since) };
+    let first = candidate(schedule(Trigger::Every(HOUR), since), since);
+    let mut world = World::new(since, Tz::UTC, [(1, first), (2, follower(&[1])), (3, follower(&[1, 2]))]);
+    // So that 3 is looked at before 2 is.
+    let two = world.pipelines.remove(&2).unwrap();
+    world.pipelines.insert(4, two);
+    world.pipelines.get_mut(&3).unwrap().after = vec![1, 4];
+    world.broken = vec![1];
+    world.until(since + HOUR + MINUTE);
+    world.broken.clear();
+    world.until(since + 2 * HOUR + MINUTE);
+    expect_test::expect![[r#"
+        05-01 01:00 UTC: 1 failed
+        05-01 01:00 UTC: 3 skipped, 1: its last run did not succeed
+        05-01 01:00 UTC: 4 skipped, 1: its last run did not succeed
+        05-01 02:00 UTC: 1 ran for 02:00 UTC
+        05-01 02:00 UTC: 4 ran
+        05-01 02:00 UTC: 3 ran
+    "#]]
+    .assert_eq(&world.log());
+}
+
 #[test]
 fn a_graph_of_ten_runs_in_its_order_and_failures_keep_back_what_hangs_on_them() {
     let since = at("2026-05-01T00:00:00Z");

@@ -35,7 +35,10 @@ impl Session {
         run: Option<LoadRun>,
     ) -> Result<Box<There>> {
         let remote = object.remote().ok_or_else(|| Error::internal(format!("\"{}\" is kept here", object.name)))?;
-        let client = self.settle_remote(object, remote).await?;
+        let client = match run.as_ref().is_some_and(|run| run.dry) {
+            true => self.try_remote(object, remote).await?.0,
+            false => self.settle_remote(object, remote).await?,
+        };
         #[allow(clippy::disallowed_methods)] // an id, which no query computes with
         let batch_id = Uuid::from_u128(rand::rng().random()).to_string();
         let plan = LoadPlan {
