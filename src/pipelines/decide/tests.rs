@@ -243,8 +243,8 @@ fn what_is_about_to_run_is_waited_for() {
     world.until(since + 2 * HOUR + MINUTE);
     expect_test::expect![[r#"
         05-01 01:00 UTC: 1 failed for 01:00 UTC
-        05-01 01:00 UTC: 3 skipped, 1: its last run did not succeed
         05-01 01:00 UTC: 4 skipped, 1: its last run did not succeed
+        05-01 01:00 UTC: 3 skipped, 1: its last run did not succeed
         05-01 02:00 UTC: 1 ran for 02:00 UTC
         05-01 02:00 UTC: 4 ran
         05-01 02:00 UTC: 3 ran
