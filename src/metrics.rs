@@ -80,7 +80,7 @@ impl MetricsSource for DatabaseMetrics {
             let Some(object) = catalog.get(fact.oid) else { continue };
             runs = runs.with(&[("pipeline", &object.name), ("status", "succeeded")], fact.succeeded as f64);
             runs = runs.with(&[("pipeline", &object.name), ("status", "failed")], fact.failed as f64);
-            let fails = fact.last_succeeded == Some(false);
+            let fails = fact.last_status.is_some_and(|status| status != "succeeded");
             failing = failing.with(&[("pipeline", &object.name)], f64::from(u8::from(fails)));
         }
         metrics.extend([runs, failing]);

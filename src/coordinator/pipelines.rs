@@ -204,6 +204,14 @@ impl Session {
             ObjectKind::Pipeline(pipeline) => incremental_column(pipeline),
             _ => None,
         };
+        if let ObjectKind::Pipeline(pipeline) = &object.kind {
+            let keys =
+                || pipeline.options.iter().map(|(key, _)| key).chain(pipeline.secrets.iter().map(|(key, _)| key));
+            if let Some(key) = reset.iter().find(|key| !keys().any(|other| other == *key)) {
+                let message = format!("pipeline \"{}\" has no option \"{key}\"", object.name);
+                return Err(Error::new(SqlState::UndefinedObject, message));
+            }
+        }
         let before = of(object);
         let goes = |key: &String| {
             reset.contains(key) || options.iter().any(|(k, _)| k == key) || given.iter().any(|(k, _)| k == key)
@@ -297,7 +305,13 @@ fn check_step(step: &str) -> Result<()> {
 }
 
 fn check(pipeline: &Pipeline, name: &str) -> Result<()> {
-    Schedule::of(pipeline)?;
+    let schedule = Schedule::of(pipeline)?;
+    if let Trigger::Schedule { pattern, .. } = &pipeline.trigger
+        && schedule.next(pipeline.since).is_none()
+    {
+        return Err(Error::invalid(format!("schedule \"{pattern}\" never comes"))
+            .with_hint("No day has this date, or it has passed: '0 2 28 2 *' is every 28 February at 02:00."));
+    }
     let options = PipelineOptions::of(pipeline)?;
     if pipeline.continuous().is_some() {
         const OF_RUNS: [&str; 11] = [

@@ -155,12 +155,11 @@ fn pipeline_rows(ctx: &SystemContext, rows: &mut Rows) {
             let objects = oids.iter().filter_map(|oid| ctx.catalog.get(*oid));
             objects.map(|object| ctx.catalog.qualified_name(object)).collect::<Vec<_>>()
         };
-        let last = fact.last_succeeded.map(|succeeded| if succeeded { "succeeded" } else { "failed" });
         row!(
             rows, oid: object.oid, name: &object.name, targets: names(&pipeline.targets),
             schedule: ddl::pipeline_trigger(&pipeline.trigger), after: names(&pipeline.after),
             state: if fact.state.is_empty() { "idle" } else { fact.state }, next_run: fact.next, run: fact.run,
-            last_run: fact.last_run, last_status: last, last_ended: fact.last_ended, error: fact.error,
+            last_run: fact.last_run, last_status: fact.last_status, last_ended: fact.last_ended, error: fact.error,
             definition: present_query(&ctx.catalog, object), comment: object.comment.clone(),
         );
     }

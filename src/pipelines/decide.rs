@@ -45,6 +45,19 @@ pub struct Last {
     pub run: i64,
     pub ended: i64,
     pub succeeded: bool,
+    /// It did not run, because one that it comes after had not succeeded.
+    pub skipped: bool,
+}
+
+impl Last {
+    /// As the history has it.
+    pub fn status(self) -> &'static str {
+        match (self.succeeded, self.skipped) {
+            (true, _) => "succeeded",
+            (false, true) => "skipped",
+            (false, false) => "failed",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,6 +119,7 @@ pub struct Remembered {
     pub began: i64,
     pub ended: i64,
     pub succeeded: bool,
+    pub skipped: bool,
     pub due: Option<i64>,
     pub error: Option<String>,
 }
@@ -416,6 +417,7 @@ pub async fn last_runs(session: &mut Session) -> Result<Vec<Remembered>> {
                 began: number(&row[2])?,
                 ended: number(&row[3])?,
                 succeeded: row[4].as_deref() == Some("succeeded"),
+                skipped: row[4].as_deref() == Some("skipped"),
                 due: number(&row[5]),
                 error: row[6].clone(),
             })

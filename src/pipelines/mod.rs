@@ -90,7 +90,8 @@ pub struct PipelineFact {
     pub next: Option<i64>,
     pub last_run: Option<i64>,
     pub last_ended: Option<i64>,
-    pub last_succeeded: Option<bool>,
+    /// `succeeded`, `failed` or `skipped`.
+    pub last_status: Option<&'static str>,
     pub error: Option<String>,
     /// Since the server started.
     pub succeeded: u64,
@@ -148,7 +149,8 @@ impl Pipelines {
         let mut inner = self.lock();
         for last in runs {
             let state = inner.states.entry(last.pipeline).or_default();
-            state.last = Some(Last { run: last.run, ended: last.ended, succeeded: last.succeeded });
+            state.last =
+                Some(Last { run: last.run, ended: last.ended, succeeded: last.succeeded, skipped: last.skipped });
             state.handled = last.due.unwrap_or(0);
             state.began = last.began;
             state.seen = last.ended;
@@ -248,7 +250,7 @@ impl Pipelines {
         let state = inner.states.entry(order.pipeline).or_default();
         state.running = None;
         state.began = ended.began;
-        state.last = Some(Last { run: order.run, ended: ended.ended, succeeded });
+        state.last = Some(Last { run: order.run, ended: ended.ended, succeeded, skipped: false });
         state.runs[usize::from(!succeeded)] += 1;
         state.error = ended.result.as_ref().err().map(ToString::to_string);
         match (&state.error, state.failing.take()) {
@@ -353,7 +355,7 @@ impl Pipelines {
                 let state = inner.states.entry(pipeline).or_default();
                 state.seen = now;
                 state.handled = due.unwrap_or(state.handled);
-                state.last = Some(Last { run: order.run, ended: now, succeeded: false });
+                state.last = Some(Last { run: order.run, ended: now, succeeded: false, skipped: true });
                 state.error = Some(why.clone());
                 drop(inner);
                 self.news();
@@ -420,7 +422,7 @@ impl Pipelines {
                 next: Schedule::of(pipeline).ok().filter(|_| !pipeline.paused).and_then(|s| s.next(handled)),
                 last_run: last.map(|last| last.run),
                 last_ended: last.map(|last| last.ended),
-                last_succeeded: last.map(|last| last.succeeded),
+                last_status: last.map(Last::status),
                 error: state.and_then(|state| state.error.clone()),
                 succeeded: state.map_or(0, |state| state.runs[0]),
                 failed: state.map_or(0, |state| state.runs[1]),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{self, Order};
 use super::options::PipelineOptions;
-use super::work::{Definition, TargetWork, Work};
+use super::work::{Definition, TargetWork};
 use crate::coordinator::definitions::stored_query;
 use crate::coordinator::loads::load_of;
 use crate::database::Database;
@@ -231,19 +231,16 @@ pub async fn dry(
     let mut session = session(db, &order)?;
     let before = definition.watermark(&mut session, full_refresh).await?;
     session.script("BEGIN").await?;
-    let work: Work = definition.work(&mut session, before, None).await?;
+    let mut work = definition.work(&mut session, before.clone(), None).await?;
+    if work.targets.iter().any(|target| !target.additional.is_empty()) {
+        for target in &work.targets {
+            add_columns(&mut session, target).await?;
+        }
+        work = definition.work(&mut session, before, None).await?;
+    }
     let mut done = Vec::new();
     for target in &work.targets {
         let (mut counts, mut rows) = (Counts::default(), Vec::new());
-        if !target.additional.is_empty() {
-            let columns: Vec<&str> = target.additional.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Error::unsupported(format!(
-                "the run would add columns to \"{}\": {}",
-                target.object.name,
-                columns.join(", ")
-            ))
-            .with_hint("VALIDATE PIPELINE shows the statements."));
-        }
         if !work.nothing_new {
             rows = sample(&mut session, target).await?;
             counts = match target.object.remote().is_some() {

@@ -146,15 +146,6 @@ impl Definition {
         conditions: &[String],
     ) -> Result<TargetWork> {
         let load = load_of(&object)?;
-        let leaves_out = [("limit", self.options.limit.is_some()), ("sample", self.options.sample.is_some())];
-        if let (Some((option, _)), Some(load)) = (leaves_out.iter().find(|(_, given)| *given), &load)
-            && load.deletes != Deletes::Ignore
-        {
-            let message =
-                format!("option \"{option}\" cannot be used together with deletes, as \"{}\" has it", object.name);
-            return Err(Error::invalid(message)
-                .with_hint("What it leaves out would count as deleted: the table takes what does not come for gone."));
-        }
         let wanted: Vec<String> = match &load {
             Some(load) => load.columns.iter().map(|column| column.name.clone()).collect(),
             None => object.columns().iter().map(|column| column.name.clone()).collect(),
@@ -202,12 +193,28 @@ impl Definition {
             ))
             .with_hint("Only the rows of the last run would be left: use append or merge."));
         }
-        let deletes = load.as_ref().is_some_and(|load| load.deletes != tidemark_connectors::load::Deletes::Ignore);
+        let deletes = load.as_ref().is_some_and(|load| load.deletes != Deletes::Ignore);
         if deletes && self.options.incremental_column.is_some() {
             return Err(Error::invalid(format!("incremental_column does not go with deletes of \"{}\"", object.name))
                 .with_hint(
                     "A run sees only what is new, and would take all the rest for deleted. Leave one of the two out.",
                 ));
+        }
+        let leaves_out = [("limit", self.options.limit.is_some()), ("sample", self.options.sample.is_some())];
+        if deletes && let Some((option, _)) = leaves_out.iter().find(|(_, given)| *given) {
+            return Err(Error::invalid(format!("{option} does not go with deletes of \"{}\"", object.name))
+                .with_hint("The table takes what does not come for deleted, and so what is left out."));
+        }
+        if self.options.on_drift == OnDrift::Evolve && !additional.is_empty() && object.remote().is_some() {
+            let columns: Vec<&str> = additional.iter().map(|(name, _)| name.as_str()).collect();
+            let message = format!(
+                "the pipeline cannot add columns to \"{}\", which is kept in another system: {}",
+                object.name,
+                columns.join(", ")
+            );
+            return Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message).with_hint(
+                "DROP TABLE here, which leaves it alone there, and CREATE TABLE with them and on_drift = 'evolve'.",
+            ));
         }
         let text = self.text(query, &taken, conditions, &keys);
         let additional = if self.options.on_drift == OnDrift::Evolve { additional } else { Vec::new() };

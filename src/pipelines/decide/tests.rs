@@ -93,7 +93,7 @@ impl World {
                 let state = self.pipelines.get_mut(&pipeline).unwrap();
                 state.handled = due.unwrap_or(state.handled);
                 state.began = now;
-                state.last = Some(Last { run: self.runs, ended: now + 1, succeeded });
+                state.last = Some(Last { run: self.runs, ended: now + 1, succeeded, skipped: false });
                 let due = due.map(|due| self.zone.timestamp_micros(due).unwrap().format(" for %H:%M %Z").to_string());
                 let how = if succeeded { "ran" } else { "failed" };
                 writeln!(self.log, "{shown}: {pipeline} {how}{}", due.unwrap_or_default()).unwrap();
@@ -103,7 +103,7 @@ impl World {
                 let state = self.pipelines.get_mut(&pipeline).unwrap();
                 state.handled = due.unwrap_or(state.handled);
                 state.seen = now;
-                state.last = Some(Last { run: self.runs, ended: now, succeeded: false });
+                state.last = Some(Last { run: self.runs, ended: now, succeeded: false, skipped: true });
                 writeln!(self.log, "{shown}: {pipeline} skipped, {of}: {why}").unwrap();
             }
             Decision::Forget { pipeline, .. } => {
