@@ -21,6 +21,10 @@ mod words;
 pub(super) fn respell(list: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let list = statement::respell(list);
     let first_word = word_at(&list, 0);
+    // The words of SHOW name a setting, and no type.
+    if first_word == "SHOW" {
+        return list;
+    }
     let mut speller = Speller { out: Vec::with_capacity(list.len()), from: list, at: 0, first_word };
     while speller.at < speller.from.len() {
         if !speller.respelled() {
