@@ -9,104 +9,87 @@ use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
 /// The rules of all sessions, in their order.
 pub fn rules() -> Vec<Rule> {
-    let single_distinct = SingleDistinctToGroupBy::new();
     let guarded = |rule: Rule| -> Rule {
-        match rule.name() {
-            name if name == single_distinct.name() => Arc::new(SingleDistinct(SingleDistinctToGroupBy::new())),
-            "eliminate_join" => Arc::new(EliminateJoin(rule)),
-            "eliminate_duplicated_expr" | "optimize_projections" => Arc::new(Dependencies(rule)),
-            "push_down_filter" => Arc::new(PushDownFilter(rule)),
-            _ => rule,
-        }
+        let guard = match rule.name() {
+            "single_distinct_aggregation_to_group_by" => single_distinct,
+            "eliminate_join" => without_lateral,
+            "eliminate_duplicated_expr" | "optimize_projections" => without_keys_of_lists,
+            "push_down_filter" => not_whole,
+            _ => return rule,
+        };
+        Arc::new(Guarded { rule, guard })
     };
     Optimizer::new().rules.into_iter().map(guarded).collect()
 }
 
-/// A join of which nothing is used goes; that a lateral subquery uses it shows only once that has become a join itself.
+/// A rule that gets plans from its guard.
 #[derive(Debug)]
-struct EliminateJoin(Rule);
+struct Guarded {
+    rule: Rule,
+    guard: fn(LogicalPlan) -> DfResult<Guard>,
+}
 
-impl OptimizerRule for EliminateJoin {
+/// What becomes of a plan.
+enum Guard {
+    /// The rule is applied to it.
+    Let(LogicalPlan),
+    /// It stays as it is.
+    Keep(LogicalPlan),
+}
+
+impl Guard {
+    fn keep_if(keeps: bool, plan: LogicalPlan) -> DfResult<Self> {
+        Ok(if keeps { Guard::Keep(plan) } else { Guard::Let(plan) })
+    }
+}
+
+impl OptimizerRule for Guarded {
     fn name(&self) -> &str {
-        self.0.name()
+        self.rule.name()
     }
 
     fn apply_order(&self) -> Option<ApplyOrder> {
-        self.0.apply_order()
+        self.rule.apply_order()
     }
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
-        let is_lateral = |node: &LogicalPlan| Ok(matches!(node, LogicalPlan::Subquery(_)));
-        match plan.exists(is_lateral)? {
-            true => Ok(Transformed::no(plan)),
-            false => self.0.rewrite(plan, config),
+        match (self.guard)(plan)? {
+            Guard::Let(plan) => self.rule.rewrite(plan, config),
+            Guard::Keep(plan) => Ok(Transformed::no(plan)),
         }
     }
+}
+
+/// A join of which nothing is used goes; that a lateral subquery uses it shows only once that has become a join itself.
+fn without_lateral(plan: LogicalPlan) -> DfResult<Guard> {
+    Guard::keep_if(plan.exists(|node| Ok(matches!(node, LogicalPlan::Subquery(_))))?, plan)
 }
 
 /// A key of a row is none of what becomes of its lists, `Unnest` says otherwise: so ORDER BY and GROUP BY would lose columns.
-#[derive(Debug)]
-struct Dependencies(Rule);
-
-impl OptimizerRule for Dependencies {
-    fn name(&self) -> &str {
-        self.0.name()
+fn without_keys_of_lists(plan: LogicalPlan) -> DfResult<Guard> {
+    if !plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_))))? {
+        return Ok(Guard::Let(plan));
     }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        self.0.apply_order()
-    }
-
-    fn supports_rewrite(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
-        if !plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_))))? {
-            return self.0.rewrite(plan, config);
+    let plan = plan.transform_up(|node| match node {
+        LogicalPlan::Unnest(mut unnest) => {
+            let schema = unnest.schema.as_ref().clone();
+            unnest.schema = Arc::new(schema.with_functional_dependencies(FunctionalDependencies::empty())?);
+            Ok(Transformed::yes(LogicalPlan::Unnest(unnest)))
         }
-        let plan = plan.transform_up(|node| match node {
-            LogicalPlan::Unnest(mut unnest) => {
-                let schema = unnest.schema.as_ref().clone();
-                unnest.schema = Arc::new(schema.with_functional_dependencies(FunctionalDependencies::empty())?);
-                Ok(Transformed::yes(LogicalPlan::Unnest(unnest)))
-            }
-            other => Ok(Transformed::yes(other.recompute_schema()?)),
-        })?;
-        self.0.rewrite(plan.data, config)
-    }
+        other => Ok(Transformed::yes(other.recompute_schema()?)),
+    })?;
+    Ok(Guard::Let(plan.data))
 }
 
 /// A condition on no column goes below no aggregation that has a row without any input.
-#[derive(Debug)]
-struct PushDownFilter(Rule);
-
-impl OptimizerRule for PushDownFilter {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        self.0.apply_order()
-    }
-
-    fn supports_rewrite(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
-        match filters_whole(&plan) {
-            true => Ok(Transformed::no(plan)),
-            false => self.0.rewrite(plan, config),
-        }
-    }
+fn not_whole(plan: LogicalPlan) -> DfResult<Guard> {
+    Guard::keep_if(filters_whole(&plan), plan)
 }
 
 /// Filters, one of which has a condition on no column, over an aggregation of all rows.
@@ -122,28 +105,12 @@ fn filters_whole(plan: &LogicalPlan) -> bool {
 
 /// `count(DISTINCT a), sum(b)` as an aggregation of an aggregation, except where that would give the sum another type (the
 /// sum of integers is a bigint, the sum of those a numeric), or lose the order of JSON's elements.
-#[derive(Debug)]
-struct SingleDistinct(SingleDistinctToGroupBy);
-
-impl OptimizerRule for SingleDistinct {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        self.0.apply_order()
-    }
-
-    fn supports_rewrite(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
-        match &plan {
-            LogicalPlan::Aggregate(aggregate) if cannot_be_nested(aggregate)? => Ok(Transformed::no(plan)),
-            _ => self.0.rewrite(plan, config),
-        }
-    }
+fn single_distinct(plan: LogicalPlan) -> DfResult<Guard> {
+    let keeps = match &plan {
+        LogicalPlan::Aggregate(aggregate) => cannot_be_nested(aggregate)?,
+        _ => false,
+    };
+    Guard::keep_if(keeps, plan)
 }
 
 fn cannot_be_nested(aggregate: &Aggregate) -> DfResult<bool> {

@@ -14,7 +14,7 @@ use tidemark_connectors::options::Options;
 use tidemark_connectors::postgres::{CheckRow, PostgresOptions, check};
 use tidemark_sql::ast::{CreateConnection, SecretOptions, WithOptions};
 
-use super::secrets::{interpolated, refuse_secret_variables, resolve};
+use super::secrets::{altered, interpolated, refuse_secret_variables, resolve};
 use super::{Target, already_exists};
 use crate::session::{Outcome, Session, one_batch};
 
@@ -61,23 +61,10 @@ impl Session {
         let ObjectKind::Connection(before) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is no connection", object.name)));
         };
-        let has =
-            |key: &String| before.options.iter().any(|(k, _)| k == key) || before.secrets.iter().any(|(k, _)| k == key);
-        if let Some(key) = reset.iter().find(|key| !has(key)) {
-            return Err(Error::new(
-                SqlState::UndefinedObject,
-                format!("connection \"{}\" has no option \"{key}\"", object.name),
-            ));
-        }
-        let given = self.secret_options(secrets)?;
-        let goes = |key: &String| {
-            reset.contains(key) || options.iter().any(|(k, _)| k == key) || given.iter().any(|(k, _)| k == key)
-        };
-        let mut after = before.clone();
-        after.options.retain(|(key, _)| !goes(key));
-        after.secrets.retain(|(key, _)| !goes(key));
-        after.options.extend(options.iter().cloned());
-        after.secrets.extend(given);
+        let (before, set) = (before.clone(), (options, self.secret_options(secrets)?));
+        let what = format!("connection \"{}\"", object.name);
+        let (options, secrets) = altered((before.options, before.secrets), set, reset, &what)?;
+        let after = Connection { options, secrets };
         check_options(&after, self.catalog()?.as_ref())?;
         let depends_on = after.secrets.iter().map(|(_, oid)| *oid).collect();
         let object = Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() };

@@ -9,6 +9,7 @@ use tidemark_sql::ast::{CreatePipeline, Parsed, PipelineTrigger, SecretOptions, 
 use tidemark_sql::grammar;
 
 use super::indexes::indexes_used;
+use super::secrets::altered;
 use super::{Target, already_exists, definitions, dependencies};
 use crate::pipelines::continuous::check_target;
 use crate::pipelines::options::{OnDrift, PipelineOptions, check_webhook};
@@ -77,12 +78,7 @@ impl Session {
                 ))
                 .with_hint("DROP PIPELINE, then CREATE PIPELINE: what is in the tables stays."));
             }
-            let columns = [&*before, &object].map(|object| match &object.kind {
-                ObjectKind::Pipeline(pipeline) => incremental_column(pipeline),
-                _ => None,
-            });
-            let [left, taken] = columns;
-            self.tell_if_watermark_is_left(&before.name, left, taken);
+            self.tell_if_watermark_is_left(&before, &object);
             object = Object { oid: before.oid, comment: before.comment.clone(), ..object };
         }
         refuse_cycle(self.catalog()?.as_ref(), &object)?;
@@ -199,38 +195,24 @@ impl Session {
         secrets: &SecretOptions,
         reset: &[String],
     ) -> Result<()> {
-        let given = self.secret_options(secrets)?;
-        let of = |object: &Object| match &object.kind {
-            ObjectKind::Pipeline(pipeline) => incremental_column(pipeline),
-            _ => None,
+        let ObjectKind::Pipeline(before) = &object.kind else {
+            return Err(Error::internal(format!("\"{}\" is no pipeline", object.name)));
         };
-        if let ObjectKind::Pipeline(pipeline) = &object.kind {
-            let keys =
-                || pipeline.options.iter().map(|(key, _)| key).chain(pipeline.secrets.iter().map(|(key, _)| key));
-            if let Some(key) = reset.iter().find(|key| !keys().any(|other| other == *key)) {
-                let message = format!("pipeline \"{}\" has no option \"{key}\"", object.name);
-                return Err(Error::new(SqlState::UndefinedObject, message));
-            }
-        }
-        let before = of(object);
-        let goes = |key: &String| {
-            reset.contains(key) || options.iter().any(|(k, _)| k == key) || given.iter().any(|(k, _)| k == key)
-        };
-        self.change_pipeline(object, |pipeline| {
-            pipeline.options.retain(|(key, _)| !goes(key));
-            pipeline.secrets.retain(|(key, _)| !goes(key));
-            pipeline.options.extend(options.iter().cloned());
-            pipeline.secrets.extend(given.iter().cloned());
-        })?;
-        let after = self.catalog()?.get(object.oid).and_then(|object| of(object));
-        self.tell_if_watermark_is_left(&object.name, before, after);
+        let (given, set) = ((before.options.clone(), before.secrets.clone()), (options, self.secret_options(secrets)?));
+        let what = format!("pipeline \"{}\"", object.name);
+        let (options, secrets) = altered(given, set, reset, &what)?;
+        self.change_pipeline(object, |pipeline| (pipeline.options, pipeline.secrets) = (options, secrets))?;
+        let after = self.catalog()?.expect(object.oid)?.clone();
+        self.tell_if_watermark_is_left(object, &after);
         Ok(())
     }
 
-    fn tell_if_watermark_is_left(&mut self, name: &str, before: Option<String>, after: Option<String>) {
-        if let Some(before) = before.filter(|before| after.as_ref() != Some(before)) {
+    fn tell_if_watermark_is_left(&mut self, before: &Object, after: &Object) {
+        let left = incremental_column(before);
+        if let Some(column) = left.filter(|_| left != incremental_column(after)) {
+            let name = &before.name;
             self.tell(format!(
-                "the watermark of \"{name}\" was one of column \"{before}\": the next run reads all rows"
+                "the watermark of \"{name}\" was one of column \"{column}\": the next run reads all rows"
             ));
         }
     }
@@ -250,8 +232,9 @@ impl Session {
     }
 }
 
-fn incremental_column(pipeline: &Pipeline) -> Option<String> {
-    pipeline.options.iter().find(|(key, _)| key == "incremental_column").map(|(_, column)| column.clone())
+fn incremental_column(pipeline: &Object) -> Option<&str> {
+    let ObjectKind::Pipeline(pipeline) = &pipeline.kind else { return None };
+    pipeline.options.iter().find(|(key, _)| key == "incremental_column").map(|(_, column)| column.as_str())
 }
 
 /// When it runs, if it is not continuous.

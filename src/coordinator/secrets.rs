@@ -8,12 +8,11 @@
 //! ```
 
 use std::io::Read;
-use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SECRETS, Secret, SecretKey};
 use tidemark_common::{Error, Hidden, Oid, Result, SqlState};
-use tidemark_sql::ast::{AlterSecret, CreateSecret, SecretFrom, SecretOptions};
+use tidemark_sql::ast::{AlterSecret, CreateSecret, SecretFrom, SecretOptions, WithOptions};
 
 use super::{Target, already_exists};
 use crate::session::{Outcome, Session, fold};
@@ -134,18 +133,45 @@ pub fn resolve(
     Ok(Resolved { options: interpolated(options)?, secrets: secrets.collect::<Result<_>>()? })
 }
 
+/// Options as they are written, and which of them are secrets.
+pub type Given = (Vec<(String, String)>, Vec<(String, Oid)>);
+
+/// `ALTER .. SET (..)` and `RESET (..)`: what is set takes the place of what there was. `what`: names whose options they are.
+pub fn altered(
+    (mut options, mut secrets): Given,
+    (set, set_secrets): (&WithOptions, Vec<(String, Oid)>),
+    reset: &[String],
+    what: &str,
+) -> Result<Given> {
+    let has = |key: &String| options.iter().any(|(k, _)| k == key) || secrets.iter().any(|(k, _)| k == key);
+    if let Some(key) = reset.iter().find(|key| !has(key)) {
+        return Err(Error::new(SqlState::UndefinedObject, format!("{what} has no option \"{key}\"")));
+    }
+    let goes = |key: &String| {
+        reset.contains(key) || set.iter().any(|(k, _)| k == key) || set_secrets.iter().any(|(k, _)| k == key)
+    };
+    options.retain(|(key, _)| !goes(key));
+    secrets.retain(|(key, _)| !goes(key));
+    options.extend(set.iter().cloned());
+    secrets.extend(set_secrets);
+    Ok((options, secrets))
+}
+
 /// Options whose values nobody is shown.
 const HIDDEN: [&str; 5] = ["password", "sslkey", "sslcert", "sslrootcert", "alert_webhook"];
 
 /// What a secret reads from the environment is in no option that is shown, in an error for example.
 pub fn refuse_secret_variables(options: &[(String, String)], catalog: &Catalog) -> Result<()> {
-    let variable = |object: &Arc<Object>| match &object.kind {
-        ObjectKind::Secret(Secret::Env(variable)) => Some((format!("${{{variable}}}"), object.name.clone())),
-        _ => None,
-    };
-    let of_secrets: Vec<(String, String)> = catalog.objects().filter_map(variable).collect();
-    for (option, value) in options.iter().filter(|(option, _)| !HIDDEN.contains(&option.as_str())) {
-        if let Some((variable, secret)) = of_secrets.iter().find(|(variable, _)| value.contains(variable)) {
+    let shown = |(option, value): &&(String, String)| value.contains("${") && !HIDDEN.contains(&option.as_str());
+    for (option, value) in options.iter().filter(shown) {
+        let read = catalog.objects().find_map(|object| match &object.kind {
+            ObjectKind::Secret(Secret::Env(variable)) => {
+                let variable = format!("${{{variable}}}");
+                value.contains(&variable).then(|| (variable, object.name.clone()))
+            }
+            _ => None,
+        });
+        if let Some((variable, secret)) = read {
             let message = format!("option \"{option}\" has {variable}, which secret \"{secret}\" is read from");
             return Err(Error::new(SqlState::InsufficientPrivilege, message)
                 .with_hint("Its value is shown where something fails: give it another variable."));

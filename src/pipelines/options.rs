@@ -97,15 +97,18 @@ impl PipelineOptions {
         Ok(parsed)
     }
 
+    /// The option by which a run does not load all rows that there are.
+    pub fn leaving_out(&self) -> Option<&'static str> {
+        let leaves_out = [("limit", self.limit.is_some()), ("sample", self.sample.is_some())];
+        leaves_out.iter().find(|(_, given)| *given).map(|(option, _)| *option)
+    }
+
     fn check(&self) -> Result<()> {
-        if self.incremental_column.is_some() {
-            let leaves_out = [("limit", self.limit.is_some()), ("sample", self.sample.is_some())];
-            if let Some((option, _)) = leaves_out.iter().find(|(_, given)| *given) {
-                return Err(Error::invalid(format!(
-                    "option \"{option}\" cannot be used together with incremental_column"
-                ))
+        if self.incremental_column.is_some()
+            && let Some(option) = self.leaving_out()
+        {
+            return Err(Error::invalid(format!("option \"{option}\" cannot be used together with incremental_column"))
                 .with_hint("The rows it leaves out would count as loaded, and never be."));
-            }
         }
         if self.retries > 1000 {
             return Err(Error::invalid("option \"retries\" must be at most 1000"));

@@ -200,8 +200,7 @@ impl Definition {
                     "A run sees only what is new, and would take all the rest for deleted. Leave one of the two out.",
                 ));
         }
-        let leaves_out = [("limit", self.options.limit.is_some()), ("sample", self.options.sample.is_some())];
-        if deletes && let Some((option, _)) = leaves_out.iter().find(|(_, given)| *given) {
+        if deletes && let Some(option) = self.options.leaving_out() {
             return Err(Error::invalid(format!("{option} does not go with deletes of \"{}\"", object.name))
                 .with_hint("The table takes what does not come for deleted, and so what is left out."));
         }

@@ -32,15 +32,15 @@ pub const SESSION_START: &str = "tidemark_session_start";
 pub const SESSION_END: &str = "tidemark_session_end";
 
 pub(super) fn functions() -> Vec<WindowUDF> {
-    let signature = || Signature::user_defined(Volatility::Immutable);
-    [Bound::Start, Bound::End]
-        .map(|bound| WindowUDF::new_from_impl(SessionBound { bound, signature: signature() }))
-        .into()
+    [Bound::Start, Bound::End].map(function).into()
 }
 
 pub fn session_end_function() -> Arc<WindowUDF> {
-    let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(WindowUDF::new_from_impl(SessionBound { bound: Bound::End, signature }))
+    Arc::new(function(Bound::End))
+}
+
+fn function(bound: Bound) -> WindowUDF {
+    WindowUDF::new_from_impl(SessionBound { bound, signature: Signature::user_defined(Volatility::Immutable) })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
