@@ -52,10 +52,13 @@ impl MetricsSource for DatabaseMetrics {
         metrics.push(self.epochs.metric("tidemark_epoch_seconds", "Durations of epochs"));
         let mut rows = Metric::labelled_counter("tidemark_source_read_rows_total", "Rows read from a source");
         let mut late = Metric::labelled_counter("tidemark_source_late_rows_total", "Rows of a source dropped as late");
+        let mut future =
+            Metric::labelled_counter("tidemark_source_future_rows_total", "Rows of a source refused by max_future");
         let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");
         for source in &status.sources {
             rows = rows.with(&[("source", &source.name)], source.rows as f64);
             late = late.with(&[("source", &source.name)], source.late_rows as f64);
+            future = future.with(&[("source", &source.name)], source.future_rows as f64);
             if let Some(waiting) = source.lag_rows {
                 lag = lag.with(&[("source", &source.name)], waiting as f64);
             }
@@ -71,7 +74,7 @@ impl MetricsSource for DatabaseMetrics {
         for sink in &status.sinks {
             pending = pending.with(&[("sink", &sink.name)], sink.pending_bytes as f64);
         }
-        metrics.extend([rows, late, lag, entries, out, pending]);
+        metrics.extend([rows, late, future, lag, entries, out, pending]);
         let catalog = self.db.moment().catalog;
         let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");
         let mut failing =

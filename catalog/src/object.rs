@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use tidemark_common::normalize::Normalize;
+use tidemark_common::plan::Emit;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
@@ -207,7 +208,7 @@ pub struct MaterializedView {
     /// As a [`View`]'s.
     #[serde(default)]
     pub own_names: bool,
-    pub emit_on_window_close: bool,
+    pub emit: Emit,
     #[serde(default)]
     pub options: Vec<(String, String)>,
     /// How the contents are keyed, by position; `None`: not known.
@@ -245,6 +246,9 @@ pub struct Source {
     pub secrets: Vec<(String, Oid)>,
     #[serde(default)]
     pub format: Option<Format>,
+    /// The table that takes rows that come too late.
+    #[serde(default)]
+    pub late_table: Option<Oid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -267,7 +271,7 @@ pub struct Sink {
     /// What is sent: a query over relations (`FROM v` is stored as `SELECT * FROM v`).
     pub query: String,
     pub search_path: Vec<String>,
-    pub emit_on_window_close: bool,
+    pub emit: Emit,
     pub columns: Vec<Column>,
     pub append_only: bool,
     pub options: Vec<(String, String)>,

@@ -10,6 +10,8 @@
 //!
 //! Expressions are DataFusion's, over whole batches; columns are named by position.
 
+mod clock;
+mod join;
 mod lookup;
 mod over;
 mod top_n;
@@ -25,12 +27,16 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
+use serde::{Deserialize, Serialize};
 
+pub use self::clock::{CLOCK, Keeps, Temporal, clock_column, clock_schema, clock_type, numbers};
+pub use self::join::{Join, JoinKind, Within};
 pub use self::lookup::Stored;
 pub use self::over::{Over, Until};
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
 pub use crate::plan_text::readable;
+use crate::values::duration_text;
 
 pub type NodeId = u32;
 
@@ -94,6 +100,32 @@ pub enum Op {
     Join(Join),
     TopN(TopN),
     Over(Over),
+    /// Rows that are there while a condition on the clock holds.
+    Temporal(Temporal),
+    /// Each row with the time at which it is processed, as its last column.
+    Clock,
+    Pace(Pace),
+}
+
+/// When a view or sink tells what has changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Emit {
+    /// At once.
+    #[default]
+    Changes,
+    /// What has changed, at multiples of so many microseconds; what is final at once.
+    ChangesEvery(i64),
+    /// Only what is final.
+    OnWindowClose,
+}
+
+/// EMIT CHANGES EVERY: changes are sent together at intervals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Microseconds.
+    pub every: i64,
+    /// The column by whose watermark rows are final: those are sent at once.
+    pub close: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,38 +186,6 @@ pub fn is_ordered_extreme(function: &AggregateFunctionExpr) -> bool {
             | DataType::Utf8
     );
     ordered && matches!(function.fun().name(), "min" | "max") && function.expressions().len() == 1
-}
-
-/// Pairs of rows of two inputs, or those rows of the left one that have, or lack, a partner.
-#[derive(Debug, Clone)]
-pub struct Join {
-    pub kind: JoinKind,
-    /// Columns that must be equal: of the left input and of the right. Both inputs are exchanged by them. None: any two rows meet.
-    pub on: Vec<(usize, usize)>,
-    /// NULL equals NULL in them, as in INTERSECT.
-    pub null_equal: bool,
-    /// What else a pair must fulfil, over the columns of the left input, then those of the right.
-    pub residual: Option<Arc<dyn PhysicalExpr>>,
-    /// The columns that it gives, numbered likewise; of the left input only where rows of that one are all that is asked for.
-    pub output: Vec<usize>,
-    /// Of each input: it is not kept, its rows are looked up by these columns of the collection that stores it ([`Stored`]), with
-    /// which a key or an index of that begins.
-    pub looked_up: [Option<Vec<usize>>; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JoinKind {
-    Inner,
-    /// Rows of the left input without partner, too, with NULL for the right one.
-    Left,
-    Right,
-    Full,
-    /// Rows of the left input with a partner, each once.
-    Semi,
-    /// Rows of the left input without partner.
-    Anti,
-    /// Rows of the left input and, as last column, whether they have a partner.
-    Mark,
 }
 
 impl Dataflow {
@@ -307,6 +307,17 @@ impl Node {
             }
             Op::TopN(top_n) => top_n.describe(&input_names, words),
             Op::Over(over) => over.describe(&input_names, &self.schema, words),
+            Op::Temporal(temporal) => temporal.describe(&input_names(&[temporal.column]), words),
+            Op::Clock => "Clock proctime()".into(),
+            Op::Pace(pace) => {
+                let close =
+                    pace.close.map(|close| format!(", at once where {} is below the watermark", input_names(&[close])));
+                format!(
+                    "Pace every {}; keeps what changes until it is sent{}",
+                    duration_text(pace.every),
+                    close.unwrap_or_default()
+                )
+            }
         }
     }
 
@@ -380,64 +391,5 @@ impl Aggregate {
             text.push_str("; sends a group when it closes");
         }
         text
-    }
-}
-
-impl Join {
-    fn describe(&self, left: &SchemaRef, right: &SchemaRef, looked_up: [Option<&str>; 2], words: Words) -> String {
-        let kind = match self.kind {
-            JoinKind::Inner if self.on.is_empty() && self.residual.is_none() => "Cross",
-            JoinKind::Inner => "Inner",
-            JoinKind::Left => "Left",
-            JoinKind::Right => "Right",
-            JoinKind::Full => "Full",
-            JoinKind::Semi => "Semi",
-            JoinKind::Anti => "Anti",
-            JoinKind::Mark => "Mark",
-        };
-        let equals = if self.null_equal { "IS NOT DISTINCT FROM" } else { "=" };
-        let name = |schema: &SchemaRef, column: usize| schema.field(column).name().clone();
-        let mut conditions: Vec<String> =
-            self.on.iter().map(|&(l, r)| format!("{} {equals} {}", name(left, l), name(right, r))).collect();
-        conditions.extend(self.residual.as_ref().map(|residual| match words {
-            Words::Sql => fmt_sql(residual.as_ref()).to_string(),
-            Words::Exact => residual.to_string(),
-        }));
-        let mut text = format!("{kind} Join");
-        if !conditions.is_empty() {
-            let _ = write!(text, " on {}", conditions.join(" AND "));
-        }
-        let kept = match (looked_up, self.keeps_counts()) {
-            ([None, _], true) => "the rows of the left input and how many each key has on the right",
-            ([Some(_), _], true) => "how many rows each key has on the right",
-            ([None, None], false) => "the rows of both inputs",
-            ([None, Some(_)], false) => "the rows of the left input",
-            ([Some(_), None], false) => "the rows of the right input",
-            ([Some(_), Some(_)], false) => "nothing",
-        };
-        let _ = write!(text, "; keeps {kept}");
-        if words == Words::Exact {
-            let _ = write!(text, "; on {:?} gives {:?} looks up by {:?}", self.on, self.output, self.looked_up);
-        } else if looked_up.iter().any(Option::is_some) {
-            let stored: Vec<&str> = looked_up.into_iter().flatten().collect();
-            let _ = write!(text, ", looks up in {}", stored.join(" and "));
-        }
-        text
-    }
-
-    /// Whether it must know of each row of the left input (of the right one) how many rows match it.
-    pub fn counts_matches(&self, left: bool) -> bool {
-        match self.kind {
-            JoinKind::Inner => false,
-            JoinKind::Left => left,
-            JoinKind::Right => !left,
-            JoinKind::Full => true,
-            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => left && !self.keeps_counts(),
-        }
-    }
-
-    /// Only whether there is a partner counts, and all rows of a key are partners: of the right input a number a key is enough.
-    pub fn keeps_counts(&self) -> bool {
-        matches!(self.kind, JoinKind::Semi | JoinKind::Anti | JoinKind::Mark) && self.residual.is_none()
     }
 }

@@ -49,7 +49,7 @@ pub fn readable(text: &str) -> String {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let in_word = out.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_');
-        if !in_word && let Some((literal, after)) = literal(rest) {
+        if !in_word && let Some((literal, after)) = literal(rest).or_else(|| bare_interval(rest)) {
             out.push_str(&literal);
             rest = after;
         } else {
@@ -62,6 +62,13 @@ pub fn readable(text: &str) -> String {
         out = out.replace(&format!(" AS {theirs}("), &format!(" AS {ours}("));
     }
     out.replace("count(1)", "count(*)").replace(" ASC NULLS LAST", "").replace(" DESC NULLS FIRST", " DESC")
+}
+
+/// An interval that stands in no parentheses, as in `ts + IntervalMonthDayNano { .. }`.
+fn bare_interval(text: &str) -> Option<(String, &str)> {
+    let inside = text.strip_prefix("IntervalMonthDayNano {")?;
+    let end = inside.find('}')?;
+    Some((format!("'{}'", interval(&inside[..end])?), &inside[end + 1..]))
 }
 
 /// The literal that the text begins with, in SQL, and what follows it.
@@ -137,6 +144,7 @@ mod tests {
                 "f(a,IntervalMonthDayNano(\"IntervalMonthDayNano { months: 1, days: 0, nanoseconds: -300000000000 }\"))",
                 "f(a,'1 mon -00:05:00')",
             ),
+            ("ts + IntervalMonthDayNano { months: 0, days: 1, nanoseconds: 0 } > x", "ts + '1 day' > x"),
             ("a IS DISTINCT FROM Int64(NULL)", "a IS DISTINCT FROM NULL"),
             ("array_agg(a) ORDER BY [a ASC NULLS LAST]", "array_agg(a) ORDER BY [a]"),
             ("toInt64(1)", "toInt64(1)"),

@@ -27,8 +27,9 @@ use tidemark_common::{Delta, Oid, Result};
 use tidemark_storage::{Collection, KeyRange, Layout, Snapshot};
 
 use crate::dataflow::CollectionChanges;
+use crate::lanes::{Judge, Lanes};
 use crate::operators::{Chunks, Seen, Watermarks};
-use crate::source_input::{Lanes, QueueLimits, ReadAhead, SourceInput, Waker, as_watermarks, widen};
+use crate::source_input::{QueueLimits, ReadAhead, SourceInput, Waker, as_watermarks, widen};
 
 /// Replays that have caught up so often without meeting the source make it stand still.
 const ROUNDS_BEFORE_FREEZE: u32 = 2;
@@ -177,10 +178,11 @@ impl Replaying {
             for taken in reader.take(allowed.rows) {
                 self.round_rows += taken.batch.num_rows() as u64;
                 let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
-                let kept = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, 0)?;
+                let judge = Judge::Again(&source.history);
+                let judged = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, judge)?;
                 positions.extend(taken.positions);
-                if kept.num_rows() > 0 {
-                    chunks.push(Delta::inserts(kept));
+                if judged.kept.num_rows() > 0 {
+                    chunks.push(Delta::inserts(judged.kept));
                 }
             }
             match reader.ended() {
@@ -193,7 +195,7 @@ impl Replaying {
                 }
             }
         }
-        lanes.advance(None, 0);
+        lanes.advance_as(&source.lanes);
         let watermarks = as_watermarks(source.def.watermark.as_ref(), &source.def.schema, lanes);
         if self.reader.is_none() {
             if *positions == source.positions {

@@ -35,16 +35,22 @@ use tidemark_storage::{EpochCommit, Snapshot};
 use self::sharding::{distribute, gather, map_shards};
 use self::watermarks::WatermarkTracker;
 use crate::operators::aggregate::{Aggregate, Placement};
+use crate::operators::clock::Clock;
 use crate::operators::constant::Constant;
 use crate::operators::exchange::repartition;
 use crate::operators::filter::Filter;
 use crate::operators::join;
 use crate::operators::over::Over;
+use crate::operators::pace::Pace;
 use crate::operators::project::Project;
+use crate::operators::temporal::TemporalFilter;
 use crate::operators::top_n::TopN;
 use crate::operators::union::Union;
 use crate::operators::unnest::Unnest;
 use crate::operators::{Chunks, HeldCollections, Operator, StateSize, StepContext, Watermarks};
+
+/// How often windows over the clock look whether they are over, in microseconds.
+const CLOCK_STEP: i64 = 1_000_000;
 
 /// What happened to a collection in an epoch.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +78,8 @@ pub struct RunningDataflow {
     shards: usize,
     nodes: Vec<RunningNode>,
     watermarks: WatermarkTracker,
+    /// The time of its last epoch.
+    stepped_at: Option<i64>,
 }
 
 struct RunningNode {
@@ -107,7 +115,7 @@ impl RunningDataflow {
                 Ok(RunningNode { task, users, stats: NodeStats { node: node.id, ..NodeStats::default() } })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { watermarks: WatermarkTracker::new(&plan, oid)?, plan, shards, nodes })
+        Ok(Self { watermarks: WatermarkTracker::new(&plan, oid)?, plan, shards, nodes, stepped_at: None })
     }
 
     pub fn plan(&self) -> &Arc<plan::Dataflow> {
@@ -115,15 +123,17 @@ impl RunningDataflow {
     }
 
     /// Runs one epoch. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit, and
-    /// `held` the collections as of then in which the plan looks rows up.
+    /// `held` the collections as of then in which the plan looks rows up. `now`: the time of the epoch.
     pub fn step(
         &mut self,
         snapshot: &Snapshot,
         held: &HeldCollections,
         first: bool,
         inputs: &BTreeMap<Oid, CollectionChanges>,
+        now: i64,
     ) -> Result<CollectionChanges> {
-        self.watermarks.advance(&self.plan, snapshot, inputs)?;
+        self.watermarks.advance(&self.plan, snapshot, inputs, now)?;
+        self.stepped_at = Some(now);
         let mut outputs: Vec<Vec<Chunks>> = Vec::with_capacity(self.nodes.len());
         let mut users_left: Vec<usize> = self.nodes.iter().map(|n| n.users).collect();
         for index in 0..self.nodes.len() {
@@ -136,7 +146,7 @@ impl RunningDataflow {
                     if users_left[input] == 0 { std::mem::take(&mut outputs[input]) } else { outputs[input].clone() }
                 })
                 .collect();
-            outputs.push(self.step_node(index, (snapshot, held), first, inputs, node_inputs)?);
+            outputs.push(self.step_node(index, (snapshot, held, now), first, inputs, node_inputs)?);
         }
         let chunks = gather(outputs.pop().unwrap_or_default());
         Ok(CollectionChanges {
@@ -144,6 +154,22 @@ impl RunningDataflow {
             watermarks: self.watermarks.output().clone(),
             idle: self.watermarks.output_is_idle(),
         })
+    }
+
+    /// When it has something to do though nothing comes in.
+    pub fn due_at(&self) -> Result<Option<i64>> {
+        let mut due = None;
+        // The watermark of the clock moves by itself.
+        if self.plan.nodes.iter().any(|n| matches!(n.op, Op::Clock)) {
+            due = Some(self.stepped_at.map_or(i64::MIN, |at| at.saturating_add(CLOCK_STEP)));
+        }
+        for node in &self.nodes {
+            let Task::Operator { instances, .. } = &node.task else { continue };
+            for instance in instances {
+                due = [due, instance.due_at()?].into_iter().flatten().min();
+            }
+        }
+        Ok(due)
     }
 
     /// Adds what changed since the last flush to the commit.
@@ -169,17 +195,17 @@ impl RunningDataflow {
     fn step_node(
         &mut self,
         index: usize,
-        (snapshot, held): (&Snapshot, &HeldCollections),
+        (snapshot, held, now): (&Snapshot, &HeldCollections, i64),
         first: bool,
         changes: &BTreeMap<Oid, CollectionChanges>,
         inputs: Vec<Vec<Chunks>>,
     ) -> Result<Vec<Chunks>> {
-        let started = now();
+        let started = instant();
         let shards = self.shards;
-        let before_and_after = match self.plan.nodes[index].inputs.first() {
-            Some(&input) => self.watermarks.of(input),
-            None => self.watermarks.of(index as NodeId),
-        };
+        let none = Watermarks::new();
+        let of_input = |at: usize| self.plan.nodes[index].inputs.get(at).map(|input| self.watermarks.of(*input));
+        let (watermarks_before, watermarks) = of_input(0).unwrap_or((&none, &none));
+        let right_watermarks = of_input(1).map_or(&none, |(_, after)| after);
         let RunningNode { task, stats, .. } = &mut self.nodes[index];
         stats.rows_in += inputs.iter().map(|shards| rows_in(shards)).sum::<u64>();
         let outputs = match task {
@@ -194,10 +220,11 @@ impl RunningDataflow {
             }
             Task::Operator { instances, on_one_shard } => {
                 let inputs = by_shard(inputs, shards, *on_one_shard);
-                let (watermarks_before, watermarks) = before_and_after;
                 map_shards(instances, inputs, |shard, instance, inputs| {
                     let first = first && shard == 0;
-                    instance.step(&StepContext { snapshot, held, first, watermarks_before, watermarks }, inputs)
+                    let ctx =
+                        StepContext { snapshot, held, first, watermarks_before, watermarks, right_watermarks, now };
+                    instance.step(&ctx, inputs)
                 })?
             }
         };
@@ -249,6 +276,14 @@ impl Task {
                     Ok(Box::new(Over::new(over, &input.schema, &node.schema, &placement)?))
                 })
             }
+            Op::Temporal(temporal) => {
+                Box::new(move |shard| Ok(Box::new(TemporalFilter::new(temporal, &node.schema, placement(shard))?)))
+            }
+            Op::Clock => Box::new(move |_| Ok(Box::new(Clock::new(schema())))),
+            Op::Pace(pace) => {
+                on_one_shard = true;
+                Box::new(move |shard| Ok(Box::new(Pace::new(*pace, &node.schema, &placement(shard))?)))
+            }
             Op::Aggregate(aggregate) => {
                 let input = input()?;
                 let shard_keys = match &input.op {
@@ -268,9 +303,9 @@ impl Task {
                 let exchanged = |side: &Node, on: Vec<usize>| matches!(&side.op, Op::Exchange { keys } if *keys == on);
                 on_one_shard = !exchanged(sides[0], join.on.iter().map(|on| on.0).collect())
                     || !exchanged(sides[1], join.on.iter().map(|on| on.1).collect());
+                let shard_keys = if on_one_shard { Vec::new() } else { (0..join.on.len()).collect() };
                 Box::new(move |shard| {
-                    let shard_keys = Vec::new();
-                    let placement = Placement { oid, node: node.id, shard, shards, shard_keys, cache_budget: budget };
+                    let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
                     join::operator(join, node, &plan.nodes, &placement)
                 })
             }
@@ -294,7 +329,7 @@ impl Task {
 }
 
 fn keeps_state(op: &Op) -> bool {
-    matches!(op, Op::Aggregate(_) | Op::Join(_) | Op::TopN(_) | Op::Over(_))
+    matches!(op, Op::Aggregate(_) | Op::Join(_) | Op::TopN(_) | Op::Over(_) | Op::Temporal(_) | Op::Pace(_))
 }
 
 fn project(delta: &Delta, projection: &[usize], schema: &SchemaRef) -> Result<Delta> {
@@ -343,6 +378,6 @@ fn rows_in(shards: &[Chunks]) -> u64 {
 
 /// For [`NodeStats::nanos`] only, which nothing depends on; hence not the injected clock.
 #[allow(clippy::disallowed_methods)]
-fn now() -> Instant {
+fn instant() -> Instant {
     Instant::now()
 }

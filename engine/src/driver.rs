@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tidemark_catalog::Catalog;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
-use tidemark_storage::{EpochCommit, Snapshot, Store};
+use tidemark_storage::{EpochCommit, Key, Snapshot, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backfill::{Progress, Replaying};
@@ -34,6 +34,8 @@ use crate::table::Table;
 /// A transaction and who waits for it.
 pub(crate) type Pending = (Transaction, oneshot::Sender<Result<Epoch>>);
 
+/// The counter under which the time of the last epoch is stored.
+pub(crate) const TIME: &str = "time";
 /// Transactions that one epoch may take.
 const MAX_TRANSACTIONS: usize = 512;
 
@@ -72,6 +74,8 @@ pub(crate) struct Driver {
     /// Who waits for which views to be built.
     pub waiting: Vec<(Vec<Oid>, oneshot::Sender<Result<()>>)>,
     pub last_tick: i64,
+    /// Of the epoch: what now() is in views. It never goes back, not by a restart either.
+    pub time: i64,
 
     // What it tells.
     pub epochs: Arc<VecDeque<EpochStatus>>,
@@ -92,6 +96,7 @@ impl Driver {
         let snapshot = store.snapshot();
         let catalog = shared.moment.read().unwrap_or_else(PoisonError::into_inner).catalog.clone();
         let bell = shared.bell.clone();
+        let time: i64 = snapshot.get_value(&Key::Counter(TIME))?.unwrap_or_default();
         let mut driver = Self {
             epoch: snapshot.epoch(),
             snapshot,
@@ -99,6 +104,7 @@ impl Driver {
             store,
             config,
             last_tick: clock.now_micros(),
+            time,
             clock,
             runtime,
             shared,
@@ -385,7 +391,8 @@ impl Driver {
             return false;
         }
         any(&|s| s.queued_rows() >= self.config.epoch_rows)
-            || (interval_passed && any(&|s| s.has_rows() || s.idle_advance_due(now)))
+            || (interval_passed
+                && (any(&|s| s.has_rows() || s.idle_advance_due(now)) || self.jobs.values().any(|job| job.is_due(now))))
     }
 
     /// While a sink is at its bound, only what adds no rows goes on, DROP SINK above all.
@@ -397,8 +404,12 @@ impl Driver {
     pub fn publish(&mut self) {
         let unreadable: HashMap<Oid, Error> =
             self.jobs.values().filter_map(|j| j.unreadable().map(|e| (j.oid, e))).collect();
-        *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) =
-            Moment { snapshot: self.snapshot.clone(), catalog: self.catalog.clone(), unreadable: Arc::new(unreadable) };
+        *self.shared.moment.write().unwrap_or_else(PoisonError::into_inner) = Moment {
+            snapshot: self.snapshot.clone(),
+            catalog: self.catalog.clone(),
+            time: self.time,
+            unreadable: Arc::new(unreadable),
+        };
         let jobs = self.jobs.values().map(|j| j.status(|input| self.rows_held(input))).collect();
         let sources = self.sources.values().map(|s| self.source_status(s)).collect();
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -442,6 +453,8 @@ impl Driver {
             watermark: source.lanes.watermark(),
             rows: source.lanes.rows,
             late_rows: source.lanes.late_rows,
+            future_rows: source.lanes.future_rows,
+            refused: source.samples.iter().cloned().collect(),
             dropped: source.lanes.dropped,
             bytes: source.lanes.bytes,
             lag_rows: source.lag_rows(),

@@ -45,6 +45,8 @@ pub struct EngineConfig {
 pub struct Moment {
     pub snapshot: Arc<Snapshot>,
     pub catalog: Arc<Catalog>,
+    /// Of the last epoch, in microseconds since 1970: what now() is in its views.
+    pub time: i64,
     /// Views that cannot be read now, and why: still being built, or failed.
     pub unreadable: Arc<std::collections::HashMap<Oid, Error>>,
 }
@@ -99,6 +101,8 @@ pub struct SourceDef {
     pub watermark: Option<WatermarkDef>,
     /// Microseconds without a row after which a lane no longer holds the watermark back.
     pub idle_timeout: Option<i64>,
+    /// The table that takes the rows that are refused.
+    pub late_table: Option<Oid>,
 }
 
 #[derive(Debug, Clone)]
@@ -108,6 +112,10 @@ pub struct WatermarkDef {
     pub expr: Arc<dyn PhysicalExpr>,
     /// Columns that `expr` and the event time read.
     pub reads: Vec<usize>,
+    /// Microseconds that a row may lie ahead of the clock; a row beyond is refused.
+    pub max_future: Option<i64>,
+    /// Microseconds that a row may lie below the watermark; windows are kept for so much longer.
+    pub allowed_lateness: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -223,7 +231,7 @@ impl Engine {
         runtime: tokio::runtime::Handle,
     ) -> Result<Engine> {
         let (commands, receiver) = mpsc::channel(Self::MAX_COMMANDS);
-        let moment = Moment { snapshot: store.snapshot(), catalog, unreadable: Arc::default() };
+        let moment = Moment { snapshot: store.snapshot(), catalog, time: 0, unreadable: Arc::default() };
         let shared = Arc::new(Shared {
             moment: RwLock::new(moment),
             status: Mutex::new(Status::default()),

@@ -271,11 +271,18 @@ impl Job {
     }
 
     /// True if this step has anything to do.
-    pub fn has_work(&self, inputs: &BTreeMap<Oid, CollectionChanges>) -> bool {
+    pub fn has_work(&self, inputs: &BTreeMap<Oid, CollectionChanges>, now: i64) -> bool {
         self.stored.failed.is_none()
             && (!self.stored.started
                 || inputs.values().any(|c| !c.chunks.is_empty() || !c.watermarks.is_empty())
-                || self.is_backfilling())
+                || self.is_backfilling()
+                || self.is_due(now))
+    }
+
+    /// Time alone gives it something to do.
+    pub fn is_due(&self, now: i64) -> bool {
+        // An error there is met again, and told, by the step.
+        self.stored.failed.is_none() && self.running.due_at().map_or(true, |due| due.is_some_and(|at| at <= now))
     }
 
     /// Runs one epoch. What it writes is added to `commit` only if all of it went well.
@@ -285,11 +292,12 @@ impl Job {
         snapshot: &Arc<Snapshot>,
         inputs: &BTreeMap<Oid, CollectionChanges>,
         held: &HeldCollections,
+        now: i64,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let mut own = EpochCommit::new(epoch);
         let first = !self.stored.started;
-        let mut changes = self.running.step(snapshot, held, first, inputs)?;
+        let mut changes = self.running.step(snapshot, held, first, inputs, now)?;
         changes.chunks.retain(|c| !c.is_empty());
         self.running.flush(&mut own)?;
         self.rows_in += inputs.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum::<u64>();

@@ -19,6 +19,7 @@ pub mod dataflow;
 mod driver;
 mod engine;
 mod job;
+mod lanes;
 pub mod operators;
 mod outbox;
 mod pace;
@@ -32,7 +33,8 @@ mod tick;
 pub use engine::{
     Definition, Engine, EngineConfig, Moment, SinkDef, SourceDef, Step, Transaction, ViewDef, WatermarkDef,
 };
-pub use source_input::Replay;
+pub use lanes::Reason;
+pub use source_input::{LATE_COLUMNS, RefusedRow, Replay};
 pub use status::{EpochStatus, JobState, JobStatus, SinkStatus, SourceStatus, Status};
 pub use subscription::{Change, Subscription};
 pub use table::{TableDef, TableWrite};

@@ -6,25 +6,17 @@
 //!                                         positions, lanes: stored with the epoch that takes the rows
 //! ```
 //!
-//! Lateness is judged here, once, for all views: a row is late if its event time lies below the watermark that the rows before
-//! it in its lane have made. That depends on the order of rows in the lane alone, not on epochs, so a replay of the same rows
-//! (a backfill, a SELECT over the source) drops the same ones.
-//!
-//! ```text
-//!   lane:       ts  10:00  10:04  10:01  10:09  10:03        WATERMARK FOR ts AS ts - INTERVAL '5 minutes'
-//!   watermark       09:55  09:59  09:59  10:04  10:04
-//!                                               late: 10:03 < 10:04
-//!   source's watermark = minimum over lanes that are not idle; it never goes back
-//! ```
+//! Lateness is judged here, once, for all views ([`lanes`](crate::lanes)). Rows that do not count are dropped, with the last few of
+//! them kept for who asks, or go into a table with the commit of the epoch that takes them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use datafusion::arrow::array::{Array, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array};
-use datafusion::arrow::compute::{cast, filter_record_batch};
-use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::arrow::array::TimestampMicrosecondArray;
+use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch, StringArray, new_null_array};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use serde::{Deserialize, Serialize};
 use tidemark_common::connector::{Positions, Source, SourceBatch};
 use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
@@ -33,7 +25,18 @@ use tokio::task::AbortHandle;
 
 use crate::dataflow::CollectionChanges;
 use crate::engine::{SourceDef, WatermarkDef};
+use crate::lanes::{History, Judge, Lanes, Reason, Refused};
 use crate::operators::{Chunks, Watermarks};
+use crate::table::Table;
+
+/// Refused rows that are remembered.
+const SAMPLES: usize = 10;
+/// Microseconds.
+const DAY: u64 = 86_400_000_000;
+
+/// Columns of a table of refused rows besides those of its source: `late` or `future`; the watermark or the latest time that was
+/// allowed; by how much the row missed that.
+pub const LATE_COLUMNS: [&str; 3] = ["late_reason", "late_limit", "late_by"];
 
 /// How much a queue may hold before its reader waits.
 #[derive(Debug, Clone, Copy)]
@@ -162,89 +165,11 @@ async fn read(
     }
 }
 
-/// Event time of a source: watermarks of its lanes and what they have judged late.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Lanes {
-    lanes: BTreeMap<String, Lane>,
-    /// Minimum over the lanes that are not idle, in microseconds; never goes back.
-    watermark: Option<i64>,
-    pub rows: u64,
-    pub late_rows: u64,
-    pub dropped: u64,
-    pub bytes: u64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Lane {
-    watermark: Option<i64>,
-    /// When its last row was taken, in microseconds.
-    last_row: i64,
-}
-
-impl Lanes {
-    /// Takes the late rows out of a batch with the source's columns, and moves the lane on.
-    pub fn admit(
-        &mut self,
-        def: Option<&WatermarkDef>,
-        lane: &str,
-        batch: RecordBatch,
-        now: i64,
-    ) -> Result<RecordBatch> {
-        self.rows += batch.num_rows() as u64;
-        let Some(def) = def else { return Ok(batch) };
-        let times = micros(batch.column(def.column))?;
-        let made = micros(&def.expr.evaluate(&batch)?.into_array(batch.num_rows())?)?;
-        let floor = self.watermark;
-        let lane = self.lanes.entry(lane.to_string()).or_default();
-        lane.last_row = now;
-        let mut current = lane.watermark;
-        let mut keep = Vec::with_capacity(batch.num_rows());
-        for row in 0..batch.num_rows() {
-            let late = times.is_valid(row) && current.max(floor).is_some_and(|w| times.value(row) < w);
-            keep.push(!late);
-            if !late && made.is_valid(row) {
-                current = current.max(Some(made.value(row)));
-            }
-        }
-        lane.watermark = current;
-        let kept = keep.iter().filter(|k| **k).count();
-        if kept == batch.num_rows() {
-            return Ok(batch);
-        }
-        self.late_rows += (batch.num_rows() - kept) as u64;
-        Ok(filter_record_batch(&batch, &BooleanArray::from(keep))?)
-    }
-
-    /// Moves the source's watermark on: the minimum over lanes that had a row within `idle_timeout`.
-    pub fn advance(&mut self, idle_timeout: Option<i64>, now: i64) {
-        let active = |lane: &&Lane| idle_timeout.is_none_or(|timeout| now - lane.last_row < timeout);
-        let minimum = self.lanes.values().filter(active).map(|l| l.watermark).min().flatten();
-        self.watermark = self.watermark.max(minimum);
-    }
-
-    /// No lane has had a row within `idle_timeout`.
-    pub fn is_idle(&self, idle_timeout: Option<i64>, now: i64, began: i64) -> bool {
-        let last = self.lanes.values().map(|l| l.last_row).max().unwrap_or(began).max(began);
-        idle_timeout.is_some_and(|timeout| now - last >= timeout)
-    }
-
-    pub fn watermark(&self) -> Option<i64> {
-        self.watermark
-    }
-}
-
-fn micros(array: &Arc<dyn Array>) -> Result<TimestampMicrosecondArray> {
-    let plain = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
-    plain
-        .as_any()
-        .downcast_ref::<TimestampMicrosecondArray>()
-        .cloned()
-        .ok_or_else(|| Error::internal("an event time is not a timestamp"))
-}
-
 /// The watermark as the column's value, for the dataflows.
 pub(crate) fn as_watermarks(def: Option<&WatermarkDef>, schema: &SchemaRef, lanes: &Lanes) -> Watermarks {
-    let (Some(def), Some(value)) = (def, lanes.watermark) else { return Watermarks::new() };
+    let (Some(def), Some(value)) = (def, lanes.watermark()) else { return Watermarks::new() };
+    // Rows that come late and are let in must still find what they belong to.
+    let value = value.saturating_sub(def.allowed_lateness);
     let zone = match schema.field(def.column).data_type() {
         DataType::Timestamp(_, zone) => zone.clone(),
         _ => None,
@@ -267,11 +192,66 @@ pub(crate) fn widen(schema: &SchemaRef, projection: &[usize], batch: &RecordBatc
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
+/// What an epoch takes from a source.
+#[derive(Default)]
+struct Taken {
+    chunks: Chunks,
+    positions: Positions,
+}
+
+/// Where a source's [`History`] is stored.
+const HISTORY: &str = "history";
+
+/// A row that did not count.
+#[derive(Debug, Clone)]
+pub struct RefusedRow {
+    /// When it was read, in microseconds since 1970, as the times are.
+    pub read_at: i64,
+    pub reason: Reason,
+    pub time: i64,
+    /// The watermark, or the latest time that was allowed.
+    pub limit: i64,
+    /// The one row, with the columns that somebody reads.
+    pub row: RecordBatch,
+}
+
+/// What the table of refused rows has besides the source's columns: why, what was missed, and by how much.
+fn beside_refused(refused: &Refused) -> [(&'static str, ArrayRef); 3] {
+    let reasons: StringArray = refused.reasons.iter().map(|reason| Some(reason.name())).collect();
+    let limits = TimestampMicrosecondArray::from(refused.bounds.clone());
+    let by = refused.times.iter().zip(&refused.bounds).map(|(time, limit)| {
+        let micros = time.abs_diff(*limit);
+        let (days, rest) = (micros / DAY, micros % DAY);
+        Some(IntervalMonthDayNano::new(0, days as i32, rest as i64 * 1000))
+    });
+    let by: IntervalMonthDayNanoArray = by.collect();
+    [(LATE_COLUMNS[0], Arc::new(reasons)), (LATE_COLUMNS[1], Arc::new(limits)), (LATE_COLUMNS[2], Arc::new(by))]
+}
+
+/// Refused rows as rows of the table that takes them, column by column of its name. A column that it has besides is NULL.
+fn for_table(refused: &Refused, table: &SchemaRef) -> Result<RecordBatch> {
+    let beside = beside_refused(refused);
+    let column = |field: &FieldRef| -> Result<ArrayRef> {
+        let name = field.name();
+        let found = refused.rows.column_by_name(name);
+        let found = found.or_else(|| beside.iter().find(|(known, _)| known == name).map(|(_, array)| array));
+        Ok(match found {
+            Some(array) => cast(array, field.data_type())?,
+            None => new_null_array(field.data_type(), refused.rows.num_rows()),
+        })
+    };
+    let columns = table.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(table.clone(), columns)?)
+}
+
 /// A source as the driver runs it.
 pub(crate) struct SourceInput {
     pub def: SourceDef,
     pub positions: Positions,
     pub lanes: Lanes,
+    pub history: History,
+    /// The last rows that were refused.
+    pub samples: VecDeque<RefusedRow>,
     reader: Option<ReadAhead>,
     /// Columns that are read: what the consumers need, and the event time.
     projection: Vec<usize>,
@@ -298,11 +278,14 @@ impl SourceInput {
         }
         let lanes: Lanes =
             snapshot.get_value(&Key::SourceState { source: def.oid, what: "lanes" })?.unwrap_or_default();
+        let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {
             def,
             positions,
             lanes,
+            history,
+            samples: VecDeque::new(),
             reader: None,
             projection: Vec::new(),
             frozen: false,
@@ -324,6 +307,9 @@ impl SourceInput {
     ) {
         if let Some(watermark) = &self.def.watermark {
             columns.extend(watermark.reads.iter().copied());
+        }
+        if self.def.late_table.is_some() {
+            columns = (0..self.def.schema.fields().len()).collect();
         }
         columns.sort_unstable();
         columns.dedup();
@@ -358,24 +344,27 @@ impl SourceInput {
         self.reader.as_ref().and_then(ReadAhead::lag_rows)
     }
 
-    /// This epoch's rows, bounded by `rows`. Positions and lanes are after them.
-    pub fn take(&mut self, rows: usize, now: i64, commit: &mut EpochCommit) -> Result<CollectionChanges> {
-        let mut chunks = Chunks::new();
-        let lanes_before = self.lanes.clone();
-        let reader = self.reader.as_ref().filter(|_| !self.frozen);
-        for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
-            let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
-            let kept = self.lanes.admit(self.def.watermark.as_ref(), &taken.lane, batch, now)?;
-            self.lanes.dropped += taken.dropped;
-            self.lanes.bytes += taken.bytes as u64;
-            for (split, position) in taken.positions {
-                let key = Key::SourcePosition { source: self.def.oid, split: &split };
-                commit.put(&key, &value::encode(&position)?);
-                self.positions.insert(split, position);
+    /// This epoch's rows, bounded by `rows`; those that are refused go into `late`, if there is one. Positions and lanes are after
+    /// them. After an error it stands where it stood.
+    pub fn take(
+        &mut self,
+        rows: usize,
+        now: i64,
+        late: Option<(&mut Table, &Arc<Snapshot>)>,
+        commit: &mut EpochCommit,
+    ) -> Result<CollectionChanges> {
+        let (lanes, history) = (self.lanes.clone(), self.history.clone());
+        let taken = match self.judge_rows(rows, now, late) {
+            Ok(taken) => taken,
+            Err(error) => {
+                (self.lanes, self.history) = (lanes, history);
+                return Err(error);
             }
-            if kept.num_rows() > 0 {
-                chunks.push(Delta::inserts(kept));
-            }
+        };
+        for (split, position) in taken.positions {
+            let key = Key::SourcePosition { source: self.def.oid, split: &split };
+            commit.put(&key, &value::encode(&position)?);
+            self.positions.insert(split, position);
         }
         match self.reader.as_ref().and_then(ReadAhead::ended) {
             Some(Ok(())) => self.finished = true,
@@ -383,12 +372,58 @@ impl SourceInput {
             None => {}
         }
         self.lanes.advance(self.def.idle_timeout, now);
-        if self.lanes != lanes_before {
+        if self.lanes != lanes {
             commit.put(&Key::SourceState { source: self.def.oid, what: "lanes" }, &value::encode(&self.lanes)?);
+        }
+        if self.history != history {
+            commit.put(&Key::SourceState { source: self.def.oid, what: HISTORY }, &value::encode(&self.history)?);
         }
         let watermarks = as_watermarks(self.def.watermark.as_ref(), &self.def.schema, &self.lanes);
         self.idle = self.lanes.is_idle(self.def.idle_timeout, now, *self.began.get_or_insert(now));
-        Ok(CollectionChanges { chunks, watermarks, idle: self.idle })
+        Ok(CollectionChanges { chunks: taken.chunks, watermarks, idle: self.idle })
+    }
+
+    fn judge_rows(&mut self, rows: usize, now: i64, late: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
+        let mut all = Taken::default();
+        let mut refused = Vec::new();
+        let reader = self.reader.as_ref().filter(|_| !self.frozen);
+        for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
+            let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
+            let judge = Judge::First { now, history: &mut self.history };
+            let judged = self.lanes.admit(self.def.watermark.as_ref(), &taken.lane, batch, judge)?;
+            self.lanes.dropped += taken.dropped;
+            self.lanes.bytes += taken.bytes as u64;
+            all.positions.extend(taken.positions);
+            refused.extend(judged.refused);
+            if judged.kept.num_rows() > 0 {
+                all.chunks.push(Delta::inserts(judged.kept));
+            }
+        }
+        if let Some((table, snapshot)) = late.filter(|_| !refused.is_empty()) {
+            let schema = table.def.collection.schema().clone();
+            let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;
+            table.add(snapshot, concat_batches(&schema, &rows)?)?;
+        }
+        refused.iter().try_for_each(|rows| self.remember(rows, now))?;
+        Ok(all)
+    }
+
+    fn remember(&mut self, refused: &Refused, now: i64) -> Result<()> {
+        let rows = refused.rows.project(&self.projection)?;
+        let first = refused.times.len().saturating_sub(SAMPLES);
+        for row in first..refused.times.len() {
+            if self.samples.len() == SAMPLES {
+                self.samples.pop_front();
+            }
+            self.samples.push_back(RefusedRow {
+                read_at: now,
+                reason: refused.reasons[row],
+                time: refused.times[row],
+                limit: refused.bounds[row],
+                row: rows.slice(row, 1),
+            });
+        }
+        Ok(())
     }
 
     /// True if time alone has moved the watermark on, or made the source idle.
@@ -398,7 +433,7 @@ impl SourceInput {
         }
         let mut lanes = self.lanes.clone();
         lanes.advance(self.def.idle_timeout, now);
-        lanes.watermark != self.lanes.watermark
+        lanes.watermark() != self.lanes.watermark()
             || self.idle != self.lanes.is_idle(self.def.idle_timeout, now, self.began.unwrap_or(now))
     }
 }
@@ -410,71 +445,26 @@ pub struct Replay {
     projection: Vec<usize>,
     wanted: Vec<usize>,
     lanes: Lanes,
+    history: History,
 }
 
 impl Replay {
-    /// `columns`: those of the source's schema that are wanted, in that order.
-    pub async fn start(def: SourceDef, until: &Positions, columns: Vec<usize>) -> Result<Self> {
+    /// `columns`: those of the source's schema that are wanted, in that order. `snapshot`: of the epoch that has read `until`.
+    pub async fn start(def: SourceDef, snapshot: &Snapshot, until: &Positions, columns: Vec<usize>) -> Result<Self> {
+        let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let mut projection = columns.clone();
         projection.extend(def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
         projection.sort_unstable();
         projection.dedup();
         let reader = def.source.reader(&Positions::new(), Some(until), Some(&projection)).await?;
-        Ok(Self { reader, def, projection, wanted: columns, lanes: Lanes::default() })
+        Ok(Self { reader, def, projection, wanted: columns, lanes: Lanes::default(), history })
     }
 
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let Some(read) = self.reader.next().await? else { return Ok(None) };
         let batch = widen(&self.def.schema, &self.projection, &read.batch)?;
-        let kept = self.lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, 0)?;
-        Ok(Some(kept.project(&self.wanted)?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use datafusion::arrow::datatypes::{Field, Schema};
-    use datafusion::physical_expr::expressions::Column;
-
-    fn batch(times: &[Option<i64>]) -> RecordBatch {
-        let schema = Schema::new(vec![Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true)]);
-        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(TimestampMicrosecondArray::from(times.to_vec()))]).unwrap()
-    }
-
-    fn def() -> WatermarkDef {
-        WatermarkDef { column: 0, expr: Arc::new(Column::new("ts", 0)), reads: vec![0] }
-    }
-
-    #[test]
-    fn lateness_depends_on_the_rows_before_not_on_the_batches() {
-        let times: Vec<_> = [5, 3, 7, 7, 6, 9, 1].map(Some).to_vec();
-        let all = Lanes::default().admit(Some(&def()), "a", batch(&times), 0).unwrap();
-        let mut pieces = Lanes::default();
-        let kept: usize =
-            times.iter().map(|t| pieces.admit(Some(&def()), "a", batch(&[*t]), 0).unwrap().num_rows()).sum();
-        assert_eq!((all.num_rows(), kept, pieces.late_rows), (4, 4, 3));
-    }
-
-    #[test]
-    fn a_row_without_a_time_is_never_late() {
-        let mut lanes = Lanes::default();
-        assert_eq!(lanes.admit(Some(&def()), "a", batch(&[Some(9), None, Some(1)]), 0).unwrap().num_rows(), 2);
-    }
-
-    #[test]
-    fn the_slowest_lane_that_is_not_idle_holds_the_watermark() {
-        let mut lanes = Lanes::default();
-        lanes.admit(Some(&def()), "a", batch(&[Some(10)]), 0).unwrap();
-        lanes.admit(Some(&def()), "b", batch(&[Some(4)]), 0).unwrap();
-        lanes.advance(Some(100), 50);
-        assert_eq!(lanes.watermark(), Some(4));
-        lanes.admit(Some(&def()), "a", batch(&[Some(20)]), 90).unwrap();
-        lanes.advance(Some(100), 120);
-        assert_eq!(lanes.watermark(), Some(20));
-        // The lane that comes back does not move it back, and what lies below it is late.
-        assert_eq!(lanes.admit(Some(&def()), "b", batch(&[Some(6)]), 121).unwrap().num_rows(), 0);
-        lanes.advance(Some(100), 121);
-        assert_eq!(lanes.watermark(), Some(20));
+        let judge = Judge::Again(&self.history);
+        let judged = self.lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, judge)?;
+        Ok(Some(judged.kept.project(&self.wanted)?))
     }
 }

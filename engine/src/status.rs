@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidemark_common::{Epoch, Error, Oid};
 
 use crate::dataflow::NodeStats;
+use crate::source_input::RefusedRow;
 
 /// Epochs that are remembered.
 pub(crate) const EPOCHS_KEPT: usize = 1000;
@@ -79,6 +80,10 @@ pub struct SourceStatus {
     pub watermark: Option<i64>,
     pub rows: u64,
     pub late_rows: u64,
+    /// Rows that lay too far ahead.
+    pub future_rows: u64,
+    /// The last rows that were late or too far ahead, the newest last.
+    pub refused: Vec<RefusedRow>,
     /// Records that could not be decoded.
     pub dropped: u64,
     pub bytes: u64,

@@ -175,6 +175,15 @@ impl Table {
         }
     }
 
+    /// Adds rows of the engine's own to this epoch.
+    pub fn add(&mut self, snapshot: &Arc<Snapshot>, rows: RecordBatch) -> Result<()> {
+        let (table, contents) = (self.def.oid, self.def.collection.id());
+        let write = TableWrite { table, contents, unchanged_since: None, removed: None, added: Some(rows) };
+        let checked = self.check(snapshot, write)?;
+        self.admit(checked);
+        Ok(())
+    }
+
     /// Ends the epoch: writes what was admitted, and gives it to whoever follows the table.
     pub fn apply(&mut self, snapshot: &Arc<Snapshot>, commit: &mut EpochCommit) -> Result<Vec<Delta>> {
         let changes = std::mem::take(&mut self.changes);

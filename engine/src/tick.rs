@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   1 transactions   checked in order of arrival; DDL has an epoch without other DDL
-//!   2 tables         what was admitted becomes changes
-//!   3 sources        a bounded number of rows each
+//!   2 sources        a bounded number of rows each; those that are refused may go into a table
+//!   3 tables         what was admitted becomes changes
 //!   4 jobs           in topological order, each on the changes of its inputs
 //!   5 commit         one WriteBatch, on disk
 //!   6 publish        readers see it; then sessions are answered, sinks and subscribers woken
@@ -17,7 +17,7 @@ use tidemark_storage::{EpochCommit, Key, value};
 
 use crate::backfill::{Allowed, Progress, scan_step};
 use crate::dataflow::CollectionChanges;
-use crate::driver::Driver;
+use crate::driver::{Driver, TIME};
 use crate::engine::{Definition, Step, Transaction};
 use crate::job::{ChunkWork, Job, Output};
 use crate::status::{EPOCHS_KEPT, EpochStatus};
@@ -31,15 +31,17 @@ impl Driver {
     pub(crate) fn tick(&mut self) -> Result<()> {
         let started = self.clock.now_micros();
         self.last_tick = started;
+        // The wall's clock may be put back; that of the database is not.
+        self.time = self.time.max(started);
         let epoch = self.epoch + 1;
         let mut commit = self.store.begin();
         let mut rewritten = Vec::new();
 
         self.transactions(&mut commit, &mut rewritten)?;
         self.note_delivered(&mut commit)?;
-        let mut changes = self.table_changes(&mut commit, &rewritten)?;
-        self.replays_before_sources(started, &mut changes)?;
-        self.source_changes(started, &mut commit, &mut changes)?;
+        self.replays_before_sources(started)?;
+        let mut changes = self.source_changes(started, &mut commit)?;
+        self.table_changes(&rewritten, &mut changes, &mut commit)?;
         let rows = count_rows(&changes);
         self.run_jobs(epoch, started, &mut changes, &mut commit)?;
         let rows_out = count_rows(&changes) - rows;
@@ -48,6 +50,7 @@ impl Driver {
             self.publish(); // a source has ended, or a backfill waits for its reader
             return Ok(());
         }
+        commit.put_value(&Key::Counter(TIME), &self.time)?;
         let bytes = commit.bytes() as u64;
         let before_commit = self.clock.now_micros();
         self.snapshot = self.store.commit(commit, epoch, self.config.sync)?;
@@ -342,19 +345,18 @@ impl Driver {
         Ok(())
     }
 
-    fn table_changes(&mut self, commit: &mut EpochCommit, rewritten: &[Oid]) -> Result<Changes> {
-        let mut changes = Changes::new();
+    fn table_changes(&mut self, rewritten: &[Oid], changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
         for (oid, table) in &mut self.tables {
             let chunks = table.apply(&self.snapshot, commit)?;
             if !chunks.is_empty() && !rewritten.contains(oid) {
                 changes.insert(*oid, CollectionChanges { chunks, ..Default::default() });
             }
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// Replays run before their sources take this epoch's rows, which belong to a dataflow from the moment it joins.
-    fn replays_before_sources(&mut self, now: i64, changes: &mut Changes) -> Result<()> {
+    fn replays_before_sources(&mut self, now: i64) -> Result<()> {
         let limits = self.limits();
         for job in self.jobs.values_mut().filter(|j| j.failure().is_none() && !j.replays.is_empty()) {
             job.begin_epoch();
@@ -380,26 +382,29 @@ impl Driver {
             }
         }
         self.unfreeze();
-        debug_assert!(changes.keys().all(|oid| !self.sources.contains_key(oid)));
         Ok(())
     }
 
-    fn source_changes(&mut self, now: i64, commit: &mut EpochCommit, changes: &mut Changes) -> Result<()> {
+    fn source_changes(&mut self, now: i64, commit: &mut EpochCommit) -> Result<Changes> {
+        let mut changes = Changes::new();
         if self.outbox_full() {
-            return Ok(());
+            return Ok(changes);
         }
         for (oid, source) in &mut self.sources {
-            match source.take(self.config.epoch_rows, now, commit) {
+            let late = source.def.late_table.and_then(|table| self.tables.get_mut(&table));
+            let late = late.map(|table| (table, &self.snapshot));
+            match source.take(self.config.epoch_rows, now, late, commit) {
                 Ok(taken) => {
                     changes.insert(*oid, taken);
                 }
                 Err(error) => {
                     tracing::error!(source = source.def.name, %error, "the source has failed");
                     source.failed = Some(error);
+                    source.stop_reading();
                 }
             }
         }
-        Ok(())
+        Ok(changes)
     }
 
     fn run_jobs(&mut self, epoch: Epoch, now: i64, changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
@@ -415,8 +420,8 @@ impl Driver {
             if let Some(chunks) = self.replaced.remove(&oid) {
                 changes.insert(oid, CollectionChanges { chunks, ..CollectionChanges::default() });
             }
-            if job.has_work(&inputs) {
-                match job.step(epoch, &self.snapshot, &inputs, &held, commit) {
+            if job.has_work(&inputs, self.time) {
+                match job.step(epoch, &self.snapshot, &inputs, &held, self.time, commit) {
                     Ok(mut output) => {
                         let replaced = changes.remove(&oid).unwrap_or_default();
                         output.chunks.splice(0..0, replaced.chunks);

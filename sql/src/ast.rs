@@ -2,6 +2,7 @@
 
 use datafusion::sql::sqlparser::ast;
 use tidemark_common::Hidden;
+pub use tidemark_common::plan::Emit;
 
 /// An identifier as Postgres folds it.
 pub fn fold(ident: &ast::Ident) -> String {
@@ -206,13 +207,6 @@ pub struct Format {
     pub format: String,
     pub encode: String,
     pub options: WithOptions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum Emit {
-    #[default]
-    Changes,
-    OnWindowClose,
 }
 
 #[derive(Debug, Clone, PartialEq)]

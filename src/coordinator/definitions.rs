@@ -16,7 +16,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Pipeline, SecretKey, Sink, Source, Table};
-use tidemark_common::plan::Dataflow;
+use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, ViewDef, WatermarkDef};
@@ -25,6 +25,7 @@ use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
+use super::event_time::EventTime;
 use super::{secrets, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
@@ -71,6 +72,7 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 schema,
                 watermark: None,
                 idle_timeout: None,
+                late_table: None,
             }))
         }
         (Err(error), ObjectKind::Sink(sink)) => {
@@ -192,7 +194,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
     let resolved = secrets::resolve(&source.options, &source.secrets, catalog, env.secret_key.as_ref())?;
-    let (engine_options, options) = connector_options(&resolved.options);
+    let (time, options) = EventTime::split(&resolved.options)?;
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: Arc::new(schema.project(&declared)?),
@@ -202,41 +204,16 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         format: source.format.as_ref().map(format_spec),
         clock: env.clock.clone(),
     };
-    let watermark = source.watermark.as_ref().map(|w| watermark(w, &schema, env)).transpose()?;
+    let watermark = source.watermark.as_ref().map(|w| watermark(w, &time, &schema, env)).transpose()?;
+    time.check(watermark.is_some())?;
     Ok(SourceDef {
         oid: object.oid,
         name: object.name.clone(),
         source: tidemark_connectors::open_source(spec)?,
         schema,
         watermark,
-        idle_timeout: idle_timeout(&engine_options)?,
-    })
-}
-
-type Options = Vec<(String, String)>;
-
-/// A source's options that are ours, and those that are the connector's.
-pub fn connector_options(options: &[(String, String)]) -> (Options, Options) {
-    const OURS: [&str; 2] = ["idle_timeout", "late_data"];
-    options.iter().cloned().partition(|(key, _)| OURS.contains(&key.as_str()))
-}
-
-fn idle_timeout(options: &[(String, String)]) -> Result<Option<i64>> {
-    for (key, value) in options {
-        if key == "late_data" && value != "drop" {
-            return Err(
-                Error::unsupported(format!("late_data = '{value}' is not supported yet")).with_hint("Use 'drop'.")
-            );
-        }
-    }
-    let Some((_, text)) = options.iter().find(|(k, _)| k == "idle_timeout") else { return Ok(None) };
-    let micros = grammar::interval::parse(text, grammar::interval::Qualifier::default())
-        .ok()
-        .filter(|i| i.months == 0)
-        .map(|i| i64::from(i.days) * 86_400_000_000 + i.micros)
-        .filter(|m| *m > 0);
-    micros.map(Some).ok_or_else(|| {
-        Error::invalid(format!("option \"idle_timeout\" must be a time such as '1 minute', not \"{text}\""))
+        idle_timeout: time.idle_timeout,
+        late_table: source.late_table,
     })
 }
 
@@ -244,7 +221,12 @@ pub fn format_spec(format: &tidemark_catalog::Format) -> FormatSpec {
     FormatSpec { format: format.format.clone(), encode: format.encode.clone(), options: format.options.clone() }
 }
 
-fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &Environment) -> Result<WatermarkDef> {
+fn watermark(
+    watermark: &tidemark_catalog::Watermark,
+    time: &EventTime,
+    schema: &SchemaRef,
+    env: &Environment,
+) -> Result<WatermarkDef> {
     let names = Names {
         state: env.state.clone(),
         functions: Arc::new(HashMap::<String, Arc<ScalarUDF>>::new()),
@@ -271,7 +253,13 @@ fn watermark(watermark: &tidemark_catalog::Watermark, schema: &SchemaRef, env: &
     }
     let mut reads: Vec<usize> = collect_columns(&physical).iter().map(|c| c.index()).collect();
     reads.push(watermark.column);
-    Ok(WatermarkDef { column: watermark.column, expr: physical, reads })
+    Ok(WatermarkDef {
+        column: watermark.column,
+        expr: physical,
+        reads,
+        max_future: time.max_future,
+        allowed_lateness: time.allowed_lateness.unwrap_or(0),
+    })
 }
 
 /// Settles the types of an expression over `schema`.
@@ -335,14 +323,14 @@ fn for_dataflows(state: &SessionState) -> SessionState {
 pub fn dataflow(
     query: &ast::Query,
     search_path: &[String],
-    emit_on_close: bool,
+    emit: Emit,
     stored: Option<&Object>,
     catalog: &Arc<Catalog>,
     env: &Environment,
 ) -> Result<Dataflow> {
     let names = Names {
         state: Arc::new(for_dataflows(&env.state)),
-        functions: Arc::default(),
+        functions: Arc::new(tidemark_sql::functions::epoch_clock()),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),
         reads: stored.map_or(Vec::new(), |object| object.reads.clone()),
@@ -356,7 +344,7 @@ pub fn dataflow(
     subqueries::check_single_rows(&plan)?;
     let plan = subqueries::rewrite(plan, NotIn::All)?;
     let optimized = names.planner().optimize(&plan)?;
-    lower::lower(&optimized, emit_on_close)
+    lower::lower(&optimized, emit)
 }
 
 /// A stored query's AST.
@@ -386,8 +374,7 @@ pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<C
 
 fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
     let query = stored_query(&view.query)?;
-    let emit_on_close = view.emit_on_window_close;
-    let dataflow = dataflow(&query, &view.search_path, emit_on_close, Some(object), catalog, env)?;
+    let dataflow = dataflow(&query, &view.search_path, view.emit, Some(object), catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
         storage: view_storage(object, view),
@@ -417,13 +404,12 @@ fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment)
 /// A continuous pipeline: a sink whose target is its table.
 fn pipeline(object: &Object, pipeline: &Pipeline, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
     let query = stored_query(&pipeline.query)?;
-    let dataflow = dataflow(&query, &pipeline.search_path, false, Some(object), catalog, env)?;
+    let dataflow = dataflow(&query, &pipeline.search_path, Emit::Changes, Some(object), catalog, env)?;
     let sink = Arc::new(continuous::Loads::new(object, env.database.clone()));
     Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow: Arc::new(dataflow), sink })
 }
 
 fn sink_dataflow(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<Arc<Dataflow>> {
     let query = stored_query(&sink.query)?;
-    let emit_on_close = sink.emit_on_window_close;
-    dataflow(&query, &sink.search_path, emit_on_close, Some(object), catalog, env).map(Arc::new)
+    dataflow(&query, &sink.search_path, sink.emit, Some(object), catalog, env).map(Arc::new)
 }

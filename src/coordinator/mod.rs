@@ -11,6 +11,7 @@ mod alter;
 pub mod connections;
 pub mod definitions;
 pub mod drop;
+mod event_time;
 mod indexes;
 pub(crate) mod loads;
 mod normalize;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tidemark_catalog::{Catalog, Change, Continuous, Object, ObjectKind, PIPELINES, Pipeline, Trigger, columns_of};
 use tidemark_common::plan::Dataflow;
+use tidemark_common::plan::Emit;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::{CreatePipeline, Parsed, PipelineTrigger, SecretOptions, Statement, WithOptions};
 use tidemark_sql::grammar;
@@ -116,7 +117,8 @@ impl Session {
     fn continuous(&mut self, create: &CreatePipeline, targets: &[Oid]) -> Result<(Continuous, Dataflow)> {
         let names = self.names_for_ddl()?;
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&create.query, &names.search_path, false, None, &names.catalog, &env)?;
+        let dataflow =
+            definitions::dataflow(&create.query, &names.search_path, Emit::Changes, None, &names.catalog, &env)?;
         let output = dataflow.output();
         let append_only = output.properties.append_only;
         for target in targets {

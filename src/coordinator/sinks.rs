@@ -34,9 +34,8 @@ impl Session {
         let query = definitions::stored_query(&text)?;
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
-        let emit_on_window_close = emit == Emit::OnWindowClose;
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&query, &path, emit_on_window_close, None, &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&query, &path, emit, None, &names.catalog, &env)?;
         let mut depends_on = dataflow.inputs();
         depends_on.extend(dependencies(&names.plan(&query)?, &names.catalog, &query, &path)?);
         depends_on.extend(indexes_used(&dataflow, &names.catalog));
@@ -44,7 +43,7 @@ impl Session {
         let sink = Sink {
             query: text,
             search_path: path,
-            emit_on_window_close,
+            emit,
             columns: super::views::named_columns(columns_of(&output.schema), &query, &[])?,
             append_only: output.properties.append_only,
             options: create.options.clone(),

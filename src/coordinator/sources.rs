@@ -8,6 +8,7 @@ use tidemark_connectors::SourceSpec;
 use tidemark_sql::ast::CreateSource;
 use tidemark_sql::grammar;
 
+use super::event_time::EventTime;
 use super::secrets::{self, Resolved};
 use super::{already_exists, definitions};
 use crate::session::{Outcome, Session, fold};
@@ -32,7 +33,7 @@ impl Session {
             steps.push(PlannedStep::Drop(before.oid));
         }
         let source = self.source_object(create).await?;
-        let depends_on = source.secrets.iter().map(|(_, oid)| *oid).collect();
+        let depends_on = source.secrets.iter().map(|(_, oid)| *oid).chain(source.late_table).collect();
         let object = self.object(target, depends_on, ObjectKind::Source(source))?;
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
@@ -45,7 +46,7 @@ impl Session {
         done()
     }
 
-    async fn source_object(&self, create: &CreateSource) -> Result<Source> {
+    async fn source_object(&mut self, create: &CreateSource) -> Result<Source> {
         let env = self.database().environment.clone();
         let secrets = self.secret_options(&create.secrets)?;
         let resolved = secrets::resolve(&create.options, &secrets, self.catalog()?.as_ref(), env.secret_key.as_ref())?;
@@ -61,7 +62,7 @@ impl Session {
         let mut columns = declared_columns(create)?;
         if columns.is_empty() {
             let spec = format.as_ref().map(definitions::format_spec);
-            let (_, options) = definitions::connector_options(&resolved.options);
+            let (_, options) = EventTime::split(&resolved.options)?;
             let inferred = tidemark_connectors::infer_columns(&options, &resolved.secrets, spec.as_ref()).await?;
             columns = columns_of(inferred.as_ref());
             for column in &mut columns {
@@ -74,6 +75,7 @@ impl Session {
             .iter()
             .map(|i| (i.what.clone(), i.alias.as_ref().map_or_else(|| i.what.clone(), fold)))
             .collect();
+        let late_options = resolved.options.clone();
         columns.extend(included_columns(create, &columns, &include, format.as_ref(), resolved, env.clock.clone())?);
         for (i, column) in columns.iter().enumerate() {
             if columns[..i].iter().any(|c| c.name == column.name) {
@@ -93,7 +95,12 @@ impl Session {
                 Some(Watermark { column, expr: w.expr.to_string() })
             }
         };
-        Ok(Source { columns, declared, include, watermark, options: create.options.clone(), secrets, format })
+        let options = create.options.clone();
+        let mut source = Source { columns, declared, include, watermark, options, secrets, format, late_table: None };
+        if source.watermark.is_some() {
+            source.late_table = self.late_table(create, &source.columns, &late_options)?;
+        }
+        Ok(source)
     }
 }
 
@@ -127,7 +134,7 @@ fn included_columns(
         name: create.name.to_string(),
         columns: columns_schema(declared),
         include: include.to_vec(),
-        options: definitions::connector_options(&resolved.options).1,
+        options: EventTime::split(&resolved.options)?.1,
         secrets: resolved.secrets,
         format: format.map(definitions::format_spec),
         clock,

@@ -90,34 +90,34 @@ impl Session {
         for column in &mut columns {
             column.nullable = true;
         }
-        let draft = Draft {
-            oid: self.database().new_oid(),
-            name: target.name.clone(),
-            columns,
-            primary_key: None,
-            unique: vec![],
-            checks: vec![],
-            sequences: vec![],
-            load: None,
-            remote: None,
-        };
+        let draft = self.plain_draft(&target, columns);
         let object = self.add_table(draft, target, create.temporary)?;
         let rows = self.insert_rows(&object, plan).await?;
         Ok(Outcome::Command(format!("SELECT {rows}")))
     }
 
-    fn draft(&mut self, create: &sql::CreateTable, target: &Target) -> Result<Draft> {
-        let mut draft = Draft {
+    /// A table of these columns and nothing else.
+    pub(super) fn add_plain_table(&mut self, target: Target, columns: Vec<Column>) -> Result<Arc<Object>> {
+        let draft = self.plain_draft(&target, columns);
+        self.add_table(draft, target, false)
+    }
+
+    fn plain_draft(&self, target: &Target, columns: Vec<Column>) -> Draft {
+        Draft {
             oid: self.database().new_oid(),
             name: target.name.clone(),
-            columns: Vec::new(),
+            columns,
             primary_key: None,
             unique: Vec::new(),
             checks: Vec::new(),
             sequences: Vec::new(),
             load: None,
             remote: None,
-        };
+        }
+    }
+
+    fn draft(&mut self, create: &sql::CreateTable, target: &Target) -> Result<Draft> {
+        let mut draft = self.plain_draft(target, Vec::new());
         if let Some(sql::CreateTableLikeKind::Plain(like) | sql::CreateTableLikeKind::Parenthesized(like)) =
             &create.like
         {

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Change, Column, MaterializedView, Object, ObjectKind, View, columns_of};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
-use tidemark_sql::ast::{CreateMaterializedView, Emit, WithOptions};
+use tidemark_sql::ast::{CreateMaterializedView, WithOptions};
 
 use super::indexes::indexes_used;
 use super::{already_exists, definitions, dependencies};
@@ -93,12 +93,12 @@ impl Session {
 
     /// The catalog object that a CREATE MATERIALIZED VIEW describes.
     pub(crate) fn plan_materialized_view(&mut self, create: &CreateMaterializedView) -> Result<Object> {
-        let emit_on_window_close = create.emit == Emit::OnWindowClose;
+        let emit = create.emit;
         distinct_names(&create.query, &create.columns)?;
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&create.query, &path, emit_on_window_close, None, &names.catalog, &env)?;
+        let dataflow = definitions::dataflow(&create.query, &path, emit, None, &names.catalog, &env)?;
         let depends_on: std::collections::BTreeSet<_> = {
             let mut inputs = dataflow.inputs();
             inputs.extend(dependencies(&names.plan(&create.query)?, &names.catalog, &create.query, &path)?);
@@ -113,7 +113,7 @@ impl Session {
             query: create.query_text.clone(),
             search_path: path,
             own_names: !create.columns.is_empty(),
-            emit_on_window_close,
+            emit,
             options: self.view_options(&create.options)?,
             key: output.properties.key.clone(),
             append_only: output.properties.append_only,

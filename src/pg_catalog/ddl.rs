@@ -14,7 +14,9 @@ use tidemark_catalog::{
     Sink, Source, Table, Trigger, View, quote_ident, quote_literal,
 };
 use tidemark_common::Oid;
+use tidemark_common::plan::Emit;
 use tidemark_common::types::SqlType;
+use tidemark_common::values::duration_text;
 use tidemark_sql::ast::fold;
 
 use super::context::keys;
@@ -138,11 +140,15 @@ fn create_materialized_view(catalog: &Catalog, object: &Object, name: &str, view
     let query = portable(catalog, object);
     let columns = column_list(&query, &view.columns);
     let options = if view.options.is_empty() { String::new() } else { format!(" {}", with(&view.options)) };
-    format!("CREATE MATERIALIZED VIEW {name}{columns}{options} AS\n{query}{}", emit(view.emit_on_window_close))
+    format!("CREATE MATERIALIZED VIEW {name}{columns}{options} AS\n{query}{}", emit(view.emit))
 }
 
-fn emit(on_window_close: bool) -> &'static str {
-    if on_window_close { "\nEMIT ON WINDOW CLOSE" } else { "" }
+fn emit(emit: Emit) -> String {
+    match emit {
+        Emit::Changes => String::new(),
+        Emit::ChangesEvery(micros) => format!("\nEMIT CHANGES EVERY INTERVAL '{}'", duration_text(micros)),
+        Emit::OnWindowClose => "\nEMIT ON WINDOW CLOSE".into(),
+    }
 }
 
 fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
@@ -178,8 +184,8 @@ fn create_sink(catalog: &Catalog, object: &Object, name: &str, sink: &Sink) -> S
     let query = portable(catalog, object);
     let from = query.strip_prefix("SELECT * FROM ").filter(|rest| !rest.contains(char::is_whitespace));
     let body = match from {
-        Some(relation) if !sink.emit_on_window_close => format!("\nFROM {relation}"),
-        _ => format!(" AS\n{query}{}", emit(sink.emit_on_window_close)),
+        Some(relation) if sink.emit == Emit::Changes => format!("\nFROM {relation}"),
+        _ => format!(" AS\n{query}{}", emit(sink.emit)),
     };
     format!(
         "CREATE SINK {name}{body}\n{}{}",

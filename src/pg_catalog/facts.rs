@@ -12,6 +12,8 @@ use crate::pipelines::PipelineFact;
 pub trait SystemFacts: Debug + Send + Sync {
     fn jobs(&self) -> Vec<JobFact>;
     fn sources(&self) -> Vec<SourceFact>;
+    /// The last rows that each source refused.
+    fn late_rows(&self) -> Vec<LateRowFact>;
     fn sinks(&self) -> Vec<SinkFact>;
     fn pipelines(&self) -> Vec<PipelineFact>;
     /// The epochs still remembered, oldest first.
@@ -48,6 +50,19 @@ pub struct JobFact {
     pub error: Option<String>,
 }
 
+/// A row that a source did not count. Times in microseconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LateRowFact {
+    pub source: Oid,
+    pub read_at: i64,
+    /// `late`, `future`
+    pub reason: String,
+    pub event_time: i64,
+    /// The watermark, or the latest time that was allowed.
+    pub limit: i64,
+    pub row: String,
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SourceFact {
     pub oid: Oid,
@@ -58,6 +73,7 @@ pub struct SourceFact {
     pub watermark: Option<i64>,
     pub rows: i64,
     pub late_rows: i64,
+    pub future_rows: i64,
     pub bad_rows: i64,
     /// How much is known to be there and not read yet.
     pub lag_rows: Option<i64>,

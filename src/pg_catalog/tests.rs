@@ -17,6 +17,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 use expect_test::{Expect, expect, expect_file};
 use tidemark_catalog::*;
+use tidemark_common::plan::Emit;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Oid, Result};
 
@@ -47,6 +48,9 @@ impl SystemFacts for Facts {
             late_rows: 1,
             ..Default::default()
         }]
+    }
+    fn late_rows(&self) -> Vec<LateRowFact> {
+        vec![]
     }
     fn sinks(&self) -> Vec<SinkFact> {
         vec![]
@@ -204,6 +208,7 @@ fn clicks() -> Object {
         ],
         secrets: vec![],
         format: Some(Format { format: "PLAIN".into(), encode: "CSV".into(), options: vec![] }),
+        late_table: None,
     };
     object(16416, PUBLIC, "clicks", &[], ObjectKind::Source(source))
 }
@@ -222,7 +227,7 @@ fn sample() -> Catalog {
         query: "SELECT order_id, sum(qty) AS total FROM lines GROUP BY order_id".into(),
         search_path: vec!["sales".into(), "public".into()],
         own_names: false,
-        emit_on_window_close: true,
+        emit: Emit::OnWindowClose,
         options: vec![],
         key: Some(vec![0]),
         append_only: false,
@@ -232,7 +237,7 @@ fn sample() -> Catalog {
     let sink = Sink {
         query: "SELECT * FROM sales.totals".into(),
         search_path: vec!["public".into()],
-        emit_on_window_close: false,
+        emit: Emit::Changes,
         columns: totals.columns.clone(),
         append_only: false,
         options: vec![("connector".into(), "blackhole".into())],

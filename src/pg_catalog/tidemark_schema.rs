@@ -1,6 +1,8 @@
 //! Schema `tidemark`: what runs and how it fares.
 
 use tidemark_catalog::{Object, ObjectKind, Remote, Secret};
+use tidemark_common::plan::Emit;
+use tidemark_common::values::duration_text;
 use tidemark_common::{Oid, Result};
 
 use super::context::SystemContext;
@@ -14,6 +16,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
         "objects" => object_rows(ctx, rows),
         "jobs" => job_rows(ctx, rows),
         "sources" => source_rows(ctx, rows),
+        "late_rows" => late_rows(ctx, rows),
         "sinks" => sink_rows(ctx, rows),
         "secrets" => secret_rows(ctx, rows),
         "connections" => connection_rows(ctx, rows),
@@ -31,6 +34,14 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn emit_text(emit: Emit) -> String {
+    match emit {
+        Emit::Changes => "changes".into(),
+        Emit::ChangesEvery(micros) => format!("changes every {}", duration_text(micros)),
+        Emit::OnWindowClose => "on window close".into(),
+    }
 }
 
 fn names<'a>(ctx: &'a SystemContext, object: &'a Object) -> (&'a str, &'a str) {
@@ -92,8 +103,19 @@ fn source_rows(ctx: &SystemContext, rows: &mut Rows) {
         row!(
             rows, oid: object.oid, schema_name: schema, name: name,
             connector: ddl::option(&source.options, "connector"), state: state, offsets: fact.offsets,
-            watermark: fact.watermark, rows: fact.rows, late_rows: fact.late_rows, bad_rows: fact.bad_rows,
-            lag_rows: fact.lag_rows, lag_seconds: fact.lag_seconds, error: fact.error,
+            watermark: fact.watermark, rows: fact.rows, late_rows: fact.late_rows,
+            future_rows: fact.future_rows, bad_rows: fact.bad_rows, lag_rows: fact.lag_rows, lag_seconds: fact.lag_seconds, error: fact.error,
+        );
+    }
+}
+
+fn late_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for fact in ctx.facts.late_rows() {
+        let Ok(object) = ctx.catalog.expect(fact.source) else { continue };
+        let (schema, name) = names(ctx, object);
+        row!(
+            rows, schema_name: schema, source: name, read_at: fact.read_at, reason: fact.reason,
+            event_time: fact.event_time, late_limit: fact.limit, row: fact.row,
         );
     }
 }
@@ -182,7 +204,7 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
                 row!(
                     rows, oid: object.oid, schema_name: schema, name: name,
                     state: job.map_or_else(|| "starting".into(), |j| j.state), rows: count,
-                    bytes: bytes, emit: if view.emit_on_window_close { "on window close" } else { "changes" },
+                    bytes: bytes, emit: emit_text(view.emit),
                     append_only: view.append_only, definition: present_query(&ctx.catalog, object),
                 );
             }

@@ -72,7 +72,7 @@ impl Scans for StoredRows {
             ObjectKind::Source(source) => {
                 let def = definitions::source(object, source, catalog, &self.environment)?;
                 let positions = source_positions(&self.moment.snapshot, object.oid)?;
-                Arc::new(SourceScan { def, positions })
+                Arc::new(SourceScan { def, positions, snapshot: self.moment.snapshot.clone() })
             }
             ObjectKind::Table(table) => {
                 let def = definitions::table(object, table, catalog)?;
@@ -345,6 +345,7 @@ impl Part {
 struct SourceScan {
     def: SourceDef,
     positions: Positions,
+    snapshot: Arc<Snapshot>,
 }
 
 #[async_trait]
@@ -362,8 +363,8 @@ impl RelationScan for SourceScan {
         };
         let schema: SchemaRef =
             Arc::new(Schema::new(columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>()));
-        let part =
-            SourcePart { def: self.def.clone(), positions: self.positions.clone(), columns, schema: schema.clone() };
+        let (def, positions, snapshot) = (self.def.clone(), self.positions.clone(), self.snapshot.clone());
+        let part = SourcePart { def, positions, snapshot, columns, schema: schema.clone() };
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, vec![], false, limit)?))
     }
 
@@ -376,6 +377,7 @@ impl RelationScan for SourceScan {
 struct SourcePart {
     def: SourceDef,
     positions: Positions,
+    snapshot: Arc<Snapshot>,
     columns: Vec<usize>,
     schema: SchemaRef,
 }
@@ -387,7 +389,8 @@ impl PartitionStream for SourcePart {
 
     fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (def, positions, columns) = (self.def.clone(), self.positions.clone(), self.columns.clone());
-        let started = async move { Replay::start(def, &positions, columns).await };
+        let snapshot = self.snapshot.clone();
+        let started = async move { Replay::start(def, &snapshot, &positions, columns).await };
         let stream = futures::stream::once(started).flat_map(|replay| match replay {
             Ok(replay) => futures::stream::try_unfold(replay, |mut replay| async move {
                 Ok(replay.next().await?.map(|batch| (batch, replay)))

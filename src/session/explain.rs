@@ -28,16 +28,12 @@ impl Session {
                 }
             }
             ExplainTarget::Statement(statement) => match statement.as_ref() {
-                Statement::CreateMaterializedView(create) => {
-                    self.explain_dataflow(&create.query, create.emit == Emit::OnWindowClose)?
-                }
+                Statement::CreateMaterializedView(create) => self.explain_dataflow(&create.query, create.emit)?,
                 Statement::CreateSink(create) => match &create.from {
-                    SinkFrom::Query { query, emit, .. } => {
-                        self.explain_dataflow(query, *emit == Emit::OnWindowClose)?
-                    }
+                    SinkFrom::Query { query, emit, .. } => self.explain_dataflow(query, *emit)?,
                     SinkFrom::Relation(name) => {
                         let query = definitions::stored_query(&format!("SELECT * FROM {name}"))?;
-                        self.explain_dataflow(&query, false)?
+                        self.explain_dataflow(&query, Emit::Changes)?
                     }
                 },
                 Statement::Sql(statement) => self.explain_sql(statement, explain, parameters).await?,
@@ -47,10 +43,10 @@ impl Session {
         text_rows(&[("QUERY PLAN", text.lines().map(|l| Some(l.to_string())).collect())], "EXPLAIN")
     }
 
-    fn explain_dataflow(&mut self, query: &sql::Query, emit_on_close: bool) -> Result<String> {
+    fn explain_dataflow(&mut self, query: &sql::Query, emit: Emit) -> Result<String> {
         let path = self.search_path();
         let catalog = self.catalog()?;
-        Ok(definitions::dataflow(query, &path, emit_on_close, None, &catalog, &self.db.environment)?.to_string())
+        Ok(definitions::dataflow(query, &path, emit, None, &catalog, &self.db.environment)?.to_string())
     }
 
     fn explain_object(&mut self, object: &Object, analyze: bool) -> Result<String> {
@@ -58,13 +54,25 @@ impl Session {
         let dataflow = match &object.kind {
             ObjectKind::MaterializedView(view) => {
                 let query = definitions::stored_query(&view.query)?;
-                let emit = view.emit_on_window_close;
-                definitions::dataflow(&query, &view.search_path, emit, Some(object), &catalog, &self.db.environment)?
+                definitions::dataflow(
+                    &query,
+                    &view.search_path,
+                    view.emit,
+                    Some(object),
+                    &catalog,
+                    &self.db.environment,
+                )?
             }
             ObjectKind::Sink(sink) => {
                 let query = definitions::stored_query(&sink.query)?;
-                let emit = sink.emit_on_window_close;
-                definitions::dataflow(&query, &sink.search_path, emit, Some(object), &catalog, &self.db.environment)?
+                definitions::dataflow(
+                    &query,
+                    &sink.search_path,
+                    sink.emit,
+                    Some(object),
+                    &catalog,
+                    &self.db.environment,
+                )?
             }
             other => return Err(Error::unsupported(format!("a {} has no dataflow", other.name()))),
         };

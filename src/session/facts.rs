@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use bytes::BytesMut;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::logical_expr::ScalarUDF;
 use tidemark_catalog::ObjectKind;
+use tidemark_common::values::{Column as ValueColumn, Style};
 use tidemark_common::{Oid, Result};
 use tidemark_engine::Moment;
 use tidemark_sql::functions::{SessionFacts, session_functions};
@@ -14,8 +17,8 @@ use super::{SessionInfo, TransactionStatus, sequence_functions};
 use crate::coordinator::definitions;
 use crate::database::Database;
 use crate::pg_catalog::{
-    CursorFact, EpochFact, FunctionFact, JobFact, RelationSize, SessionFact, SettingFact, SinkFact, SourceFact,
-    SystemFacts, registry_functions,
+    CursorFact, EpochFact, FunctionFact, JobFact, LateRowFact, RelationSize, SessionFact, SettingFact, SinkFact,
+    SourceFact, SystemFacts, registry_functions,
 };
 use crate::pipelines::PipelineFact;
 
@@ -161,12 +164,29 @@ impl SystemFacts for Facts {
                 watermark: source.watermark,
                 rows: source.rows as i64,
                 late_rows: source.late_rows as i64,
+                future_rows: source.future_rows as i64,
                 bad_rows: source.dropped as i64,
                 lag_rows: source.lag_rows.map(|l| l as i64),
                 lag_seconds: None,
                 error: source.error.clone(),
             })
             .collect()
+    }
+
+    fn late_rows(&self) -> Vec<LateRowFact> {
+        let status = self.db.engine.status();
+        let of_source = |source: &tidemark_engine::SourceStatus| {
+            let fact = |refused: &tidemark_engine::RefusedRow, oid| LateRowFact {
+                source: oid,
+                read_at: refused.read_at,
+                reason: refused.reason.name().to_string(),
+                event_time: refused.time,
+                limit: refused.limit,
+                row: row_text(&refused.row).unwrap_or_else(|error| error.to_string()),
+            };
+            source.refused.iter().map(|refused| fact(refused, source.oid)).collect::<Vec<_>>()
+        };
+        status.sources.iter().flat_map(of_source).collect()
     }
 
     fn sinks(&self) -> Vec<SinkFact> {
@@ -309,4 +329,22 @@ fn offsets(positions: &[(String, String)]) -> Option<String> {
             Some(serde_json::Value::Object(map).to_string())
         }
     }
+}
+
+/// `name=value, ..` of a batch of one row.
+fn row_text(row: &RecordBatch) -> Result<String> {
+    let mut text = BytesMut::new();
+    for (array, field) in row.columns().iter().zip(row.schema_ref().fields()) {
+        if !text.is_empty() {
+            text.extend_from_slice(b", ");
+        }
+        text.extend_from_slice(field.name().as_bytes());
+        text.extend_from_slice(b"=");
+        let column = ValueColumn::new(array, field)?;
+        match column.is_null(0) {
+            true => text.extend_from_slice(b"NULL"),
+            false => column.write_text(0, &Style::default(), &mut text),
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit}
 use datafusion::prelude::col;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{MaterializedView, Object, ObjectKind};
+use tidemark_common::plan::Emit;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::ObjectType;
@@ -40,7 +41,13 @@ impl Session {
             )
             .with_hint("COMMIT first: views show what is committed."));
         }
-        if view.emit_on_window_close {
+        if let Emit::ChangesEvery(_) = view.emit {
+            return Err(Error::unsupported(
+                "a view with EMIT CHANGES EVERY equals its query only when it has just told its changes",
+            )
+            .with_hint("Validate a view of the same query with EMIT CHANGES."));
+        }
+        if view.emit == Emit::OnWindowClose {
             self.notice("rows of windows that are still open are in the query only, and are not compared");
         }
         let names = self.names_of_view(&object, view)?;
@@ -69,7 +76,7 @@ impl Session {
         Ok(Names {
             remote: Arc::default(),
             state: environment.state.clone(),
-            functions: Arc::default(),
+            functions: Arc::new(tidemark_sql::functions::clock_at(transaction.moment.time)),
             catalog: transaction.catalog.clone(),
             search_path: view.search_path.clone(),
             reads: object.reads.clone(),
@@ -94,7 +101,7 @@ fn difference(names: &Names, object: &Arc<Object>, view: &MaterializedView) -> R
     let both = counted(query, view, 1, 0)?.union(counted(contents, view, 0, 1)?.build()?)?;
     let columns: Vec<Expr> = (0..view.columns.len()).map(|i| col(position(i))).collect();
     let totals = [sum(col(IN_QUERY)).alias(IN_QUERY), sum(col(IN_VIEW)).alias(IN_VIEW)];
-    let differs = match view.emit_on_window_close {
+    let differs = match view.emit == Emit::OnWindowClose {
         true => col(IN_VIEW).gt(col(IN_QUERY)),
         false => col(IN_VIEW).not_eq(col(IN_QUERY)),
     };

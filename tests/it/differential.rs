@@ -11,6 +11,7 @@
 
 mod case;
 mod choices;
+mod event_time;
 mod expressions;
 mod queries;
 mod schema;

@@ -9,6 +9,14 @@ use super::datetime::write_fraction;
 const MICROS_PER_SECOND: i128 = 1_000_000;
 const MICROS_PER_DAY: i128 = 86_400 * MICROS_PER_SECOND;
 
+/// A time in microseconds as an interval of days and what is left: `1 day 02:00:00`.
+pub fn duration_text(micros: i64) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let mut text = BytesMut::new();
+    write(IntervalMonthDayNano::new(0, (micros / DAY) as i32, micros % DAY * 1000), &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 pub(crate) fn write(value: IntervalMonthDayNano, out: &mut BytesMut) {
     let mut parts = Parts { first: true, after_negative: false };
     parts.write(value.months / 12, "year", out);

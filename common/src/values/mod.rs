@@ -30,4 +30,5 @@ mod text_out;
 pub use builder::{ColumnBuilder, scalar_from_binary, scalar_from_text};
 pub use column::Column;
 pub use datetime_in::MONTHS;
+pub use interval::duration_text;
 pub use style::Style;

@@ -73,7 +73,7 @@ fn a_union_is_as_late_as_its_latest_input() {
             idle: false,
         };
         let inputs = BTreeMap::from([(INPUT, one(a, "+ 1")), (other, one(b, "+ 2"))]);
-        let output = flow.step(&store.snapshot(), &BTreeMap::new(), false, &inputs).unwrap();
+        let output = flow.step(&store.snapshot(), &BTreeMap::new(), false, &inputs, 0).unwrap();
         let mut rows: Vec<String> = show(&output.chunks).lines().map(String::from).collect();
         rows.sort();
         assert_eq!(rows, ["+ 1", "+ 2"]);
@@ -98,6 +98,7 @@ fn a_join_is_as_late_as_the_later_of_columns_that_must_be_equal() {
         residual: None,
         output: vec![1, 0, 2],
         looked_up: [None, None],
+        within: None,
     };
     // The other columns may come from any time, whatever the planner says.
     let joined = (Op::Join(join), vec![2, 3], schema("a bigint, w bigint, u bigint"), with_watermarks(&[0, 1, 2]));

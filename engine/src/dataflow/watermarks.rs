@@ -3,7 +3,7 @@
 //! ```text
 //!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: its
 //!   closing column's          Union: the least of all inputs; Unnest: of a list, its least element
-//!                             Join: the least of two columns that must be equal
+//!                             Join: the least of two columns that must be equal, or lie within a time
 //!                             TopN, Over: those of the partition's columns
 //! ```
 //!
@@ -18,12 +18,13 @@ use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions,
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::plan::{Dataflow, Join, Node, NodeId, Op, UnnestColumn};
+use tidemark_common::plan::{Dataflow, Join, Node, NodeId, Op, UnnestColumn, clock_column};
 use tidemark_common::{Oid, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
 
 use super::CollectionChanges;
 use crate::operators::Watermarks;
+use crate::operators::time_index::watermark_micros;
 
 /// The state of a dataflow that is not a node's: see [`Placement::state`](crate::operators::aggregate::Placement::state).
 const WATERMARKS: u32 = 1;
@@ -54,6 +55,7 @@ impl WatermarkTracker {
         plan: &Dataflow,
         snapshot: &Snapshot,
         inputs: &BTreeMap<Oid, CollectionChanges>,
+        now: i64,
     ) -> Result<()> {
         let keys = stored_keys(plan);
         self.stored.load(snapshot, &keys)?;
@@ -71,7 +73,7 @@ impl WatermarkTracker {
                 Op::Input { collection, projection, .. } => {
                     inputs.get(collection).map_or_else(Watermarks::new, |c| projected(&c.watermarks, projection))
                 }
-                _ => derived(plan, node, &self.after, &self.idle)?,
+                _ => derived(plan, node, &self.after, &self.idle, Some(now))?,
             };
             next.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
             let moved = move_forward(&mut self.after[index], next);
@@ -106,7 +108,7 @@ impl WatermarkTracker {
     /// The watermarks as they were when the last commit was made.
     fn restore(&mut self, plan: &Dataflow) -> Result<()> {
         for (index, node) in plan.nodes.iter().enumerate() {
-            let mut restored = derived(plan, node, &self.after, &self.idle)?;
+            let mut restored = derived(plan, node, &self.after, &self.idle, None)?;
             restored.retain(|column, value| node.properties.watermarks.contains(column) && !value.is_null());
             if is_stored(&node.op) {
                 let mut stored = Watermarks::new();
@@ -170,14 +172,24 @@ fn move_forward(watermarks: &mut Watermarks, next: Watermarks) -> Vec<usize> {
     moved
 }
 
-/// Of a node that is no input, from those of its inputs.
-fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> Result<Watermarks> {
+/// Of a node that is no input, from those of its inputs. `now`: the time of the epoch, if it is known.
+fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool], now: Option<i64>) -> Result<Watermarks> {
     let Some(&first) = node.inputs.first() else { return Ok(Watermarks::new()) };
     let input = &all[first as usize];
     match &node.op {
         Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
         // Their columns stay where they are; a node's properties say which of them keep their watermark.
-        Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) => Ok(input.clone()),
+        Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) | Op::Pace(_) => Ok(input.clone()),
+        // Rows come and go long after their times.
+        Op::Temporal(_) => Ok(Watermarks::new()),
+        Op::Clock => {
+            let mut watermarks = input.clone();
+            if let Some(now) = now {
+                watermarks
+                    .insert(node.schema.fields().len() - 1, ScalarValue::try_from_array(&clock_column(now, 1)?, 0)?);
+            }
+            Ok(watermarks)
+        }
         Op::Over(over) => {
             let mut watermarks = input.clone();
             if let Some(until) = over.until
@@ -195,7 +207,7 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool]) -> R
             Ok(least_of_all(counted.map(|i| &all[*i as usize])))
         }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
-        Op::Join(join) => Ok(through_join(join, plan.nodes[first as usize].schema.fields().len(), all, &node.inputs)),
+        Op::Join(join) => through_join(plan, node, join, all),
         Op::Aggregate(aggregate) => {
             let close = aggregate.close.and_then(|column| input.get_key_value(&column));
             Ok(close.map(|(&column, value)| (column, value.clone())).into_iter().collect())
@@ -256,20 +268,41 @@ fn least_of_all<'a>(mut inputs: impl Iterator<Item = &'a Watermarks>) -> Waterma
     least
 }
 
-/// A row that comes now may meet one from long ago, but none with another value in columns that must be equal.
-fn through_join(join: &Join, left_width: usize, all: &[Watermarks], inputs: &[NodeId]) -> Watermarks {
+/// A row that comes now may meet one from long ago, but none with another value in columns that must be equal, nor one further away
+/// in time than the join allows.
+fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks]) -> Result<Watermarks> {
+    let [left, right] = [0, 1].map(|input| &all[node.inputs[input] as usize]);
+    let left_schema = &plan.nodes[node.inputs[0] as usize].schema;
+    let width = left_schema.fields().len();
     let mut watermarks = Watermarks::new();
-    let [left, right] = [inputs[0], inputs[1]].map(|input| &all[input as usize]);
+    let mut put = |column: usize, value: &ScalarValue| {
+        for (to, _) in join.output.iter().enumerate().filter(|(_, from)| **from == column) {
+            watermarks.insert(to, value.clone());
+        }
+    };
+    if let Some(within) = &join.within {
+        let right_schema = &plan.nodes[node.inputs[1] as usize].schema;
+        let of_left = watermark_micros(left, within.left, &left_schema.fields()[within.left])?;
+        let of_right = watermark_micros(right, within.right, &right_schema.fields()[within.right])?;
+        let both = of_left.zip(of_right);
+        let least = |own: i64, partners: i64, reach: i64| own.min(partners.saturating_sub(reach));
+        let bound = |value: i64, field: &FieldRef| {
+            ScalarValue::TimestampMicrosecond(Some(value), None).cast_to(field.data_type())
+        };
+        if let (Some((l, r)), Some(reach)) = (both, within.reach(true)) {
+            put(within.left, &bound(least(l, r, reach), &left_schema.fields()[within.left])?);
+        }
+        if let (Some((l, r)), Some(reach)) = (both, within.reach(false)) {
+            put(width + within.right, &bound(least(r, l, reach), &right_schema.fields()[within.right])?);
+        }
+    }
     for &(l, r) in &join.on {
         let (Some(of_left), Some(of_right)) = (left.get(&l), right.get(&r)) else { continue };
         let least = if of_right.partial_cmp(of_left) == Some(Ordering::Less) { of_right } else { of_left };
-        for (to, from) in join.output.iter().enumerate() {
-            if *from == l || *from == r + left_width {
-                watermarks.insert(to, least.clone());
-            }
-        }
+        put(l, least);
+        put(width + r, least);
     }
-    watermarks
+    Ok(watermarks)
 }
 
 fn through_unnest(columns: &[UnnestColumn], input: &Watermarks) -> Result<Watermarks> {

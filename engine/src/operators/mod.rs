@@ -6,21 +6,26 @@
 //! ```
 //!
 //! One operator, one file. Each node of a dataflow has one instance a shard; an instance sees only the rows of its shard
-//! and shares nothing. No async, no locks, no clocks in here: the same input in the same epochs gives the same bytes.
+//! and shares nothing. No async, no locks, no clocks in here but the epoch's own time: the same input in the same epochs gives
+//! the same bytes.
 
 pub mod aggregate;
+pub mod clock;
 pub mod constant;
 mod due;
 pub mod exchange;
 pub mod filter;
 pub mod join;
 pub mod over;
+pub mod pace;
 mod partitions;
 pub mod project;
+pub mod temporal;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub(crate) mod time_index;
 pub mod top_n;
 pub mod union;
 pub mod unnest;
@@ -53,6 +58,10 @@ pub struct StepContext<'a> {
     pub watermarks_before: &'a Watermarks,
     /// The input's watermarks after this epoch's rows: what lies below them becomes final now.
     pub watermarks: &'a Watermarks,
+    /// Those of a second input; none, if there is no second.
+    pub right_watermarks: &'a Watermarks,
+    /// The time of the epoch, in microseconds since 1970. Never before that of an earlier epoch.
+    pub now: i64,
 }
 
 /// By OID.
@@ -81,6 +90,11 @@ pub trait Operator: Send {
     /// Adds the state that changed since the last flush to the commit. Stateless operators have nothing to add.
     fn flush(&mut self, _commit: &mut EpochCommit) -> Result<()> {
         Ok(())
+    }
+
+    /// When it has something to do though nothing comes in: a time in microseconds since 1970.
+    fn due_at(&self) -> Result<Option<i64>> {
+        Ok(None)
     }
 
     /// Live state entries and their bytes in memory, for EXPLAIN ANALYZE and metrics.

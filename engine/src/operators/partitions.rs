@@ -122,7 +122,7 @@ impl Partitions {
             order.iter().map(|k| SortOptions { descending: k.descending, nulls_first: k.nulls_first }).collect();
         let fields = |columns: &[usize]| columns.iter().map(field).collect::<Vec<FieldRef>>();
         Ok(Self {
-            name: format!("node {} of object {}", placement.node, placement.oid),
+            name: placement.name(),
             schema: Arc::clone(input),
             partition: partition.to_vec(),
             keys: KeyCodec::new(&key_fields, closing)?,

@@ -138,6 +138,8 @@ pub struct TestFlow {
     first: bool,
     /// Inputs that are stored, by an index on their first column.
     held: HeldCollections,
+    /// The time of the next epoch.
+    pub now: i64,
 }
 
 impl TestFlow {
@@ -145,7 +147,7 @@ impl TestFlow {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
         let flow = RunningDataflow::new(Arc::clone(&plan), VIEW, shards, 1 << 20).unwrap();
-        Self { dir, store: Some(store), plan, flow, first: true, held: HeldCollections::new() }
+        Self { dir, store: Some(store), plan, flow, first: true, held: HeldCollections::new(), now: 0 }
     }
 
     /// Stores an input, too, in a multiset with an index on the first column.
@@ -167,7 +169,7 @@ impl TestFlow {
     /// Of several collections.
     pub fn try_epoch_of(&mut self, inputs: &BTreeMap<Oid, CollectionChanges>) -> Result<CollectionChanges> {
         let snapshot = self.store().snapshot();
-        let output = self.flow.step(&snapshot, &self.held, self.first, inputs)?;
+        let output = self.flow.step(&snapshot, &self.held, self.first, inputs, self.now)?;
         self.first = false;
         let mut commit = self.store().begin();
         self.flow.flush(&mut commit)?;

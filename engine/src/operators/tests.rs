@@ -32,6 +32,8 @@ fn step(operator: &mut dyn Operator, first: bool, inputs: Vec<Chunks>) -> Chunks
         first,
         watermarks_before: &none,
         watermarks: &none,
+        right_watermarks: &none,
+        now: 0,
     };
     operator.step(&ctx, inputs).unwrap()
 }

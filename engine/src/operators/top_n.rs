@@ -60,7 +60,7 @@ impl Line {
 impl TopN {
     pub fn new(plan: &plan::TopN, input: &SchemaRef, output: &SchemaRef, placement: &Placement) -> Result<Self> {
         let rows = Partitions::new(input, &plan.partition, &plan.order, plan.close, placement)?;
-        let name = format!("node {} of object {}", placement.node, placement.oid);
+        let name = placement.name();
         Ok(Self { plan: plan.clone(), output: Arc::clone(output), rows, name })
     }
 

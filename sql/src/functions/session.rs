@@ -12,6 +12,7 @@ use tidemark_common::{Error, Result, SqlState};
 
 use super::calendar::{self, Civil, DAY};
 use super::declare::{Kind, Row, function};
+use super::epoch_clock::PROCTIME;
 use super::value::Value;
 
 /// What a session knows of itself.
@@ -146,6 +147,7 @@ fn clocks(facts: &Arc<dyn SessionFacts>) -> Vec<ScalarUDF> {
                 Ok(to_precision(precise.transaction_start_micros(), row.int4(0)?)?.into())
             })
             .alias("current_timestamp")
+            .alias(PROCTIME)
             .udf(),
         fact(facts, "statement_timestamp", Kind::TimestampTz, |f| f.statement_start_micros().into()).udf(),
         function("clock_timestamp")

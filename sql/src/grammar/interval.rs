@@ -8,6 +8,8 @@
 
 use tidemark_common::{Error, Result, SqlState};
 
+use super::cursor::Cursor;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Interval {
     pub months: i32,
@@ -328,6 +330,37 @@ fn designated(text: &str, sum: &mut Sum, unit: impl Fn(char) -> Option<&'static 
         rest = &rest[end + 1..];
     }
     if rest.is_empty() { Ok(()) } else { Err(Problem::Syntax) }
+}
+
+/// What stands behind EVERY: a fixed time.
+pub(super) struct Every {
+    pub micros: i64,
+    position: usize,
+}
+
+impl Every {
+    pub fn refused(&self, message: &str) -> Error {
+        Error::new(SqlState::InvalidParameterValue, message).with_position(self.position)
+    }
+}
+
+/// After EVERY: `INTERVAL '5 minutes'`, `INTERVAL '5' MINUTE` or the string alone. `months`: what to do about months.
+pub(super) fn every(c: &mut Cursor, months: &str) -> Result<Every> {
+    let position = c.position();
+    c.accept(&["INTERVAL"]);
+    let mut text = c.string().map_err(|e| e.with_hint("Write EVERY INTERVAL '5 minutes'."))?;
+    if let Some(unit) = c.accept_one_of(&["SECOND", "MINUTE", "HOUR", "DAY"]) {
+        text = format!("{text} {unit}");
+    }
+    let interval = parse(&text, Qualifier::default()).map_err(|e| e.with_position(position))?;
+    let mut every = Every { micros: 0, position };
+    if interval.months != 0 {
+        return Err(every.refused("EVERY takes no months, which are not all as long").with_hint(months.to_string()));
+    }
+    let days = i64::from(interval.days).checked_mul(86_400_000_000);
+    let micros = days.and_then(|days| days.checked_add(interval.micros));
+    every.micros = micros.ok_or_else(|| every.refused("the interval behind EVERY is too long"))?;
+    Ok(every)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use datafusion::sql::sqlparser::ast::SetExpr;
 use datafusion::sql::sqlparser::tokenizer::Token;
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Result};
 
 use super::cursor::Cursor;
-use super::interval::{self, Qualifier};
+use super::interval;
 use super::options;
 use super::view::query;
 use crate::ast::{CreatePipeline, PipelineTrigger, RunPipeline, ShowRuns};
@@ -109,21 +109,13 @@ fn trigger(c: &mut Cursor) -> Result<Option<PipelineTrigger>> {
     if !c.accept(&["EVERY"]) {
         return Ok(None);
     }
-    let position = c.position();
-    c.accept(&["INTERVAL"]);
-    let text = c.string().map_err(|e| e.with_hint("Write EVERY INTERVAL '5 minutes'."))?;
-    let every = interval::parse(&text, Qualifier::default()).map_err(|e| e.with_position(position))?;
-    let refused = |message: &str| Error::new(SqlState::InvalidParameterValue, message).with_position(position);
-    if every.months != 0 {
-        return Err(refused("EVERY takes no months, which are not all as long")
-            .with_hint("The first of each month is SCHEDULE '0 0 1 * *'."));
+    let every = interval::every(c, "The first of each month is SCHEDULE '0 0 1 * *'.")?;
+    if every.micros < 1_000_000 {
+        return Err(every
+            .refused("EVERY takes an interval of one second or more")
+            .with_hint("A pipeline over a stream is CONTINUOUS."));
     }
-    let micros = i64::from(every.days).checked_mul(86_400_000_000).and_then(|days| days.checked_add(every.micros));
-    match micros {
-        Some(micros) if micros >= 1_000_000 => Ok(Some(PipelineTrigger::Every(micros))),
-        _ => Err(refused("EVERY takes an interval of one second or more")
-            .with_hint("A pipeline over a stream is CONTINUOUS.")),
-    }
+    Ok(Some(PipelineTrigger::Every(every.micros)))
 }
 
 /// `'sql'`, `$$ sql $$`, several with commas.

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
 
 use super::cursor::{Cursor, is_word};
-use super::{balance, error, options, reserved};
+use super::{balance, error, interval, options, reserved};
 use crate::ast::{CreateMaterializedView, Emit};
 
 /// After `CREATE [OR REPLACE] MATERIALIZED VIEW`.
@@ -77,6 +77,8 @@ impl Tail {
                 (3, None, Some(true))
             } else if ends_in(&["WITH", "DATA"]) {
                 (2, None, Some(false))
+            } else if let Some((words, every)) = tail.every(c)? {
+                (words, Some(Emit::ChangesEvery(every)), None)
             } else {
                 return tail.check(c);
             };
@@ -91,6 +93,24 @@ impl Tail {
         }
     }
 
+    /// `EMIT CHANGES EVERY INTERVAL '10 seconds'`: how many tokens, and microseconds.
+    fn every(&self, c: &Cursor) -> Result<Option<(usize, i64)>> {
+        for words in 4..=6 {
+            let Some(from) = self.start.checked_sub(words).filter(|from| *from > c.at()) else { continue };
+            let mut inner = c.within(from, self.start);
+            if !inner.accept(&["EMIT", "CHANGES", "EVERY"]) {
+                continue;
+            }
+            let every = interval::every(&mut inner, "The month is a window of its own: use it in GROUP BY.")?;
+            inner.expect_end()?;
+            if every.micros <= 0 {
+                return Err(every.refused("EVERY takes an interval above zero"));
+            }
+            return Ok(Some((words, every.micros)));
+        }
+        Ok(None)
+    }
+
     /// EMIT followed by something else is a slip, not an alias.
     fn check(self, c: &Cursor) -> Result<Self> {
         let last =
@@ -102,10 +122,9 @@ impl Tail {
                 && !is_word(&c.tokens.list[index - 1].token, "AS")
                 && index + 1 < self.start
             {
-                return Err(c
-                    .within(index + 1, c.end())
-                    .unexpected("CHANGES or ON WINDOW CLOSE")
-                    .with_hint("Write EMIT CHANGES or EMIT ON WINDOW CLOSE."));
+                return Err(c.within(index + 1, c.end()).unexpected("CHANGES or ON WINDOW CLOSE").with_hint(
+                    "Write EMIT CHANGES, EMIT CHANGES EVERY INTERVAL '10 seconds' or EMIT ON WINDOW CLOSE.",
+                ));
             }
         }
         Ok(self)

@@ -195,7 +195,7 @@ fn arguments(kind: Kind, args: &[FunctionArg], alias: Option<TableAlias>) -> Res
     if kind != Kind::Session && spans.len() + 2 < names.len() {
         spans.push(interval("0 seconds".into()));
     }
-    Ok(WindowCall { kind, data, partition, time: time_column(time)?, spans, alias })
+    Ok(WindowCall { kind, data, partition, time: time_column(kind, time)?, spans, alias })
 }
 
 /// `t PARTITION BY (a, b)`: t, and a and b.
@@ -218,7 +218,7 @@ fn partitioned(data: Expr) -> (Expr, Vec<Expr>) {
 }
 
 /// `DESCRIPTOR(ts)` or `ts`
-fn time_column(expr: Expr) -> Result<Expr> {
+fn time_column(kind: Kind, expr: Expr) -> Result<Expr> {
     let is_descriptor = |name: &ObjectName| name.to_string().eq_ignore_ascii_case("descriptor");
     match &expr {
         Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) if is_descriptor(name) => {
@@ -228,6 +228,12 @@ fn time_column(expr: Expr) -> Result<Expr> {
             }
         }
         Expr::Identifier(_) | Expr::CompoundIdentifier(_) => Ok(expr),
+        // The time of processing is known without a column; what comes before a session is not.
+        Expr::Function(Function { name, .. })
+            if kind != Kind::Session && name.to_string().eq_ignore_ascii_case("proctime") =>
+        {
+            Ok(expr)
+        }
         _ => Err(Error::syntax(format!("the time of a window must be a column, not {expr}"))
             .with_hint("Compute it in a subquery: TUMBLE((SELECT ..., expression AS ts FROM t), ts, ...).")),
     }

@@ -12,17 +12,17 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
-use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties, Stored};
+use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties, Stored, Within};
 use tidemark_common::{Error, Result};
 
-use super::{Lowering, watermark};
+use super::{Lowering, intervals, watermark};
 
 /// An input, with its keys as columns.
 struct Side {
@@ -62,13 +62,53 @@ impl Lowering {
             JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => (0..left.width).collect(),
             _ => (0..left.width).chain((0..right.width).map(|c| c + left.width + shift)).collect(),
         };
-        let on = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
+        let on: Vec<(usize, usize)> = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
         let null_equal = join.null_equality == NullEquality::NullEqualsNull;
-        let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None] };
+        let within = self.within(kind, &on, residual.as_ref(), &left, &right);
+        let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None], within };
         op.looked_up = [self.looked_up(&op, &left, true), self.looked_up(&op, &right, false)];
         let properties = self.join_properties(&op, left.node, right.node);
         let schema = Arc::new(join.schema.as_arrow().clone());
         Ok(self.add(Op::Join(op), vec![left.node, right.node], schema, properties))
+    }
+
+    /// How far apart in time rows are that meet, by columns with a watermark.
+    fn within(
+        &mut self,
+        kind: JoinKind,
+        on: &[(usize, usize)],
+        residual: Option<&Arc<dyn PhysicalExpr>>,
+        left: &Side,
+        right: &Side,
+    ) -> Option<Within> {
+        let width = self.schema(left.node).fields().len();
+        let (of_left, of_right) = (self.properties(left.node), self.properties(right.node));
+        let has_watermark = |side: &Properties, schema: &Schema, column: usize| {
+            side.watermarks.contains(&column)
+                && matches!(schema.field(column).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _))
+        };
+        let known = |l: usize, r: usize| {
+            has_watermark(of_left, self.schema(left.node), l) && has_watermark(of_right, self.schema(right.node), r)
+        };
+        let equal =
+            on.iter().map(|&(left, right)| Within { left, right, least: Some(0), most: Some(0), emit_on_close: false });
+        let mut found: Vec<Within> =
+            equal.chain(residual.map_or_else(Vec::new, |expr| intervals::of(expr, width))).collect();
+        found.retain(|within| known(within.left, within.right));
+        let both_ends = found.iter().find(|w| w.least.is_some() && w.most.is_some());
+        let mut within = *both_ends.or(found.first())?;
+        let (waits_left, waits_right) = match kind {
+            JoinKind::Inner => (false, false),
+            JoinKind::Left | JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => (true, false),
+            JoinKind::Right => (false, true),
+            JoinKind::Full => (true, true),
+        };
+        let is_final = (!waits_left || within.reach(true).is_some()) && (!waits_right || within.reach(false).is_some());
+        let append_only = of_left.append_only && of_right.append_only;
+        within.emit_on_close = self.emit_on_close && is_final && append_only;
+        // A join in time is a window of its own.
+        self.closes |= within.emit_on_close;
+        Some(within)
     }
 
     /// The columns by which an input's rows can be looked up where they are stored, so that the join need not keep them.
@@ -95,7 +135,11 @@ impl Lowering {
     }
 
     /// Adds those expressions as columns that are none; gives the columns of all.
-    fn with_columns(&mut self, node: NodeId, exprs: &[Arc<dyn PhysicalExpr>]) -> Result<(NodeId, Vec<usize>)> {
+    pub(super) fn with_columns(
+        &mut self,
+        node: NodeId,
+        exprs: &[Arc<dyn PhysicalExpr>],
+    ) -> Result<(NodeId, Vec<usize>)> {
         let schema = Arc::clone(self.schema(node));
         let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
         let mut columns: Vec<Arc<dyn PhysicalExpr>> = column_exprs(&schema);
@@ -150,7 +194,8 @@ impl Lowering {
     fn join_properties(&self, join: &plan::Join, left: NodeId, right: NodeId) -> Properties {
         let width = self.schema(left).fields().len();
         let (left, right) = (self.properties(left), self.properties(right));
-        let grows = matches!(join.kind, JoinKind::Inner | JoinKind::Semi);
+        let grows = matches!(join.kind, JoinKind::Inner | JoinKind::Semi)
+            || join.within.is_some_and(|within| within.emit_on_close);
         let position = |column: usize| join.output.iter().position(|c| *c == column);
         let of_left = left.key.as_ref().and_then(|key| key.iter().map(|&k| position(k)).collect::<Option<Vec<_>>>());
         let of_right =
@@ -168,7 +213,14 @@ impl Lowering {
             JoinKind::Full => None,
         };
         let marked = join.on.iter().filter(|(l, r)| left.watermarks.contains(l) && right.watermarks.contains(r));
-        let watermarks = marked.flat_map(|&(l, r)| [position(l), position(r + width)]).flatten().collect();
+        let bounded = join.within.iter().flat_map(|within| {
+            let left = within.reach(true).map(|_| within.left);
+            left.into_iter().chain(within.reach(false).map(|_| within.right + width))
+        });
+        let equal = marked.flat_map(|&(l, r)| [l, r + width]);
+        // A row that waits for a partner comes when the watermark has passed it.
+        let waits = join.within.is_some_and(|within| within.emit_on_close) && join.kind != JoinKind::Inner;
+        let watermarks = equal.chain(bounded).filter(|_| !waits).filter_map(position).collect();
         Properties { append_only: grows && left.append_only && right.append_only, key, watermarks }
     }
 }
@@ -193,7 +245,7 @@ fn is_true(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(datafusion::scalar::ScalarValue::Boolean(Some(true)), _))
 }
 
-fn column_exprs(schema: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
+pub(super) fn column_exprs(schema: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
     let columns = schema.fields().iter().enumerate();
     columns.map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Arc<dyn PhysicalExpr>).collect()
 }

@@ -14,9 +14,11 @@
 
 mod aggregate;
 mod grouping_sets;
+mod intervals;
 mod join;
 mod key_columns;
 mod over;
+mod temporal;
 mod top_n;
 mod unnest;
 mod watermark;
@@ -25,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, internal_datafusion_err};
 use datafusion::datasource::source_as_provider;
@@ -34,17 +36,19 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Values, Volatility};
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use tidemark_common::plan::{Dataflow, Node, NodeId, Op, Properties};
+use tidemark_common::plan::{Dataflow, Emit, Node, NodeId, Op, Pace, Properties};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
+use crate::functions::epoch_clock::clock_call;
 use crate::relation::Relation;
 
 /// A query as a dataflow.
 ///
-/// `plan` must be optimized: types coerced, subqueries turned into joins. With `emit_on_close` windowed groups are sent once,
-/// when they are final.
-pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
+/// `plan` must be optimized: types coerced, subqueries turned into joins. `emit`: when changes are sent; on closing, windowed
+/// groups once, when they are final.
+pub fn lower(plan: &LogicalPlan, emit: Emit) -> Result<Dataflow> {
+    let emit_on_close = emit == Emit::OnWindowClose;
     let mut lowering = Lowering {
         nodes: Vec::new(),
         lookups: BTreeMap::new(),
@@ -56,6 +60,9 @@ pub fn lower(plan: &LogicalPlan, emit_on_close: bool) -> Result<Dataflow> {
     let output = lowering.store_types(output)?;
     if emit_on_close {
         lowering.check_closes(output)?;
+    }
+    if let Emit::ChangesEvery(every) = emit {
+        lowering.pace(output, every);
     }
     Ok(Dataflow { nodes: lowering.nodes })
 }
@@ -69,6 +76,8 @@ pub fn check_deterministic(plan: &LogicalPlan) -> Result<()> {
             expr.apply(|e| {
                 if let Expr::ScalarFunction(f) = e
                     && f.func.signature().volatility != Volatility::Immutable
+                    // What may stand where is for the lowering to say.
+                    && clock_call(e)?.is_none()
                 {
                     offender = Some(f.func.name().to_string());
                     return Ok(TreeNodeRecursion::Stop);
@@ -192,14 +201,11 @@ impl Lowering {
 
     /// The projection over `input`, whose columns are those of `schema`.
     fn projection_of(&mut self, projection: &Projection, input: NodeId, schema: &DFSchema) -> Result<NodeId> {
+        if let Some(node) = self.with_clock(projection, input, schema)? {
+            return Ok(node);
+        }
         let exprs = projection.expr.iter().map(|e| self.physical(e, schema)).collect::<Result<Vec<_>>>()?;
         Ok(self.project(input, exprs, Arc::new(projection.schema.as_arrow().clone())))
-    }
-
-    fn filter(&mut self, input: NodeId, predicate: &Expr, schema: &DFSchema) -> Result<NodeId> {
-        let predicate = self.physical(predicate, schema)?;
-        let (schema, properties) = (self.schema(input).clone(), self.properties(input).clone());
-        Ok(self.add(Op::Filter { predicate }, vec![input], schema, properties))
     }
 
     /// Adds a Project, unless it would change nothing but names.
@@ -301,14 +307,30 @@ impl Lowering {
             ))
             .with_hint("Write it as a join, or use it in the SELECT over the view."));
         }
+        if let Some(name) = clock_call(expr)? {
+            return Err(Error::unsupported(format!("{name}() cannot be used here in a view that is kept up to date"))
+                .with_detail("Its value changes with every moment, so that the view would have to be computed anew with each.")
+                .with_hint(
+                    "In WHERE, compare a column with it: ts > now() - INTERVAL '1 hour'. The time at which a row is read is proctime().",
+                ));
+        }
         Ok(create_physical_expr(expr, schema, &self.props, &PhysicalPlanningContext::default())?)
+    }
+
+    /// Sends what has changed at intervals.
+    fn pace(&mut self, output: NodeId, every: i64) {
+        let (schema, properties) = (self.schema(output).clone(), self.properties(output).clone());
+        let is_time =
+            |c: &&usize| matches!(schema.field(**c).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
+        let close = properties.watermarks.iter().find(is_time).copied();
+        self.add(Op::Pace(Pace { every, close }), vec![output], schema, properties);
     }
 
     /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.
     fn check_closes(&self, output: NodeId) -> Result<()> {
         if !self.closes {
             return Err(Error::unsupported(
-                "EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark",
+                "EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark, or a join in time",
             )
             .with_hint(
                 "Declare WATERMARK FOR on the source, and GROUP BY window_start, window_end of TUMBLE, HOP, CUMULATE or SESSION over it.",

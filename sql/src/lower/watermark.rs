@@ -19,6 +19,8 @@ const MONOTONE: &[&str] = &[
     "tidemark_hop_starts",
     "tidemark_cumulate_ends",
     "tidemark_window_end",
+    "tidemark_date_add",
+    "tidemark_moment_add",
     "date_trunc",
     "date_bin",
     "to_timestamp",

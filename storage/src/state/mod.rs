@@ -118,6 +118,11 @@ impl KeyedState {
         self.len().map(|len| len == 0)
     }
 
+    /// A key below which no entry lives; `None`: none lives at all. Empty until somebody has looked.
+    pub fn low(&self) -> Option<&[u8]> {
+        self.low.as_deref()
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.slots.bytes()

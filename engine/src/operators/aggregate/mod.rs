@@ -57,6 +57,11 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// For errors.
+    pub fn name(&self) -> String {
+        format!("node {} of object {}", self.node, self.oid)
+    }
+
     /// The ids of an object's states: 0 to 3 are not a node's, then come four for each node.
     pub fn state(&self, which: u32) -> StateId {
         debug_assert!(which < STATES_PER_NODE);
@@ -172,7 +177,7 @@ pub struct Aggregate {
 
 impl Aggregate {
     pub fn new(plan: &plan::Aggregate, input: &SchemaRef, output: &SchemaRef, placement: Placement) -> Result<Self> {
-        let name = format!("node {} of object {}", placement.node, placement.oid);
+        let name = placement.name();
         if plan.emit_on_close && plan.close.is_none() {
             return Err(Error::internal(format!("{name} sends groups when they close, but nothing closes them")));
         }

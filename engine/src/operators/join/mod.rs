@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Both inputs are exchanged by the key, so a shard sees all rows of the keys that it sees. What they keep is all of the
-//! inputs' rows: only rows that go away again make it smaller. An input that is stored by its key already is not kept again
-//! but looked up there ([`stored`]).
+//! inputs' rows until they go away again, or until no partner can come any more where the join says how far apart in time
+//! partners are ([`horizon`]). An input that is stored by its key already is not kept again but looked up there ([`stored`]).
 
 mod emit;
 mod exists;
+mod horizon;
 mod pairs;
 mod side;
 mod stored;
@@ -26,6 +27,7 @@ use tidemark_storage::KeyedState;
 
 use self::emit::Output;
 use self::exists::Exists;
+use self::horizon::Horizon;
 use self::pairs::{Pairs, Residual};
 use self::side::{Kept, Keys, Side};
 use self::stored::StoredRows;
@@ -34,10 +36,14 @@ use super::{Chunks, Operator};
 
 const LEFT: u32 = 0;
 const RIGHT: u32 = 1;
+/// By their times.
+const LEFT_TIMES: u32 = 2;
+const RIGHT_TIMES: u32 = 3;
+const TIMES_CACHE_SHARE: usize = 8;
 
 /// The operator of one shard, as node `node` of `nodes` says.
 pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Placement) -> Result<Box<dyn Operator>> {
-    let name = format!("node {} of object {}", placement.node, placement.oid);
+    let name = placement.name();
     let state = |which| KeyedState::new(placement.state(which), placement.cache_budget / 2);
     let [left, right] = [0, 1].map(|input| &nodes[node.inputs[input] as usize].schema);
     let rows_of = |input: usize, which| -> Result<Kept> {
@@ -51,14 +57,22 @@ pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Plac
     let right_keys = Keys::new(right, join.on.iter().map(|on| on.1).collect(), join.null_equal)?;
     let sends = Output::new(join.output.clone(), left.fields().len(), Arc::clone(&node.schema));
     if join.keeps_counts() {
-        let left = Side::new(name.clone(), left, left_keys, rows_of(0, LEFT)?, false)?;
+        let left = Side::new(placement, left, left_keys, rows_of(0, LEFT)?, false, None)?;
         return Ok(Box::new(Exists::new(name, join.kind, left, right_keys, state(RIGHT), sends)));
     }
     let all: Vec<_> = left.fields().iter().chain(right.fields()).cloned().collect();
     let residual = join.residual.as_ref().map(|expr| Residual::new(expr, &Schema::new(all))).transpose()?;
-    let left = Side::new(name.clone(), left, left_keys, rows_of(0, LEFT)?, join.counts_matches(true))?;
-    let right = Side::new(name.clone(), right, right_keys, rows_of(1, RIGHT)?, join.counts_matches(false))?;
-    Ok(Box::new(Pairs::new(join.kind, left, right, residual, sends)))
+    let horizon = |is_left: bool, which| -> Result<Option<Horizon>> {
+        let Some(within) = &join.within else { return Ok(None) };
+        let append_only = nodes[node.inputs[usize::from(!is_left)] as usize].properties.append_only;
+        let times = KeyedState::new(placement.state(which), placement.cache_budget / TIMES_CACHE_SHARE);
+        Horizon::new(within, is_left, [left, right], append_only, times)
+    };
+    let horizons = (horizon(true, LEFT_TIMES)?, horizon(false, RIGHT_TIMES)?);
+    let left = Side::new(placement, left, left_keys, rows_of(0, LEFT)?, join.counts_matches(true), horizons.0)?;
+    let right = Side::new(placement, right, right_keys, rows_of(1, RIGHT)?, join.counts_matches(false), horizons.1)?;
+    let waits = join.within.is_some_and(|within| within.emit_on_close);
+    Ok(Box::new(Pairs::new(join.kind, left, right, residual, sends, waits)))
 }
 
 fn two_inputs(inputs: Vec<Chunks>) -> Result<[Chunks; 2]> {

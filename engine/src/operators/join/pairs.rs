@@ -39,6 +39,8 @@ pub struct Pairs {
     right: Side,
     residual: Option<Residual>,
     output: Output,
+    /// Rows alone are sent when they are let go, and not before.
+    waits: bool,
 }
 
 /// A condition over pairs and the columns it reads, numbered as those of the left input, then those of the right.
@@ -93,8 +95,37 @@ impl Residual {
 }
 
 impl Pairs {
-    pub fn new(kind: JoinKind, left: Side, right: Side, residual: Option<Residual>, output: Output) -> Self {
-        Self { kind, left, right, residual, output }
+    pub fn new(
+        kind: JoinKind,
+        left: Side,
+        right: Side,
+        residual: Option<Residual>,
+        output: Output,
+        waits: bool,
+    ) -> Self {
+        Self { kind, left, right, residual, output, waits }
+    }
+
+    /// Pairs, and rows alone, that the changes make come or go.
+    fn changed(&mut self, ctx: &StepContext<'_>, left: &Chunks, right: &Chunks) -> Result<Chunks> {
+        let mut groups = GroupNumbers::default();
+        let left = self.left.changes(left, &mut groups)?;
+        let right = self.right.changes(right, &mut groups)?;
+        let mut inputs = self.load(ctx, &left, &right, &groups)?;
+        let mut output = Chunks::new();
+        self.pairs(&mut inputs, &mut output)?;
+        for (is_left, rows, keyless) in [(true, &inputs.left, &left.keyless), (false, &inputs.right, &right.keyless)] {
+            match self.waits {
+                false => self.output.rows_alone(self.kind, is_left, rows, keyless.as_ref(), &mut output)?,
+                true => {
+                    let later = Rows::nothing(&rows.batch.schema());
+                    self.output.rows_alone(self.kind, is_left, &later, keyless.as_ref(), &mut output)?;
+                }
+            }
+        }
+        self.left.store(&inputs.left)?;
+        self.right.store(&inputs.right)?;
+        Ok(output)
     }
 
     fn load(
@@ -191,19 +222,16 @@ impl Pairs {
 impl Operator for Pairs {
     fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks> {
         let [left, right] = two_inputs(inputs)?;
-        if left.is_empty() && right.is_empty() {
-            return Ok(Chunks::new());
+        let mut output = match left.is_empty() && right.is_empty() {
+            true => Chunks::new(),
+            false => self.changed(ctx, &left, &right)?,
+        };
+        if let Some(rows) = self.left.let_go(ctx, self.waits)? {
+            self.output.rows_alone(self.kind, true, &rows, None, &mut output)?;
         }
-        let mut groups = GroupNumbers::default();
-        let left = self.left.changes(&left, &mut groups)?;
-        let right = self.right.changes(&right, &mut groups)?;
-        let mut inputs = self.load(ctx, &left, &right, &groups)?;
-        let mut output = Chunks::new();
-        self.pairs(&mut inputs, &mut output)?;
-        self.output.rows_alone(self.kind, true, &inputs.left, left.keyless.as_ref(), &mut output)?;
-        self.output.rows_alone(self.kind, false, &inputs.right, right.keyless.as_ref(), &mut output)?;
-        self.left.store(&inputs.left)?;
-        self.right.store(&inputs.right)?;
+        if let Some(rows) = self.right.let_go(ctx, self.waits)? {
+            self.output.rows_alone(self.kind, false, &rows, None, &mut output)?;
+        }
         Ok(output)
     }
 

@@ -8,6 +8,8 @@
 //!              └▶ keyless: a NULL in the key            └──store──▶ kept
 //! ```
 //!
+//! Rows that can meet nothing any more are let go ([`horizon`](super::horizon)).
+//!
 //! A row whose key has a NULL never matches, so it is not kept (unless NULL equals NULL). What is [`stored`](super::stored)
 //! elsewhere is not kept either; which of its rows have changed is only looked for where the other input asks for their key.
 
@@ -20,8 +22,11 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
 
+use super::horizon::{self, Horizon};
 use super::stored::StoredRows;
+use crate::operators::aggregate::Placement;
 use crate::operators::aggregate::keys::GroupNumbers;
+use crate::operators::exchange::shards_of;
 use crate::operators::{Chunks, StepContext};
 
 pub struct Side {
@@ -35,6 +40,9 @@ pub struct Side {
     kept: Kept,
     /// How many rows of the other input each row matches is kept with it.
     counts_matches: bool,
+    /// When kept rows are let go.
+    horizon: Option<Horizon>,
+    placement: Placement,
 }
 
 /// Where the rows of an input are.
@@ -59,6 +67,8 @@ pub struct Changes {
     groups: Vec<usize>,
     /// Keys and other columns of the rows.
     encoded: GroupNumbers,
+    /// How long the part of each that is the key is.
+    key_lens: Vec<usize>,
     /// Rows with a NULL in their key.
     pub keyless: Option<Delta>,
 }
@@ -82,6 +92,7 @@ pub struct Rows {
     changed_of: Vec<Vec<u32>>,
     others_of: Vec<Vec<u32>>,
     encoded: Vec<Vec<u8>>,
+    key_lens: Vec<usize>,
 }
 
 impl Keys {
@@ -108,13 +119,31 @@ impl Keys {
 
 impl Side {
     /// What is stored elsewhere counts no matches.
-    pub fn new(name: String, schema: &SchemaRef, keys: Keys, kept: Kept, counts_matches: bool) -> Result<Self> {
+    pub fn new(
+        placement: &Placement,
+        schema: &SchemaRef,
+        keys: Keys,
+        kept: Kept,
+        counts_matches: bool,
+        horizon: Option<Horizon>,
+    ) -> Result<Self> {
         debug_assert!(!(counts_matches && matches!(kept, Kept::Stored(_))));
         let given_back = |c: &usize| keys.on.contains(c) && is_exact(schema.field(*c).data_type());
         let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
         let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
         let rest_codec = RowCodec::new(&fields)?;
-        Ok(Self { name, schema: Arc::clone(schema), keys, rest, rest_codec, kept, counts_matches })
+        let horizon = horizon.filter(|_| matches!(kept, Kept::Own(_)));
+        Ok(Self {
+            name: placement.name(),
+            schema: Arc::clone(schema),
+            keys,
+            rest,
+            rest_codec,
+            kept,
+            counts_matches,
+            horizon,
+            placement: placement.clone(),
+        })
     }
 
     /// Each row's key and other columns, encoded, and how long the key is; `None`: it has no key.
@@ -161,6 +190,7 @@ impl Side {
             weights: distinct.iter().map(|d| d.2).collect(),
             groups: numbered,
             encoded,
+            key_lens: distinct.iter().map(|d| d.1).collect(),
             keyless,
         })
     }
@@ -227,7 +257,7 @@ impl Side {
             0 => changes.batch.clone(),
             _ => concat_batches(&self.schema, [&changes.batch, &found.batch])?,
         };
-        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded: Vec::new() })
+        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded: Vec::new(), key_lens: Vec::new() })
     }
 
     fn load_own(
@@ -254,7 +284,7 @@ impl Side {
         let changed = rows.len();
         let wanted: Vec<usize> = (0..wanted.len()).filter(|&group| wanted[group]).collect();
         let prefixes: Vec<&[u8]> = wanted.iter().map(|&group| groups.key(group)).collect();
-        let mut key_lens = Vec::new();
+        let mut key_lens = changes.key_lens.clone();
         let mut found: Vec<(usize, (i64, i64))> = Vec::new();
         let mut broken = Ok(());
         kept.scan_prefixes(snapshot, &prefixes, |at, entry, value| {
@@ -273,21 +303,27 @@ impl Side {
             others_of[group].push(rows.len() as u32);
             rows.push(Row { before: weight, after: weight, matches_before: matches, matches_after: matches });
         }
-        let others = self.decode(&encoded[changed..], &key_lens)?;
+        let others = self.decode(&encoded[changed..], &key_lens[changed..])?;
         let batch = match others.num_rows() {
             0 => changes.batch.clone(),
             _ => concat_batches(&self.schema, [&changes.batch, &others])?,
         };
-        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded })
+        Ok(Rows { batch, rows, changed, changed_of, others_of, encoded, key_lens })
     }
 
     /// Keeps the rows as they are after the epoch.
     pub fn store(&mut self, rows: &Rows) -> Result<()> {
         let Kept::Own(kept) = &mut self.kept else { return Ok(()) };
-        for (row, key) in rows.rows.iter().zip(&rows.encoded) {
+        let times = self.horizon.as_ref().map(|horizon| horizon.times(&rows.batch)).transpose()?;
+        for (number, (row, key)) in rows.rows.iter().zip(&rows.encoded).enumerate() {
             let same_matches = !self.counts_matches || row.matches_before == row.matches_after;
             if row.before == row.after && same_matches {
                 continue;
+            }
+            if let (Some(horizon), Some(times)) = (&mut self.horizon, &times)
+                && (row.before == 0) != (row.after == 0)
+            {
+                horizon.keep(times[number], key, rows.key_lens[number], row.after != 0);
             }
             match row.after {
                 0 => kept.delete(key),
@@ -297,9 +333,47 @@ impl Side {
         Ok(())
     }
 
+    /// Lets rows go that can meet nothing any more. `asks`: gives them, as rows that came in this epoch with all their matches.
+    pub fn let_go(&mut self, ctx: &StepContext<'_>, asks: bool) -> Result<Option<Rows>> {
+        let (Some(horizon), Kept::Own(kept)) = (&mut self.horizon, &mut self.kept) else { return Ok(None) };
+        let gone = horizon.take(ctx)?;
+        let mut told = None;
+        if asks && !gone.is_empty() {
+            let (keys, key_lens): (Vec<_>, Vec<_>) =
+                gone.iter().map(|(key, len)| (key.clone(), horizon::key_len(len))).unzip();
+            kept.load(ctx.snapshot, &keys)?;
+            let values = keys.iter().map(|key| kept.get(key).map_or(Ok((0, 0)), read_value));
+            told = Some((values.collect::<Result<Vec<_>>>()?, keys, key_lens));
+        }
+        gone.iter().for_each(|(key, _)| kept.delete(key));
+        let Some((values, keys, key_lens)) = told else { return Ok(None) };
+        let mine = self.mine(&keys, &key_lens)?;
+        let row = |((after, matches_after), mine): (&(i64, i64), &bool)| Row {
+            after: if *mine { *after } else { 0 },
+            matches_after: *matches_after,
+            ..Row::default()
+        };
+        let rows: Vec<Row> = values.iter().zip(&mine).map(row).collect();
+        let batch = self.decode(&keys, &key_lens)?;
+        Ok(Some(Rows { batch, changed: rows.len(), rows, ..Rows::nothing(&self.schema) }))
+    }
+
+    /// Which keys are this shard's: after a restart with another number of shards it finds those of others, too.
+    fn mine(&self, keys: &[Vec<u8>], key_lens: &[usize]) -> Result<Vec<bool>> {
+        let Placement { shard, shards, shard_keys, .. } = &self.placement;
+        if *shards == 1 || shard_keys.is_empty() {
+            return Ok(vec![*shard == 0; keys.len()]);
+        }
+        let columns = self.keys.codec.decode(keys.iter().zip(key_lens).map(|(key, &len)| &key[..len]))?;
+        Ok(shards_of(&columns, keys.len(), *shards)?.into_iter().map(|of| of == *shard).collect())
+    }
+
     pub fn flush(&mut self, commit: &mut EpochCommit) {
         if let Kept::Own(kept) = &mut self.kept {
             kept.flush(commit);
+        }
+        if let Some(horizon) = &mut self.horizon {
+            horizon.flush(commit);
         }
     }
 
@@ -337,6 +411,18 @@ impl Changes {
 }
 
 impl Rows {
+    pub fn nothing(schema: &SchemaRef) -> Self {
+        Self {
+            batch: RecordBatch::new_empty(Arc::clone(schema)),
+            rows: Vec::new(),
+            changed: 0,
+            changed_of: Vec::new(),
+            others_of: Vec::new(),
+            encoded: Vec::new(),
+            key_lens: Vec::new(),
+        }
+    }
+
     /// The rows of a group that have changed.
     pub fn changed(&self, group: usize) -> &[u32] {
         &self.changed_of[group]

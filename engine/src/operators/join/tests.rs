@@ -82,6 +82,7 @@ impl Test {
             residual: self.greater.then_some(residual),
             output,
             looked_up: [None, None],
+            within: None,
         };
         let looks_up = |left| {
             let keeps = join.counts_matches(left) || (join.keeps_counts() && !left);

@@ -1,0 +1,98 @@
+//! When rows of a join's input can meet nothing any more: no partner can come, and they do not change themselves.
+//!
+//! ```text
+//!                 time of the row           time + reach
+//!   ──────────────────┼──────────────────────────┼─────────────────▶ event time
+//!                                                └ let go when the other input's watermark is beyond; if the input is
+//!                                                  updating, its own must be beyond the row, too
+//! ```
+
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use tidemark_common::Result;
+use tidemark_common::plan::Within;
+use tidemark_storage::{Entry, EpochCommit, KeyedState};
+
+use crate::operators::StepContext;
+use crate::operators::time_index::{TimeIndex, check_time, micros, watermark_micros};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+
+pub struct Horizon {
+    is_left: bool,
+    time: (usize, FieldRef),
+    partners_time: (usize, FieldRef),
+    /// How much later a partner's time may be than the row's.
+    reach: i64,
+    append_only: bool,
+    /// By the rows' times, their keys; the value is how long the part is that the join's key makes.
+    rows: TimeIndex,
+}
+
+impl Horizon {
+    /// `None`: rows of this input are kept for ever.
+    pub fn new(
+        within: &Within,
+        is_left: bool,
+        [left, right]: [&SchemaRef; 2],
+        append_only: bool,
+        entries: KeyedState,
+    ) -> Result<Option<Self>> {
+        let Some(reach) = within.reach(is_left) else { return Ok(None) };
+        let of = |schema: &SchemaRef, column: usize| (column, schema.fields()[column].clone());
+        let (mut time, mut partners_time) = (of(left, within.left), of(right, within.right));
+        if !is_left {
+            std::mem::swap(&mut time, &mut partners_time);
+        }
+        check_time(&time.1)?;
+        check_time(&partners_time.1)?;
+        Ok(Some(Self { is_left, time, partners_time, reach, append_only, rows: TimeIndex::new(entries) }))
+    }
+
+    /// Rows with times below it can be let go.
+    fn bound(&self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
+        let (own, others) = match self.is_left {
+            true => (ctx.watermarks, ctx.right_watermarks),
+            false => (ctx.right_watermarks, ctx.watermarks),
+        };
+        let Some(partners) = watermark_micros(others, self.partners_time.0, &self.partners_time.1)? else {
+            return Ok(None);
+        };
+        let meets_nothing = partners.saturating_sub(self.reach);
+        if self.append_only {
+            return Ok(Some(meets_nothing));
+        }
+        Ok(watermark_micros(own, self.time.0, &self.time.1)?.map(|changes| meets_nothing.min(changes)))
+    }
+
+    /// The times of rows, as they are indexed. A row without one meets nothing: it is kept only if it may be taken back.
+    pub fn times(&self, rows: &RecordBatch) -> Result<Vec<Option<i64>>> {
+        let times: &ArrayRef = rows.column(self.time.0);
+        let without = self.append_only.then_some(i64::MIN);
+        Ok(micros(times)?.into_iter().map(|time| time.or(without)).collect())
+    }
+
+    /// A row is kept from now on, or no longer.
+    pub fn keep(&mut self, time: Option<i64>, key: &[u8], key_len: usize, kept: bool) {
+        let Some(time) = time else { return };
+        match kept {
+            true => self.rows.put(time, key, &(key_len as u32).to_be_bytes()),
+            false => self.rows.delete(time, key),
+        }
+    }
+
+    /// The keys of the rows to let go; the value of each is the length of the join's key.
+    pub fn take(&mut self, ctx: &StepContext<'_>) -> Result<Vec<Entry>> {
+        match self.bound(ctx)? {
+            Some(bound) => self.rows.take_below(ctx.snapshot, bound),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    pub fn flush(&mut self, commit: &mut EpochCommit) {
+        self.rows.flush(commit);
+    }
+}
+
+/// The length in a taken entry.
+pub fn key_len(value: &[u8]) -> usize {
+    value.try_into().map_or(0, u32::from_be_bytes) as usize
+}

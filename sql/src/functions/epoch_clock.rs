@@ -1,0 +1,93 @@
+//! The clock as views see it: functions that stand for the time of the epoch.
+//!
+//! ```text
+//!   WHERE ts > now() - INTERVAL '1 hour'    a view is planned with these functions, which are never called:
+//!              └─ volatile, so it stays      the dataflow puts the epoch's time in their place
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::logical_expr::{Expr, ScalarUDF, Volatility, cast, lit};
+use datafusion::prelude::col;
+use tidemark_common::Error;
+use tidemark_common::plan::CLOCK;
+use tidemark_common::types::SqlType;
+
+use super::declare::{Kind, function};
+use super::value::Value;
+
+/// The time at which a row is processed.
+pub const PROCTIME: &str = "proctime";
+
+const NAMES: [(&str, Kind); 8] = [
+    ("now", Kind::TimestampTz),
+    ("current_timestamp", Kind::TimestampTz),
+    ("transaction_timestamp", Kind::TimestampTz),
+    ("statement_timestamp", Kind::TimestampTz),
+    ("localtimestamp", Kind::Timestamp),
+    ("current_date", Kind::Date),
+    ("today", Kind::Date),
+    (PROCTIME, Kind::TimestampTz),
+];
+
+/// For the planning of dataflows, by name.
+pub fn epoch_clock() -> HashMap<String, Arc<ScalarUDF>> {
+    declared(|name, kind| {
+        let uncalled = move |_: &super::declare::Row<'_>| {
+            Err(Error::internal(format!("{name}() in a dataflow was not replaced by the time of the epoch")))
+        };
+        function(name).volatile().on(&[], kind, uncalled).udf()
+    })
+}
+
+/// The same functions for a batch that is to see the time that an epoch had, in microseconds.
+pub fn clock_at(micros: i64) -> HashMap<String, Arc<ScalarUDF>> {
+    declared(|name, kind| {
+        let value = if kind == Kind::Date { micros.div_euclid(86_400_000_000) } else { micros };
+        function(name).stable().on(&[], kind, move |_| Ok(Value::Int(value))).udf()
+    })
+}
+
+fn declared(of: impl Fn(&'static str, Kind) -> ScalarUDF) -> HashMap<String, Arc<ScalarUDF>> {
+    NAMES.into_iter().map(|(name, kind)| (name.to_string(), Arc::new(of(name, kind)))).collect()
+}
+
+/// The name of a function of [`epoch_clock`] that `expr` calls.
+fn called(expr: &Expr) -> Option<&str> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let name = call.func.name();
+    let ours = call.args.is_empty() && call.func.signature().volatility == Volatility::Volatile;
+    NAMES.iter().find(|(known, _)| ours && *known == name).map(|(known, _)| *known)
+}
+
+/// The function of the clock that is called somewhere in `expr`.
+pub fn clock_call(expr: &Expr) -> DfResult<Option<String>> {
+    let mut found = None;
+    expr.apply(|e| {
+        found = found.take().or_else(|| called(e).map(str::to_string));
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}
+
+/// The expression over a column of the clock in place of the functions.
+pub fn over_clock(expr: Expr) -> DfResult<Expr> {
+    let replaced = expr.transform_up(|e| {
+        let Some(name) = called(&e) else { return Ok(Transformed::no(e)) };
+        let clock = col(CLOCK);
+        Ok(Transformed::yes(match name {
+            "localtimestamp" => cast(clock, SqlType::Timestamp.data_type()),
+            "current_date" | "today" => cast(clock, SqlType::Date.data_type()),
+            _ => clock,
+        }))
+    })?;
+    Ok(replaced.data)
+}
+
+/// `INTERVAL` of so many microseconds.
+pub fn micros_interval(micros: i64) -> Expr {
+    lit(ScalarValue::new_interval_mdn(0, 0, micros.saturating_mul(1000)))
+}
