@@ -142,6 +142,18 @@ pub struct Table {
     /// Nothing of it is kept here.
     #[serde(default)]
     pub remote: Option<Remote>,
+    /// Rows go when they are old.
+    #[serde(default)]
+    pub ttl: Option<Ttl>,
+}
+
+/// How long rows of a table stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ttl {
+    /// The column of their time, by its number for life.
+    pub attnum: i16,
+    /// Microseconds after it.
+    pub micros: i64,
 }
 
 /// The table of another system that holds what is loaded: WITH (connection = ..).

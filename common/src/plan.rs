@@ -11,6 +11,7 @@
 //! Expressions are DataFusion's, over whole batches; columns are named by position.
 
 mod clock;
+mod growth;
 mod join;
 mod lookup;
 mod over;
@@ -30,6 +31,7 @@ use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use serde::{Deserialize, Serialize};
 
 pub use self::clock::{CLOCK, Keeps, Temporal, clock_column, clock_schema, clock_type, numbers};
+pub use self::growth::Growth;
 pub use self::join::{Join, JoinKind, Within};
 pub use self::lookup::Stored;
 pub use self::over::{Over, Until};
@@ -119,11 +121,12 @@ pub enum Emit {
     OnWindowClose,
 }
 
-/// EMIT CHANGES EVERY: changes are sent together at intervals.
+/// EMIT CHANGES EVERY: changes are sent together at intervals. EMIT ON WINDOW CLOSE, where what computes them cannot wait itself:
+/// only what is final is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Microseconds.
-    pub every: i64,
+    /// Microseconds; `None`: nothing is sent before it is final.
+    pub every: Option<i64>,
     /// The column by whose watermark rows are final: those are sent at once.
     pub close: Option<usize>,
 }
@@ -310,13 +313,14 @@ impl Node {
             Op::Temporal(temporal) => temporal.describe(&input_names(&[temporal.column]), words),
             Op::Clock => "Clock proctime()".into(),
             Op::Pace(pace) => {
-                let close =
-                    pace.close.map(|close| format!(", at once where {} is below the watermark", input_names(&[close])));
-                format!(
-                    "Pace every {}; keeps what changes until it is sent{}",
-                    duration_text(pace.every),
-                    close.unwrap_or_default()
-                )
+                let close = pace.close.map(|close| format!("{} is below the watermark", input_names(&[close])));
+                match (pace.every.map(duration_text), close) {
+                    (None, close) => format!("Hold until {}; keeps what changes until then", close.unwrap_or_default()),
+                    (Some(every), None) => format!("Pace every {every}; keeps what changes until it is sent"),
+                    (Some(every), Some(close)) => {
+                        format!("Pace every {every}, at once where {close}; keeps what changes until it is sent")
+                    }
+                }
             }
         }
     }

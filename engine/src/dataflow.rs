@@ -206,6 +206,8 @@ impl RunningDataflow {
         let of_input = |at: usize| self.plan.nodes[index].inputs.get(at).map(|input| self.watermarks.of(*input));
         let (watermarks_before, watermarks) = of_input(0).unwrap_or((&none, &none));
         let right_watermarks = of_input(1).map_or(&none, |(_, after)| after);
+        let is_idle = |at: usize| self.plan.nodes[index].inputs.get(at).is_some_and(|i| self.watermarks.is_idle(*i));
+        let idle = [is_idle(0), is_idle(1)];
         let RunningNode { task, stats, .. } = &mut self.nodes[index];
         stats.rows_in += inputs.iter().map(|shards| rows_in(shards)).sum::<u64>();
         let outputs = match task {
@@ -222,8 +224,16 @@ impl RunningDataflow {
                 let inputs = by_shard(inputs, shards, *on_one_shard);
                 map_shards(instances, inputs, |shard, instance, inputs| {
                     let first = first && shard == 0;
-                    let ctx =
-                        StepContext { snapshot, held, first, watermarks_before, watermarks, right_watermarks, now };
+                    let ctx = StepContext {
+                        snapshot,
+                        held,
+                        first,
+                        watermarks_before,
+                        watermarks,
+                        right_watermarks,
+                        idle,
+                        now,
+                    };
                     instance.step(&ctx, inputs)
                 })?
             }

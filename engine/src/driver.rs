@@ -392,7 +392,9 @@ impl Driver {
         }
         any(&|s| s.queued_rows() >= self.config.epoch_rows)
             || (interval_passed
-                && (any(&|s| s.has_rows() || s.idle_advance_due(now)) || self.jobs.values().any(|job| job.is_due(now))))
+                && (any(&|s| s.has_rows() || s.idle_advance_due(now))
+                    || self.jobs.values().any(|job| job.is_due(now))
+                    || self.tables.values().any(|table| table.is_due(now))))
     }
 
     /// While a sink is at its bound, only what adds no rows goes on, DROP SINK above all.

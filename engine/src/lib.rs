@@ -37,4 +37,4 @@ pub use lanes::Reason;
 pub use source_input::{LATE_COLUMNS, RefusedRow, Replay};
 pub use status::{EpochStatus, JobState, JobStatus, SinkStatus, SourceStatus, Status};
 pub use subscription::{Change, Subscription};
-pub use table::{TableDef, TableWrite};
+pub use table::{TableDef, TableTtl, TableWrite};

@@ -13,7 +13,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use std::ops::Bound;
+
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::scalar::ScalarValue;
 use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{
     Collection, CollectionWriter, EncodedRows, EpochCommit, Index, Key, RowCodec, Snapshot, StateId,
@@ -32,7 +36,25 @@ pub struct TableDef {
     pub key_name: Option<String>,
     /// Those of the UNIQUE constraints, and those of CREATE INDEX.
     pub indexes: Vec<Arc<Index>>,
+    /// When rows go by themselves.
+    pub ttl: Option<TableTtl>,
 }
+
+/// Rows go so long after the time in a column.
+#[derive(Debug, Clone)]
+pub struct TableTtl {
+    /// A timestamp. Rows without one stay.
+    pub column: usize,
+    /// Microseconds.
+    pub micros: i64,
+    /// By that column; one of the table's indexes.
+    pub index: Arc<Index>,
+}
+
+/// Rows that go at once.
+const EXPIRED_ROWS: usize = 8192;
+/// Microseconds until it is looked for old rows again.
+const EXPIRY_STEP: i64 = 1_000_000;
 
 /// Net changes of one table by one transaction. A row number of NULL is given at commit.
 #[derive(Debug, Clone)]
@@ -67,6 +89,8 @@ pub(crate) struct Table {
     changes: Vec<Delta>,
     /// The last epoch that changed it.
     changed_at: Epoch,
+    /// When it is looked for old rows.
+    expires_at: i64,
 }
 
 /// Keys whose rows have gone, and rows that have come, with their keys.
@@ -105,6 +129,7 @@ impl Table {
             changed_unique: vec![HashMap::new(); def.indexes.len()],
             changes: Vec::new(),
             changed_at: snapshot.epoch(),
+            expires_at: i64::MIN,
             def,
         })
     }
@@ -173,6 +198,41 @@ impl Table {
         if let Some(batch) = checked.added.filter(|b| b.num_rows() > 0) {
             self.changes.push(Delta::inserts(batch));
         }
+    }
+
+    /// It is to be looked for old rows.
+    pub fn is_due(&self, now: i64) -> bool {
+        self.def.ttl.is_some() && now >= self.expires_at
+    }
+
+    /// Takes the oldest rows out whose time has come. Rows that a transaction of this epoch has changed wait for the next.
+    pub fn expire(&mut self, snapshot: &Arc<Snapshot>, now: i64) -> Result<()> {
+        // What was emptied in this epoch has no rows any more, whatever the snapshot shows.
+        if !self.is_due(now) || self.changed_at > snapshot.epoch() {
+            return Ok(());
+        }
+        let Some(TableTtl { column, micros, index }) = self.def.ttl.clone() else { return Ok(()) };
+        let collection = &self.def.collection;
+        let DataType::Timestamp(_, zone) = collection.schema().field(column).data_type().clone() else {
+            return Err(Error::internal(format!("\"{}\" has a ttl by a column that is no time", self.def.name)));
+        };
+        let time = |micros: i64| ScalarValue::TimestampMicrosecond(Some(micros), zone.clone());
+        let (first, last) = (time(i64::MIN), time(now.saturating_sub(micros)));
+        let range = index.bounded_range(&[], Bound::Included(&first), Bound::Included(&last))?;
+        let all = (0..collection.schema().fields().len()).collect();
+        let mut old = index.read(collection, snapshot, all, vec![range], EXPIRED_ROWS)?;
+        let old = old.next().transpose()?.filter(|rows| rows.num_rows() > 0);
+        let is_full = old.as_ref().is_some_and(|rows| rows.num_rows() >= EXPIRED_ROWS);
+        self.expires_at = if is_full { now } else { now.saturating_add(EXPIRY_STEP) };
+        let Some(rows) = old else { return Ok(()) };
+        let (table, contents) = (self.def.oid, self.def.collection.id());
+        let write = TableWrite { table, contents, unchanged_since: None, removed: Some(rows), added: None };
+        match self.check(snapshot, write) {
+            Ok(checked) => self.admit(checked),
+            Err(error) if error.state() == SqlState::SerializationFailure => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Adds rows of the engine's own to this epoch.

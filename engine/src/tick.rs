@@ -347,6 +347,9 @@ impl Driver {
 
     fn table_changes(&mut self, rewritten: &[Oid], changes: &mut Changes, commit: &mut EpochCommit) -> Result<()> {
         for (oid, table) in &mut self.tables {
+            if !rewritten.contains(oid) {
+                table.expire(&self.snapshot, self.time)?;
+            }
             let chunks = table.apply(&self.snapshot, commit)?;
             if !chunks.is_empty() && !rewritten.contains(oid) {
                 changes.insert(*oid, CollectionChanges { chunks, ..Default::default() });

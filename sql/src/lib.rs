@@ -8,6 +8,7 @@
 //! Architecture invariant: no I/O, and no knowledge of how anything is stored.
 
 mod aggregate_order;
+mod asof;
 pub mod ast;
 mod column_names;
 mod distinct_on;

@@ -44,6 +44,8 @@ pub struct Relation {
     pub lookups: Vec<Vec<usize>>,
     /// Column that carries a watermark.
     pub watermark: Option<usize>,
+    /// Columns that say from when to when a row holds: of a table with the strategy scd2.
+    pub versions: Option<(usize, usize)>,
     /// PRIMARY KEY, so that GROUP BY it allows the other columns.
     pub constraints: Option<Constraints>,
     /// `None` while planning a dataflow, which never scans.

@@ -13,6 +13,7 @@ use tidemark_sql::ast::{Alter, AlterAction, ObjectType};
 
 use super::drop::is_missing;
 use super::tables::{column_type, new_column};
+use super::ttl;
 use super::{already_exists, definitions};
 use crate::query::object_name;
 use crate::session::{Outcome, Session, fold};
@@ -63,7 +64,11 @@ impl Session {
             for name in column_names.iter().map(fold) {
                 self.refuse_if_loaded_by(object, &name)?;
                 self.refuse_if_normalized(object, &name, operation)?;
+                ttl::refuse_if_expired_by(object, &name)?;
             }
+        }
+        if let Op::AlterColumn { column_name, op: sql::AlterColumnOperation::SetDataType { .. } } = operation {
+            ttl::refuse_if_expired_by(object, &fold(column_name))?;
         }
         match operation {
             Op::AddColumn { if_not_exists, column_def, .. } => {

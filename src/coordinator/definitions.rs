@@ -19,7 +19,7 @@ use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Pipeline, 
 use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
-use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, ViewDef, WatermarkDef};
+use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, TableTtl, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::subqueries::{self, NotIn};
 use tidemark_sql::{grammar, lower};
@@ -30,6 +30,9 @@ use super::{secrets, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::query::{Names, Scans, stored_relation};
+
+/// Which of a table's states has its rows by the time at which they go.
+const TTL_INDEX: usize = 255;
 
 /// The hidden column that tells rows apart in a table without a primary key.
 pub const ROW_NUMBER: &str = "tidemark_row_number";
@@ -151,9 +154,17 @@ pub fn table(object: &Object, table: &Table, catalog: &Catalog) -> Result<TableD
     let mut indexes = table.unique.iter().enumerate().map(of_constraint).collect::<Result<Vec<_>>>()?;
     indexes.extend(created_indexes(object, &schema, table.generation, catalog)?);
     let layout = Layout::Keyed { key: key.clone() };
+    let ttl = table.ttl.map(|ttl| -> Result<TableTtl> {
+        let column = table.columns.iter().position(|column| column.attnum == ttl.attnum);
+        let column = column.ok_or_else(|| Error::internal("the column of a ttl is not there"))?;
+        let index = Arc::new(Index::new(state(TTL_INDEX), "ttl", &schema, vec![column], false)?);
+        Ok(TableTtl { column, micros: ttl.micros, index })
+    });
+    let ttl = ttl.transpose()?;
+    indexes.extend(ttl.iter().map(|ttl| ttl.index.clone()));
     let collection = Collection::new(state(0), schema, layout)?.with_name(&object.name);
     let name = object.name.clone();
-    Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, indexes })
+    Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, indexes, ttl })
 }
 
 /// What CREATE INDEX has made of a relation. `generation`: of a table's contents, as its indexes have it too.

@@ -94,7 +94,8 @@ fn policy(value: &str) -> Result<Late> {
     }
 }
 
-fn duration(key: &str, text: &str) -> Result<i64> {
+/// A fixed time above zero, in microseconds.
+pub(super) fn duration(key: &str, text: &str) -> Result<i64> {
     let micros = grammar::interval::parse(text, grammar::interval::Qualifier::default())
         .ok()
         .filter(|i| i.months == 0)

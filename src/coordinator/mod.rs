@@ -24,6 +24,7 @@ pub mod secrets;
 mod sinks;
 mod sources;
 pub mod tables;
+mod ttl;
 mod views;
 
 use std::collections::BTreeSet;

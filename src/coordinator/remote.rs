@@ -62,6 +62,7 @@ impl Session {
             generation: 0,
             load: draft.load.clone(),
             remote: None,
+            ttl: None,
         };
         let object = Object {
             oid: draft.oid,

@@ -7,13 +7,14 @@ use datafusion::common::DFSchema;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{
-    Change, Check, Column, Identity, Key, Object, ObjectKind, Remote, Sequence, Table, TableLoad, columns_of,
+    Change, Check, Column, Identity, Key, Object, ObjectKind, Remote, Sequence, Table, TableLoad, Ttl, columns_of,
     columns_schema, quote_ident,
 };
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::grammar::types::{SerialKind, serial_kind, sql_type};
 
+use super::ttl;
 use super::{Target, already_exists};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
@@ -42,6 +43,7 @@ pub(super) struct Draft {
     sequences: Vec<(usize, Sequence)>,
     pub load: Option<TableLoad>,
     pub remote: Option<Remote>,
+    pub ttl: Option<Ttl>,
 }
 
 impl Session {
@@ -113,6 +115,7 @@ impl Session {
             sequences: Vec::new(),
             load: None,
             remote: None,
+            ttl: None,
         }
     }
 
@@ -136,6 +139,7 @@ impl Session {
         }
         let mut options = super::loads::options(create)?;
         draft.remote = self.remote_of(&mut options, &draft.name)?;
+        draft.ttl = ttl::of(&mut options, &draft)?;
         self.draft_load(&mut draft, options)?;
         if let Some(key) = &draft.primary_key {
             for column in &key.columns {
@@ -295,6 +299,7 @@ impl Session {
             sequences: Vec::new(),
             load: None,
             remote: None,
+            ttl: None,
         };
         self.draft_constraint(&mut draft, constraint)?;
         self.check_expressions(&draft)?;
@@ -342,7 +347,7 @@ impl Session {
 
     fn add_table(&mut self, draft: Draft, target: Target, temporary: bool) -> Result<Arc<Object>> {
         let schema = target.schema;
-        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences, load, remote } = draft;
+        let Draft { oid, name, mut columns, primary_key, unique, checks, sequences, load, remote, ttl } = draft;
         self.check_key_names(schema, primary_key.iter().chain(&unique))?;
         let mut changes = Vec::new();
         for (position, mut sequence) in sequences {
@@ -362,7 +367,7 @@ impl Session {
             changes.push(Change::Put(Box::new(object)));
         }
         let depends_on: BTreeSet<Oid> = remote.iter().map(|remote| remote.connection).collect();
-        let table = Table { columns, primary_key, unique, checks, generation: 0, load, remote };
+        let table = Table { columns, primary_key, unique, checks, generation: 0, load, remote, ttl };
         let mut object = self.object(target, depends_on, ObjectKind::Table(table))?;
         object.oid = oid;
         object.temporary = temporary;

@@ -1,7 +1,8 @@
 //! CREATE VIEW and CREATE MATERIALIZED VIEW.
 
 use datafusion::sql::sqlparser::ast as sql;
-use tidemark_catalog::{Change, Column, MaterializedView, Object, ObjectKind, View, columns_of};
+use tidemark_catalog::{Catalog, Change, Column, MaterializedView, Object, ObjectKind, View, columns_of};
+use tidemark_common::plan::Dataflow;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{CreateMaterializedView, WithOptions};
@@ -91,6 +92,14 @@ impl Session {
         done()
     }
 
+    /// Says which operators keep more and more.
+    pub(super) fn tell_what_grows(&mut self, dataflow: &Dataflow, catalog: &Catalog) {
+        let endless = |oid| catalog.get(oid).is_some_and(|object| is_endless(catalog, object));
+        for growth in dataflow.growing(&endless) {
+            self.notice_with_hint(format!("state grows for as long as rows come: {growth}"), growth.hint);
+        }
+    }
+
     /// The catalog object that a CREATE MATERIALIZED VIEW describes.
     pub(crate) fn plan_materialized_view(&mut self, create: &CreateMaterializedView) -> Result<Object> {
         let emit = create.emit;
@@ -105,6 +114,7 @@ impl Session {
             inputs.extend(indexes_used(&dataflow, &names.catalog));
             inputs
         };
+        self.tell_what_grows(&dataflow, &names.catalog);
         let output = dataflow.output();
         let columns = named_columns(columns_of(&output.schema), &create.query, &create.columns)?;
         stored_types(&columns)?;
@@ -273,4 +283,15 @@ pub(super) fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A source, or a view that hands on the rows of one and never takes any back.
+fn is_endless(catalog: &Catalog, object: &Object) -> bool {
+    match &object.kind {
+        ObjectKind::Source(_) => true,
+        ObjectKind::MaterializedView(view) if view.append_only => {
+            object.depends_on.iter().filter_map(|oid| catalog.get(*oid)).any(|input| is_endless(catalog, input))
+        }
+        _ => false,
+    }
 }

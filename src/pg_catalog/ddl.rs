@@ -85,6 +85,11 @@ fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -
         options.extend([("connection".into(), connection), ("table".into(), remote.name())]);
         options.extend(remote.on_drift.iter().map(|way| ("on_drift".into(), way.clone())));
     }
+    if let Some(ttl) = &table.ttl {
+        let column = table.columns.iter().find(|column| column.attnum == ttl.attnum);
+        options.push(("ttl".into(), duration_text(ttl.micros)));
+        options.extend(column.map(|column| ("ttl_column".into(), column.name.clone())));
+    }
     let options = if options.is_empty() { String::new() } else { format!(" {}", with(&options)) };
     format!("CREATE {temporary}TABLE {name} (\n    {}\n){options}", lines.join(",\n    "))
 }

@@ -167,6 +167,7 @@ fn orders() -> Object {
         generation: 0,
         load: None,
         remote: None,
+        ttl: None,
     };
     Object { comment: Some("customer orders".into()), ..object(16387, PUBLIC, "orders", &[], ObjectKind::Table(table)) }
 }
@@ -185,7 +186,16 @@ fn lines() -> Object {
     columns[0].nullable = false;
     columns[1].nullable = false;
     let primary_key = Some(key(16402, "lines_pkey", &[0, 1]));
-    let table = Table { columns, primary_key, unique: vec![], checks: vec![], generation: 0, load: None, remote: None };
+    let table = Table {
+        columns,
+        primary_key,
+        unique: vec![],
+        checks: vec![],
+        generation: 0,
+        load: None,
+        remote: None,
+        ttl: None,
+    };
     object(16399, SALES, "lines", &[], ObjectKind::Table(table))
 }
 

@@ -24,6 +24,7 @@ use futures::StreamExt;
 use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::connector::Positions;
 use tidemark_common::{Error, Oid, Result, SqlState};
+use tidemark_connectors::load::Strategy;
 use tidemark_engine::{Moment, Replay, SourceDef};
 use tidemark_sql::relation::{Relation, RelationScan};
 use tidemark_storage::{Collection, Index, Key, KeyRange, Snapshot};
@@ -32,6 +33,7 @@ use super::access::{self, Access, Way};
 use super::names::Scans;
 use super::shown::Shown;
 use crate::coordinator::definitions::{self, Environment};
+use crate::coordinator::loads::load_of;
 use crate::transaction::{OwnChanges, Transaction};
 
 /// Rows of a batch.
@@ -117,11 +119,13 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         indexed: catalog.indexes_of(object.oid).filter_map(|(_, i)| i.columns.first()).map(|c| c.column).collect(),
         lookups: lookups(catalog, object),
         watermark: None,
+        versions: None,
         constraints: None,
         scan: None,
     };
     match &object.kind {
         ObjectKind::Table(table) => {
+            relation.versions = versions(object)?;
             if let Some(key) = &table.primary_key {
                 relation.key = Some(key.columns.clone());
                 let constraint = Constraint::PrimaryKey(key.columns.clone());
@@ -147,6 +151,13 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         }
     }
     Ok(relation)
+}
+
+/// From when to when a row of a table with the strategy scd2 holds.
+fn versions(object: &Object) -> Result<Option<(usize, usize)>> {
+    let Some(Strategy::Scd2(scd2)) = load_of(object)?.map(|load| load.strategy) else { return Ok(None) };
+    let position = |name: &str| object.columns().iter().position(|column| column.name == name);
+    Ok(position(&scd2.valid_from).zip(position(&scd2.valid_to)))
 }
 
 /// Columns with which a key or an index begins that leads to all rows without a NULL in them.

@@ -381,6 +381,11 @@ impl Session {
         self.notices.push(Notice { severity: "NOTICE", code: "00000", message, detail: None, hint: None });
     }
 
+    pub(crate) fn notice_with_hint(&mut self, message: String, hint: &str) {
+        let hint = Some(hint.to_string());
+        self.notices.push(Notice { severity: "NOTICE", code: "00000", message, detail: None, hint });
+    }
+
     fn warning(&mut self, code: &'static str, message: impl Into<String>) {
         self.notices.push(Notice { severity: "WARNING", code, message: message.into(), detail: None, hint: None });
     }

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit}
 use datafusion::prelude::col;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{MaterializedView, Object, ObjectKind};
-use tidemark_common::plan::Emit;
+use tidemark_common::plan::{Emit, Node, Op};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::ObjectType;
@@ -50,6 +50,7 @@ impl Session {
         if view.emit == Emit::OnWindowClose {
             self.notice("rows of windows that are still open are in the query only, and are not compared");
         }
+        self.check_repeatable(&object, view)?;
         let names = self.names_of_view(&object, view)?;
         let plan = difference(&names, &object, view)?;
         let (_, stream) = super::select::execute(&names, plan).await?;
@@ -67,6 +68,24 @@ impl Session {
     pub(super) fn describe_validate(&self, name: &sql::ObjectName) -> Result<SchemaRef> {
         let object = self.find_to_drop(ObjectType::MaterializedView, name)?;
         Ok(difference_schema(materialized(&object)?))
+    }
+
+    /// A view that hangs on when its rows were read cannot be computed again.
+    fn check_repeatable(&self, object: &Object, view: &MaterializedView) -> Result<()> {
+        let query = definitions::stored_query(&view.query)?;
+        let (catalog, env) = (&self.transaction()?.catalog, &self.db.environment);
+        let plan = definitions::dataflow(&query, &view.search_path, view.emit, Some(object), catalog, env)?;
+        let hangs = |node: &Node| match &node.op {
+            Op::Clock => true,
+            Op::Join(join) => join.current,
+            _ => false,
+        };
+        match plan.nodes.iter().any(hangs) {
+            false => Ok(()),
+            true => Err(Error::unsupported(format!("\"{}\" hangs on when its rows were read", object.name))
+                .with_detail("A batch over the same rows has other times of processing.")
+                .with_hint("A view over event time can be validated.")),
+        }
     }
 
     /// What names in the view's query stand for, with the rows of this moment; nothing of the session has a say in it.

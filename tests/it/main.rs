@@ -41,6 +41,7 @@ mod s3;
 mod secrets;
 mod slt;
 mod sources;
+mod state_let_go;
 mod subscribe;
 mod tls;
 mod tpch;

@@ -27,6 +27,8 @@ pub struct Join {
     pub looked_up: [Option<Vec<usize>>; 2],
     /// How far apart in time rows that meet can be, so that those that can meet nothing any more are let go.
     pub within: Option<Within>,
+    /// Rows of the left input, which only grows, meet those that the right one has when they come, and never again.
+    pub current: bool,
 }
 
 /// Rows that meet are so far apart in event time: the right one's minus the left one's, in microseconds. Both columns have a
@@ -98,6 +100,8 @@ impl Join {
             let _ = write!(text, " on {}", conditions.join(" AND "));
         }
         let kept = match (looked_up, self.keeps_counts()) {
+            ([_, None], _) if self.current => "the rows of the right input, which a row meets when it comes",
+            ([_, Some(_)], _) if self.current => "nothing; a row meets what is there when it comes",
             ([None, _], true) => "the rows of the left input and how many each key has on the right",
             ([Some(_), _], true) => "how many rows each key has on the right",
             ([None, None], false) => "the rows of both inputs",
@@ -111,7 +115,7 @@ impl Join {
         }
         if words == Words::Exact {
             let _ = write!(text, "; on {:?} gives {:?} looks up by {:?}", self.on, self.output, self.looked_up);
-            let _ = write!(text, " within {:?}", self.within);
+            let _ = write!(text, " within {:?}{}", self.within, if self.current { " current" } else { "" });
         } else if looked_up.iter().any(Option::is_some) {
             let stored: Vec<&str> = looked_up.into_iter().flatten().collect();
             let _ = write!(text, ", looks up in {}", stored.join(" and "));

@@ -60,6 +60,7 @@ async fn running() -> Running {
         sync: false,
     };
     let table = TableDef {
+        ttl: None,
         oid: INPUT,
         name: "t".into(),
         collection: collection(INPUT),

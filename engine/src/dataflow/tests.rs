@@ -99,6 +99,7 @@ fn a_join_is_as_late_as_the_later_of_columns_that_must_be_equal() {
         output: vec![1, 0, 2],
         looked_up: [None, None],
         within: None,
+        current: false,
     };
     // The other columns may come from any time, whatever the planner says.
     let joined = (Op::Join(join), vec![2, 3], schema("a bigint, w bigint, u bigint"), with_watermarks(&[0, 1, 2]));

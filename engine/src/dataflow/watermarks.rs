@@ -1,8 +1,8 @@
 //! Watermarks through a plan: from what the collections say to what each node may rely on.
 //!
 //! ```text
-//!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: its
-//!   closing column's          Union: the least of all inputs; Unnest: of a list, its least element
+//!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: those
+//!   of its key                Union: the least of all inputs; Unnest: of a list, its least element
 //!                             Join: the least of two columns that must be equal, or lie within a time
 //!                             TopN, Over: those of the partition's columns
 //! ```
@@ -97,6 +97,10 @@ impl WatermarkTracker {
         self.after.last().expect("a dataflow has at least one node")
     }
 
+    pub fn is_idle(&self, node: NodeId) -> bool {
+        self.idle[node as usize]
+    }
+
     pub fn output_is_idle(&self) -> bool {
         self.idle.last().copied().unwrap_or(false)
     }
@@ -125,9 +129,9 @@ impl WatermarkTracker {
     }
 }
 
-/// Of inputs, and of unions, which may have gone on without an idle input.
+/// Of inputs, and of what may have gone on without an idle input.
 fn is_stored(op: &Op) -> bool {
-    matches!(op, Op::Input { .. } | Op::Union)
+    matches!(op, Op::Input { .. } | Op::Union | Op::Join(_))
 }
 
 fn stored_keys(plan: &Dataflow) -> Vec<[u8; 8]> {
@@ -207,11 +211,9 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool], now:
             Ok(least_of_all(counted.map(|i| &all[*i as usize])))
         }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
-        Op::Join(join) => through_join(plan, node, join, all),
-        Op::Aggregate(aggregate) => {
-            let close = aggregate.close.and_then(|column| input.get_key_value(&column));
-            Ok(close.map(|(&column, value)| (column, value.clone())).into_iter().collect())
-        }
+        Op::Join(join) => through_join(plan, node, join, all, idle),
+        // Its first columns are the input's.
+        Op::Aggregate(aggregate) => Ok(input.range(..aggregate.group).map(|(c, value)| (*c, value.clone())).collect()),
     }
 }
 
@@ -270,7 +272,7 @@ fn least_of_all<'a>(mut inputs: impl Iterator<Item = &'a Watermarks>) -> Waterma
 
 /// A row that comes now may meet one from long ago, but none with another value in columns that must be equal, nor one further away
 /// in time than the join allows.
-fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks]) -> Result<Watermarks> {
+fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks], idle: &[bool]) -> Result<Watermarks> {
     let [left, right] = [0, 1].map(|input| &all[node.inputs[input] as usize]);
     let left_schema = &plan.nodes[node.inputs[0] as usize].schema;
     let width = left_schema.fields().len();
@@ -280,11 +282,14 @@ fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks]) -
             watermarks.insert(to, value.clone());
         }
     };
+    if join.current {
+        left.iter().for_each(|(column, value)| put(*column, value));
+    }
     if let Some(within) = &join.within {
         let right_schema = &plan.nodes[node.inputs[1] as usize].schema;
         let of_left = watermark_micros(left, within.left, &left_schema.fields()[within.left])?;
         let of_right = watermark_micros(right, within.right, &right_schema.fields()[within.right])?;
-        let both = of_left.zip(of_right);
+        let both = without_idle(of_left, of_right, [0, 1].map(|input| idle[node.inputs[input] as usize]));
         let least = |own: i64, partners: i64, reach: i64| own.min(partners.saturating_sub(reach));
         let bound = |value: i64, field: &FieldRef| {
             ScalarValue::TimestampMicrosecond(Some(value), None).cast_to(field.data_type())
@@ -297,12 +302,22 @@ fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks]) -
         }
     }
     for &(l, r) in &join.on {
-        let (Some(of_left), Some(of_right)) = (left.get(&l), right.get(&r)) else { continue };
+        let silent = [0, 1].map(|input| idle[node.inputs[input] as usize]);
+        let Some((of_left, of_right)) = without_idle(left.get(&l), right.get(&r), silent) else { continue };
         let least = if of_right.partial_cmp(of_left) == Some(Ordering::Less) { of_right } else { of_left };
         put(l, least);
         put(width + r, least);
     }
     Ok(watermarks)
+}
+
+/// Two watermarks, of which one that is idle is as far as the other.
+pub fn without_idle<T: Copy>(left: Option<T>, right: Option<T>, idle: [bool; 2]) -> Option<(T, T)> {
+    match idle {
+        [true, false] => right.map(|right| (right, right)),
+        [false, true] => left.map(|left| (left, left)),
+        _ => left.zip(right),
+    }
 }
 
 fn through_unnest(columns: &[UnnestColumn], input: &Watermarks) -> Result<Watermarks> {

@@ -60,6 +60,8 @@ pub struct StepContext<'a> {
     pub watermarks: &'a Watermarks,
     /// Those of a second input; none, if there is no second.
     pub right_watermarks: &'a Watermarks,
+    /// The first and the second input have been silent for longer than their users are willing to wait.
+    pub idle: [bool; 2],
     /// The time of the epoch, in microseconds since 1970. Never before that of an earlier epoch.
     pub now: i64,
 }

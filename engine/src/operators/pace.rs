@@ -1,4 +1,5 @@
-//! EMIT CHANGES EVERY: changes are held back, netted, and sent together at multiples of an interval.
+//! EMIT CHANGES EVERY: changes are held back, netted, and sent together at multiples of an interval. Without an interval only what
+//! is final is sent: EMIT ON WINDOW CLOSE of what has no closing of its own, such as the first rows of each window.
 //!
 //! ```text
 //!   12:00:00        12:00:10        12:00:20            EVERY INTERVAL '10 seconds'
@@ -105,9 +106,9 @@ impl Operator for Pace {
         for delta in only_input(inputs)? {
             self.hold(ctx, &delta)?;
         }
-        let number = ctx.now.div_euclid(self.plan.every);
-        if self.sent != Some(number) {
-            self.sent = Some(number);
+        let number = self.plan.every.map(|every| ctx.now.div_euclid(every));
+        if number.is_some() && self.sent != number {
+            self.sent = number;
             return Ok(self.send_below(ctx, None)?.into_iter().collect());
         }
         let Some(column) = self.plan.close else { return Ok(Chunks::new()) };
@@ -123,7 +124,8 @@ impl Operator for Pace {
     }
 
     fn due_at(&self) -> Result<Option<i64>> {
-        let next = self.sent.map_or(i64::MIN, |number| (number + 1).saturating_mul(self.plan.every));
+        let Some(every) = self.plan.every else { return Ok(None) };
+        let next = self.sent.map_or(i64::MIN, |number| (number + 1).saturating_mul(every));
         Ok(self.held.first().filter(|_| self.is_first_shard).map(|_| next))
     }
 

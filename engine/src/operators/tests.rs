@@ -33,6 +33,7 @@ fn step(operator: &mut dyn Operator, first: bool, inputs: Vec<Chunks>) -> Chunks
         watermarks_before: &none,
         watermarks: &none,
         right_watermarks: &none,
+        idle: [false, false],
         now: 0,
     };
     operator.step(&ctx, inputs).unwrap()

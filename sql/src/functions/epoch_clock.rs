@@ -8,9 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result as DfResult, ScalarValue};
-use datafusion::logical_expr::{Expr, ScalarUDF, Volatility, cast, lit};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast, lit,
+};
 use datafusion::prelude::col;
 use tidemark_common::Error;
 use tidemark_common::plan::CLOCK;
@@ -19,6 +22,12 @@ use tidemark_common::types::SqlType;
 use super::declare::{Kind, function};
 use super::value::Value;
 
+/// `ASOF JOIN b ON c` is spelled `JOIN b ON tidemark_asof() AND c`.
+pub const ASOF: &str = "tidemark_asof";
+/// `JOIN b FOR SYSTEM_TIME AS OF t ON c` is spelled `JOIN b ON tidemark_as_of(t) AND c`.
+pub const AS_OF: &str = "tidemark_as_of";
+/// In a dataflow, of such a join as of proctime().
+pub const CURRENT: &str = "tidemark_current";
 /// The time at which a row is processed.
 pub const PROCTIME: &str = "proctime";
 
@@ -32,6 +41,47 @@ const NAMES: [(&str, Kind); 8] = [
     ("today", Kind::Date),
     (PROCTIME, Kind::TimestampTz),
 ];
+
+/// What the conditions of joins with versions call; they are gone from a plan before it runs.
+pub(super) fn functions() -> Vec<ScalarUDF> {
+    let uncalled = |_: &super::declare::Row<'_>| Err(Error::internal("a join with versions was not planned as one"));
+    vec![
+        function(ASOF).volatile().on(&[], Kind::Bool, uncalled).udf(),
+        function(AS_OF)
+            .volatile()
+            .on(&[Kind::TimestampTz], Kind::Bool, uncalled)
+            .on(&[Kind::Timestamp], Kind::Bool, uncalled)
+            .udf(),
+    ]
+}
+
+/// [`CURRENT`], of any columns.
+pub fn current_function() -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::new_from_impl(Current { signature: Signature::variadic_any(Volatility::Volatile) }))
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Current {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Current {
+    fn name(&self) -> &str {
+        CURRENT
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> DfResult<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Err(Error::internal("a join as of the present was not planned as one").into())
+    }
+}
 
 /// For the planning of dataflows, by name.
 pub fn epoch_clock() -> HashMap<String, Arc<ScalarUDF>> {

@@ -56,7 +56,7 @@ pub use arrays::parse_text_array;
 pub use binary::parse_bytea;
 pub use casts::{ASSIGN_CHAR, ASSIGN_VARCHAR, TO_CHAR, TO_JSON, TO_JSONB, TO_NUMERIC, TO_UUID, TO_VARCHAR};
 pub use clock::Clock;
-pub use epoch_clock::{clock_at, epoch_clock};
+pub use epoch_clock::{AS_OF, ASOF, CURRENT, clock_at, current_function, epoch_clock};
 pub use input::{parse_date, parse_time, parse_timestamp, parse_timestamptz};
 pub use json_access::{
     JSON_GET, JSON_GET_PATH, JSON_GET_PATH_TEXT, JSON_GET_TEXT, JSONB_CONTAINS, JSONB_EXISTS, JSONB_EXISTS_ALL,
@@ -79,6 +79,7 @@ pub fn functions() -> Vec<ScalarUDF> {
         windows::functions(),
         casts::functions(),
         clock::functions(),
+        epoch_clock::functions(),
         json_access::functions(),
         arrays::functions(),
         regexp::functions(),

@@ -464,6 +464,9 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::super::input::parse_timestamp;
     use super::super::output::timestamp;
     use super::*;
@@ -527,6 +530,45 @@ mod tests {
                     hops(ts, &[span(0, slide), span(0, size), span(0, offset)]),
                     expected,
                     "{slide} {size} {offset} {ts}"
+                );
+            }
+        }
+    }
+
+    /// Months against the calendar: windows lie side by side, hold their moment, and begin with a month.
+    #[test]
+    fn windows_of_months_lie_side_by_side() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for _ in 0..2000 {
+            let (months, shift) = (rng.random_range(1..30), rng.random_range(-20..20));
+            let ts = rng.random_range(-60_000 * DAY..60_000 * DAY);
+            let spans = [span(months, 0), span(shift, 0)];
+            let at = |which, ts| {
+                let array = evaluate(which, &[Some(ts)], &spans).unwrap();
+                array.as_primitive::<TimestampMicrosecondType>().value(0)
+            };
+            let (start, end) = (at(Which::TumbleStart, ts), at(Which::TumbleEnd, ts));
+            assert!(start <= ts && ts < end, "{months} {shift} {ts}");
+            assert_eq!((at(Which::TumbleEnd, start - 1), at(Which::TumbleStart, end)), (start, end));
+            assert!(timestamp(start).ends_with("-01 00:00:00"), "{}", timestamp(start));
+            assert_eq!(end, calendar::add_interval(start, span(months, 0)).unwrap());
+        }
+    }
+
+    /// Against the definition: every step's end behind the moment within the window that holds it.
+    #[test]
+    fn cumulating_windows_end_with_every_step() {
+        for (step, size, offset) in [(5i64, 20i64, 0i64), (1, 7, 3), (6, 6, -1)] {
+            for ts in -50i64..50 {
+                let start = (ts - offset).div_euclid(size) * size + offset;
+                let expected: Vec<i64> = (1..=size / step).map(|n| start + n * step).filter(|end| *end > ts).collect();
+                let spans = [span(0, step), span(0, size), span(0, offset)];
+                let array = evaluate(Which::CumulateEnds, &[Some(ts)], &spans).unwrap();
+                let found = array.as_list::<i32>().value(0);
+                assert_eq!(
+                    found.as_primitive::<TimestampMicrosecondType>().values().to_vec(),
+                    expected,
+                    "{step} {size} {ts}"
                 );
             }
         }

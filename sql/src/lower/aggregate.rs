@@ -12,7 +12,7 @@ use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggrega
 use tidemark_common::plan::{self, AggregateCall, AggregateStrategy, NodeId, Op, Properties, is_ordered_extreme};
 use tidemark_common::{Error, Result};
 
-use super::Lowering;
+use super::{Lowering, watermark};
 
 impl Lowering {
     pub(super) fn distinct(&mut self, input: &Arc<LogicalPlan>) -> Result<NodeId> {
@@ -68,16 +68,20 @@ impl Lowering {
     ) -> Result<NodeId> {
         let properties = self.properties(input).clone();
         let exchanged = self.exchange(input, (0..group).collect());
-        let close = properties.watermarks.iter().copied().find(|c| *c < group);
+        let close =
+            watermark::tightest(self.schema(input), properties.watermarks.iter().copied().filter(|c| *c < group));
         let emit_on_close = self.emit_on_close && close.is_some();
         self.closes |= close.is_some();
         let strategy = strategy(&calls, properties.append_only);
+        // A group that is sent when one time is final may be long below the watermark of another; a window's times go together.
+        let fields = self.schema(input).fields().clone();
+        let keeps_watermark = |c: usize| !emit_on_close || close == Some(c) || watermark::is_of_window(&fields[c]);
         // A key is sent the first time it is seen and never taken back.
         let grows_only = (calls.is_empty() && properties.append_only) || emit_on_close;
         let output = Properties {
             append_only: grows_only,
             key: Some((0..group).collect()),
-            watermarks: properties.watermarks.into_iter().filter(|c| *c < group).collect(),
+            watermarks: properties.watermarks.into_iter().filter(|c| *c < group && keeps_watermark(*c)).collect(),
         };
         let schema = self.aggregate_schema(exchanged, group, &calls, aggregate);
         let op = Op::Aggregate(plan::Aggregate { group, calls, strategy, close, emit_on_close });

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!   b.ts >= a.ts - INTERVAL '5 seconds' AND b.ts < a.ts + INTERVAL '1 minute'  ─▶  b.ts - a.ts from -5 s to 1 min
+//!   b.ts - a.ts BETWEEN INTERVAL '-5 seconds' AND INTERVAL '1 minute'          ─▶  the same
 //! ```
 //!
 //! A month has 28 to 31 days here, and a day 22 to 26 hours: state is kept rather a little too long, the condition itself decides.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::IntervalMonthDayNano;
+use datafusion::arrow::datatypes::{IntervalMonthDayNano, Schema};
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNullExpr, Literal};
 use datafusion::physical_expr::utils::split_conjunction;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::Within;
+
+use crate::asof::BOUND;
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -41,9 +44,39 @@ pub(super) fn of(condition: &Arc<dyn PhysicalExpr>, width: usize) -> Vec<Within>
     found
 }
 
+/// Of an ASOF join: `left.ts < bound OR bound IS NULL`, where bound is the time of a version's successor. A version whose successor
+/// lies below the left watermark meets nothing any more; a row below the right watermark has found its version. Versions without a
+/// successor have no time, and stay.
+pub(super) fn of_versions(condition: &Arc<dyn PhysicalExpr>, right: &Schema, width: usize) -> Option<Within> {
+    split_conjunction(condition).into_iter().find_map(|part| {
+        let either = part.downcast_ref::<BinaryExpr>().filter(|binary| *binary.op() == Operator::Or)?;
+        let (absent, within) = match either.left().is::<IsNullExpr>() {
+            true => (either.left(), either.right()),
+            false => (either.right(), either.left()),
+        };
+        let bound = column(absent.downcast_ref::<IsNullExpr>()?.arg())?;
+        let within = within.downcast_ref::<BinaryExpr>()?;
+        let before = matches!(within.op(), Operator::Lt | Operator::LtEq) && column(within.right()) == Some(bound);
+        let left = column(within.left())?;
+        let is_bound = bound >= width && right.field(bound - width).name() == BOUND;
+        let both = (before && is_bound && left < width).then_some((left, bound - width))?;
+        Some(Within { left: both.0, right: both.1, least: Some(0), most: Some(0), emit_on_close: false })
+    })
+}
+
+fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<Column>().map(Column::index)
+}
+
 fn comparison(part: &Arc<dyn PhysicalExpr>, width: usize) -> Option<Within> {
     let binary = part.downcast_ref::<BinaryExpr>()?;
-    let (mut smaller, mut greater) = (moment(binary.left())?, moment(binary.right())?);
+    let (mut smaller, mut greater) = match difference(binary.left(), binary.right()) {
+        Some(both) => both,
+        None => match difference(binary.right(), binary.left()) {
+            Some((greater, smaller)) => (smaller, greater),
+            None => (moment(binary.left())?, moment(binary.right())?),
+        },
+    };
     match binary.op() {
         Operator::Lt | Operator::LtEq => {}
         Operator::Gt | Operator::GtEq => std::mem::swap(&mut smaller, &mut greater),
@@ -68,6 +101,25 @@ fn comparison(part: &Arc<dyn PhysicalExpr>, width: usize) -> Option<Within> {
         }),
         _ => None,
     }
+}
+
+/// `a - b` compared with a constant is `a` compared with `b` and the constant.
+fn difference(order: &Arc<dyn PhysicalExpr>, constant: &Arc<dyn PhysicalExpr>) -> Option<(Moment, Moment)> {
+    let [difference] = arguments(order, "tidemark_interval_order")? else { return None };
+    let [a, b] = arguments(difference, "tidemark_timestamp_diff")? else { return None };
+    let ScalarValue::Decimal128(Some(value), _, scale) = constant.downcast_ref::<Literal>()?.value() else {
+        return None;
+    };
+    let unit = 10i128.checked_pow(u32::try_from(*scale).ok()?)?;
+    let (least, most) = (value.div_euclid(unit), value.div_euclid(unit) + i128::from(value % unit != 0));
+    let (a, b) = (moment(a)?, moment(b)?);
+    let later = |micros: i64, by: i128| i64::try_from(i128::from(micros) + by).ok();
+    Some((a, Moment { column: b.column, least: later(b.least, least)?, most: later(b.most, most)? }))
+}
+
+fn arguments<'a>(expr: &'a Arc<dyn PhysicalExpr>, function: &str) -> Option<&'a [Arc<dyn PhysicalExpr>]> {
+    let call = expr.downcast_ref::<ScalarFunctionExpr>()?;
+    (call.fun().name() == function).then(|| call.args())
 }
 
 fn moment(expr: &Arc<dyn PhysicalExpr>) -> Option<Moment> {

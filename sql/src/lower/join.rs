@@ -22,7 +22,8 @@ use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties, Stored, Within};
 use tidemark_common::{Error, Result};
 
-use super::{Lowering, intervals, watermark};
+use super::{Lowering, intervals, temporal, watermark};
+use crate::asof;
 
 /// An input, with its keys as columns.
 struct Side {
@@ -47,9 +48,15 @@ impl Lowering {
             std::mem::swap(&mut left, &mut right);
             std::mem::swap(&mut lefts, &mut rights);
         }
-        let residual = join.filter.as_ref().filter(|f| !is_true(f)).map(|filter| {
+        let (filter, current) = asof::without_marker(join.filter.as_ref());
+        // What an inner join asks of the clock is asked of its pairs.
+        let (filter, of_clock) = match kind {
+            JoinKind::Inner => temporal::without_clock(filter)?,
+            _ => (filter, None),
+        };
+        let residual = filter.filter(|f| !is_true(f)).map(|filter| {
             let schema = left.schema().join(right.schema())?;
-            self.physical(filter, &schema)
+            self.physical(&filter, &schema)
         });
         let residual = residual.transpose()?;
         let left = self.side(left, &lefts)?;
@@ -64,12 +71,29 @@ impl Lowering {
         };
         let on: Vec<(usize, usize)> = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
         let null_equal = join.null_equality == NullEquality::NullEqualsNull;
-        let within = self.within(kind, &on, residual.as_ref(), &left, &right);
-        let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None], within };
+        if current {
+            self.check_current(kind, left.node)?;
+        }
+        let within = if current { None } else { self.within(kind, &on, residual.as_ref(), &left, &right) };
+        let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None], within, current };
         op.looked_up = [self.looked_up(&op, &left, true), self.looked_up(&op, &right, false)];
         let properties = self.join_properties(&op, left.node, right.node);
         let schema = Arc::new(join.schema.as_arrow().clone());
-        Ok(self.add(Op::Join(op), vec![left.node, right.node], schema, properties))
+        let node = self.add(Op::Join(op), vec![left.node, right.node], schema, properties);
+        of_clock.map_or(Ok(node), |condition| self.filter(node, &condition, &join.schema))
+    }
+
+    /// A row that meets what is there when it comes cannot be taken back: by then other rows are there.
+    fn check_current(&self, kind: JoinKind, left: NodeId) -> Result<()> {
+        if !matches!(kind, JoinKind::Inner | JoinKind::Left) {
+            return Err(Error::internal("a join as of the present has another kind"));
+        }
+        if self.properties(left).append_only {
+            return Ok(());
+        }
+        Err(Error::unsupported("FOR SYSTEM_TIME AS OF proctime() over rows that change is not supported")
+            .with_detail("A row that is taken back would have to be found with what it met when it came.")
+            .with_hint("Leave FOR SYSTEM_TIME out: a plain join follows both sides."))
     }
 
     /// How far apart in time rows are that meet, by columns with a watermark.
@@ -90,6 +114,12 @@ impl Lowering {
         let known = |l: usize, r: usize| {
             has_watermark(of_left, self.schema(left.node), l) && has_watermark(of_right, self.schema(right.node), r)
         };
+        if let Some(within) = residual.and_then(|expr| intervals::of_versions(expr, self.schema(right.node), width))
+            && known(within.left, within.right)
+            && !of_right.append_only
+        {
+            return Some(within);
+        }
         let equal =
             on.iter().map(|&(left, right)| Within { left, right, least: Some(0), most: Some(0), emit_on_close: false });
         let mut found: Vec<Within> =
@@ -115,7 +145,11 @@ impl Lowering {
     fn looked_up(&self, join: &plan::Join, side: &Side, is_left: bool) -> Option<Vec<usize>> {
         // How many matches a row has is kept with it, how many rows a key has is less than the rows, and an index may have no
         // entries for NULL.
-        if join.counts_matches(is_left) || (join.keeps_counts() && !is_left) || join.null_equal || side.keys.is_empty()
+        if join.counts_matches(is_left)
+            || (join.keeps_counts() && !is_left)
+            || join.null_equal
+            || side.keys.is_empty()
+            || (join.current && is_left)
         {
             return None;
         }
@@ -221,6 +255,10 @@ impl Lowering {
         // A row that waits for a partner comes when the watermark has passed it.
         let waits = join.within.is_some_and(|within| within.emit_on_close) && join.kind != JoinKind::Inner;
         let watermarks = equal.chain(bounded).filter(|_| !waits).filter_map(position).collect();
+        if join.current {
+            let watermarks = left.watermarks.iter().filter_map(|&column| position(column)).collect();
+            return Properties { append_only: true, key, watermarks };
+        }
         Properties { append_only: grows && left.append_only && right.append_only, key, watermarks }
     }
 }

@@ -40,6 +40,8 @@ use tidemark_common::plan::{Dataflow, Emit, Node, NodeId, Op, Pace, Properties};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
+use crate::asof;
+use crate::functions::CURRENT;
 use crate::functions::epoch_clock::clock_call;
 use crate::relation::Relation;
 
@@ -57,8 +59,9 @@ pub fn lower(plan: &LogicalPlan, emit: Emit) -> Result<Dataflow> {
         closes: false,
     };
     let output = lowering.plan(strip_order(plan))?;
-    let output = lowering.store_types(output)?;
+    let mut output = lowering.store_types(output)?;
     if emit_on_close {
+        output = lowering.hold(output);
         lowering.check_closes(output)?;
     }
     if let Emit::ChangesEvery(every) = emit {
@@ -78,6 +81,7 @@ pub fn check_deterministic(plan: &LogicalPlan) -> Result<()> {
                     && f.func.signature().volatility != Volatility::Immutable
                     // What may stand where is for the lowering to say.
                     && clock_call(e)?.is_none()
+                    && f.func.name() != CURRENT
                 {
                     offender = Some(f.func.name().to_string());
                     return Ok(TreeNodeRecursion::Stop);
@@ -148,7 +152,9 @@ impl Lowering {
                 Some(numbered) => self.numbered(&numbered),
                 None => {
                     let input = self.plan(&filter.input)?;
-                    self.filter(input, &filter.predicate, filter.input.schema())
+                    // The optimizer may have inferred a copy of a join's mark for one of its sides.
+                    let (predicate, _) = asof::without_marker(Some(&filter.predicate));
+                    predicate.map_or(Ok(input), |predicate| self.filter(input, &predicate, filter.input.schema()))
                 }
             },
             LogicalPlan::Union(union) => self.union(&union.inputs, plan.schema()),
@@ -320,10 +326,28 @@ impl Lowering {
     /// Sends what has changed at intervals.
     fn pace(&mut self, output: NodeId, every: i64) {
         let (schema, properties) = (self.schema(output).clone(), self.properties(output).clone());
-        let is_time =
-            |c: &&usize| matches!(schema.field(**c).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
-        let close = properties.watermarks.iter().find(is_time).copied();
-        self.add(Op::Pace(Pace { every, close }), vec![output], schema, properties);
+        let close = self.closing_time(output);
+        self.add(Op::Pace(Pace { every: Some(every), close }), vec![output], schema, properties);
+    }
+
+    /// On closing, what changes until it is final is held back until then.
+    fn hold(&mut self, output: NodeId) -> NodeId {
+        let (schema, properties) = (self.schema(output).clone(), self.properties(output).clone());
+        match self.closing_time(output) {
+            Some(close) if !properties.append_only => {
+                self.closes = true;
+                let properties = Properties { append_only: true, ..properties };
+                self.add(Op::Pace(Pace { every: None, close: Some(close) }), vec![output], schema, properties)
+            }
+            _ => output,
+        }
+    }
+
+    /// A column of the output by whose watermark its rows are final.
+    fn closing_time(&self, output: NodeId) -> Option<usize> {
+        let schema = self.schema(output);
+        let is_time = |c: &usize| matches!(schema.field(*c).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
+        watermark::tightest(schema, self.properties(output).watermarks.iter().copied().filter(is_time))
     }
 
     /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.

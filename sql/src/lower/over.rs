@@ -8,10 +8,11 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr, SortExpr, Window, WindowFunctionDefinition};
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_planner::create_window_expr;
+use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::{self, NodeId, Op, Properties};
 use tidemark_common::{Error, Result};
 
-use super::Lowering;
+use super::{Lowering, watermark};
 use crate::functions::{SESSION_END, SESSION_START, session_end_function};
 
 /// Functions over the same rows in the same order.
@@ -63,6 +64,10 @@ impl Lowering {
         let time = keys.order.first().map(|key| key.column).filter(|column| from.watermarks.contains(column));
         let session_end = if time.is_some() { session_end(window, frame) } else { None };
         let until = match (time, session_end) {
+            (Some(time), None) if is_next_time(window, frame) => {
+                properties.watermarks.insert(first);
+                Some(plan::Until { time, function: 0, emit_on_close: false })
+            }
             (Some(time), Some(end)) => {
                 let function = match end {
                     SessionEnd::At(function) => function,
@@ -82,7 +87,10 @@ impl Lowering {
             _ => None,
         };
         let over = plan::Over {
-            close: keys.partition.iter().copied().find(|column| properties.watermarks.contains(column)),
+            close: watermark::tightest(
+                self.schema(exchanged),
+                keys.partition.iter().copied().filter(|column| properties.watermarks.contains(column)),
+            ),
             partition: keys.partition,
             order: keys.order,
             functions,
@@ -140,6 +148,21 @@ fn session_end(window: &Window, frame: &Frame<'_>) -> Option<SessionEnd> {
             Some(SessionEnd::Like(Expr::from(WindowFunction { fun, params: first.params.clone() })))
         }
     }
+}
+
+/// If all that a frame asks is the time of the next row, in the order of time: `lead(ts) OVER (PARTITION BY k ORDER BY ts)`. It is
+/// final when it lies below the watermark, since no row comes between any more.
+fn is_next_time(window: &Window, frame: &Frame<'_>) -> bool {
+    let ([order, ..], [function]) = (frame.order, frame.functions.as_slice()) else { return false };
+    let Some(call) = window_function(&window.window_expr[*function]) else { return false };
+    let is_one = |offset: &Expr| matches!(offset, Expr::Literal(ScalarValue::Int64(Some(1)), _));
+    let (value, rest) = match call.params.args.split_first() {
+        Some((value, rest)) => (value, rest),
+        None => return false,
+    };
+    let one_ahead =
+        rest.first().is_none_or(is_one) && rest.get(1).is_none_or(|d| matches!(d, Expr::Literal(v, _) if v.is_null()));
+    call.fun.name() == "lead" && order.asc && *value == order.expr && one_ahead && call.params.filter.is_none()
 }
 
 fn frames(functions: &[Expr]) -> Result<Vec<Frame<'_>>> {

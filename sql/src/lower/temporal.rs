@@ -123,6 +123,18 @@ impl Lowering {
     }
 }
 
+/// The parts of a condition that do not ask the clock, and those that do.
+pub(super) fn without_clock(condition: Option<Expr>) -> Result<(Option<Expr>, Option<Expr>)> {
+    let (mut plain, mut temporal) = (Vec::new(), Vec::new());
+    for part in condition.iter().flat_map(split_conjunction) {
+        match clock_call(part)? {
+            Some(_) => temporal.push(part.clone()),
+            None => plain.push(part.clone()),
+        }
+    }
+    Ok((conjunction(plain), conjunction(temporal)))
+}
+
 /// Which conditions a comparison of the row with the clock is.
 fn directions(operator: Operator) -> Result<Vec<(Keeps, bool)>> {
     Ok(match operator {

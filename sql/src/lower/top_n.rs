@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 use tidemark_common::plan::{self, NodeId, Op, Properties, RowNumber};
 use tidemark_common::{Error, Result};
 
-use super::{Lowering, over};
+use super::{Lowering, over, watermark};
 
 /// Rows with a number above `offset`, at most `limit` of them.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,10 @@ impl Lowering {
             (key, _) => key,
         };
         let top_n = plan::TopN {
-            close: keys.partition.iter().copied().find(|column| watermarks.contains(column)),
+            close: watermark::tightest(
+                self.schema(exchanged),
+                keys.partition.iter().copied().filter(|column| watermarks.contains(column)),
+            ),
             partition: keys.partition,
             order: keys.order,
             number: part.number,

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::ScalarFunctionExpr;
@@ -26,6 +26,17 @@ const MONOTONE: &[&str] = &[
     "to_timestamp",
     "to_timestamp_micros",
 ];
+
+/// Of columns that each close what they are a key of, the one that does so first: a cumulating window is over at its own end, by
+/// its start only with the longest.
+pub(super) fn tightest(schema: &Schema, columns: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+    columns.clone().find(|column| schema.field(*column).name() == "window_end").or_else(|| columns.clone().next())
+}
+
+/// A column that the window functions make.
+pub(super) fn is_of_window(field: &Field) -> bool {
+    matches!(field.name().as_str(), "window_start" | "window_end" | "window_time")
+}
 
 pub(super) fn as_column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     expr.downcast_ref::<Column>().map(Column::index)

@@ -29,7 +29,7 @@ use super::choices::{Choices, Tree};
 use super::from_env;
 use crate::harness::{Random, repository};
 
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 3;
 /// Views of a round, a third of them at a time.
 const VIEWS: usize = 24;
 /// Files of a round before the last views are made.

@@ -49,18 +49,20 @@ impl Horizon {
 
     /// Rows with times below it can be let go.
     fn bound(&self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
-        let (own, others) = match self.is_left {
-            true => (ctx.watermarks, ctx.right_watermarks),
-            false => (ctx.right_watermarks, ctx.watermarks),
+        let (own, others, idle) = match self.is_left {
+            true => (ctx.watermarks, ctx.right_watermarks, ctx.idle),
+            false => (ctx.right_watermarks, ctx.watermarks, [ctx.idle[1], ctx.idle[0]]),
         };
-        let Some(partners) = watermark_micros(others, self.partners_time.0, &self.partners_time.1)? else {
-            return Ok(None);
-        };
+        let own = watermark_micros(own, self.time.0, &self.time.1)?;
+        let partners = watermark_micros(others, self.partners_time.0, &self.partners_time.1)?;
+        // A partner that is silent holds nobody back.
+        let partners = if idle == [false, true] { own } else { partners };
+        let Some(partners) = partners else { return Ok(None) };
         let meets_nothing = partners.saturating_sub(self.reach);
         if self.append_only {
             return Ok(Some(meets_nothing));
         }
-        Ok(watermark_micros(own, self.time.0, &self.time.1)?.map(|changes| meets_nothing.min(changes)))
+        Ok(own.map(|changes| meets_nothing.min(changes)))
     }
 
     /// The times of rows, as they are indexed. A row without one meets nothing: it is kept only if it may be taken back.

@@ -47,6 +47,9 @@ pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Plac
     let state = |which| KeyedState::new(placement.state(which), placement.cache_budget / 2);
     let [left, right] = [0, 1].map(|input| &nodes[node.inputs[input] as usize].schema);
     let rows_of = |input: usize, which| -> Result<Kept> {
+        if join.current && input == 0 {
+            return Ok(Kept::Nothing);
+        }
         let Some(by) = &join.looked_up[input] else { return Ok(Kept::Own(state(which))) };
         let astray = || Error::internal(format!("{name}: an input to look up in is not stored"));
         let stored = Stored::of(nodes, node.inputs[input]).ok_or_else(astray)?;

@@ -49,6 +49,8 @@ pub struct Side {
 pub enum Kept {
     Own(KeyedState),
     Stored(StoredRows),
+    /// Rows are not met again.
+    Nothing,
 }
 
 /// The key columns of an input.
@@ -206,7 +208,19 @@ impl Side {
         match &self.kept {
             Kept::Own(_) => self.load_own(ctx.snapshot, changes, wanted, groups),
             Kept::Stored(_) => self.load_stored(ctx, changes, wanted, groups),
+            Kept::Nothing => Ok(self.load_changed(changes, wanted.len())),
         }
+    }
+
+    /// Nothing was there before.
+    fn load_changed(&self, changes: &Changes, groups: usize) -> Rows {
+        let rows: Vec<Row> = changes.weights.iter().map(|&after| Row { after, ..Row::default() }).collect();
+        let mut changed_of = vec![Vec::new(); groups];
+        for (number, &group) in changes.groups.iter().enumerate().filter(|(_, group)| **group != usize::MAX) {
+            changed_of[group].push(number as u32);
+        }
+        let (batch, others_of) = (changes.batch.clone(), vec![Vec::new(); groups]);
+        Rows { batch, changed: rows.len(), rows, changed_of, others_of, ..Rows::nothing(&self.schema) }
     }
 
     /// A changed row of a group that is not wanted counts as if it had not been there before: with nothing changed on the other
@@ -381,7 +395,7 @@ impl Side {
     pub fn kept(&self) -> Option<&KeyedState> {
         match &self.kept {
             Kept::Own(kept) => Some(kept),
-            Kept::Stored(_) => None,
+            Kept::Stored(_) | Kept::Nothing => None,
         }
     }
 

@@ -83,6 +83,7 @@ impl Test {
             output,
             looked_up: [None, None],
             within: None,
+            current: false,
         };
         let looks_up = |left| {
             let keeps = join.counts_matches(left) || (join.keeps_counts() && !left);

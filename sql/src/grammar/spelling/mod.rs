@@ -4,6 +4,7 @@
 //!   TABLE t                        ──▶  SELECT * FROM t              ABORT              ──▶  ROLLBACK
 //!   integer ARRAY[4]               ──▶  integer[4]                   FETCH c            ──▶  FETCH NEXT FROM c
 //!   INTERVAL(3) '1 s'              ──▶  INTERVAL '1 s' SECOND(3)     CREATE USER a      ──▶  CREATE ROLE a LOGIN
+//!   a ASOF JOIN b ON c             ──▶  a JOIN b ON tidemark_asof() AND c
 //!   trim(leading from a)           ──▶  trim(leading ' ' from a)     COPY BINARY t ..   ──▶  COPY t .. BINARY
 //! ```
 //!
@@ -14,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use self::words::{ends_with, is_at, word_at};
 use super::cursor::is_word;
+use crate::functions::{AS_OF, ASOF};
 
 mod statement;
 mod words;
@@ -94,6 +96,10 @@ impl Speller {
                 true
             }
             Keyword::MAP if *self.next_token(1) == Token::LParen => self.map_type(),
+            Keyword::ASOF => self.asof(),
+            Keyword::FOR if self.next_is(1, "SYSTEM_TIME") && self.next_is(2, "AS") && self.next_is(3, "OF") => {
+                self.system_time()
+            }
             Keyword::FOR if self.next_is(1, "NO") && self.next_is(2, "KEY") && self.next_is(3, "UPDATE") => {
                 self.skip_within(2)
             }
@@ -123,6 +129,73 @@ impl Speller {
             }
             _ => false,
         }
+    }
+
+    /// `ASOF [LEFT] JOIN b ON c` is `[LEFT] JOIN b ON tidemark_asof() AND c`. Snowflake's `ASOF JOIN b MATCH_CONDITION (m) ON c`
+    /// keeps rows without a match, as it does there.
+    fn asof(&mut self) -> bool {
+        let join = (1..=3).find(|ahead| self.next_is(*ahead, "JOIN"));
+        let Some(condition) = join.and_then(|join| self.condition(self.at + join + 1)) else { return false };
+        let span = self.from[condition].span;
+        let word = |word: &str| TokenWithSpan::new(Token::make_word(word, None), span);
+        if is_at(&self.from, condition, "MATCH_CONDITION") {
+            if let Some(on) = self.condition(condition + 1).filter(|on| is_at(&self.from, *on, "ON")) {
+                self.from[on] = word("AND");
+            }
+            self.from[condition] = word("ON");
+            self.put_words(&["LEFT"]);
+        }
+        self.insert_call(condition + 1, ASOF, &[]);
+        self.at += 1;
+        true
+    }
+
+    /// `b FOR SYSTEM_TIME AS OF t AS x ON c` is `b AS x ON tidemark_as_of(t) AND c`.
+    fn system_time(&mut self) -> bool {
+        let from = self.at + 4;
+        let mut to = from + 1;
+        while *self.token_at(to) == Token::Period {
+            to += 2;
+        }
+        if *self.token_at(to) == Token::LParen && *self.token_at(to + 1) == Token::RParen {
+            to += 2;
+        }
+        let Some(condition) = self.condition(to).filter(|at| is_at(&self.from, *at, "ON")) else { return false };
+        let time = self.from[from..to].to_vec();
+        self.insert_call(condition + 1, AS_OF, &time);
+        self.at = to;
+        true
+    }
+
+    fn token_at(&self, at: usize) -> &Token {
+        self.from.get(at).map_or(&Token::EOF, |t| &t.token)
+    }
+
+    /// Where the condition of the join begins whose table is at `from`.
+    fn condition(&self, from: usize) -> Option<usize> {
+        let mut depth = 0usize;
+        for at in from..self.from.len() {
+            match self.token_at(at) {
+                Token::LParen => depth += 1,
+                Token::RParen => depth = depth.checked_sub(1)?,
+                Token::SemiColon => return None,
+                _ if depth > 0 => {}
+                _ if is_at(&self.from, at, "ON") || is_at(&self.from, at, "MATCH_CONDITION") => return Some(at),
+                _ if is_at(&self.from, at, "JOIN") || is_at(&self.from, at, "WHERE") => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// `function(arguments) AND` before the token at `at`.
+    fn insert_call(&mut self, at: usize, function: &str, arguments: &[TokenWithSpan]) {
+        let span = self.from[at - 1].span;
+        let token = |token: Token| TokenWithSpan::new(token, span);
+        let open = [token(Token::make_word(function, None)), token(Token::LParen)];
+        let close = [token(Token::RParen), token(Token::make_word("AND", None))];
+        let call: Vec<TokenWithSpan> = open.into_iter().chain(arguments.iter().cloned()).chain(close).collect();
+        self.from.splice(at..at, call);
     }
 
     /// Keeps this token and leaves out the `count` after it.
