@@ -205,7 +205,7 @@ impl RunningDataflow {
         let none = Watermarks::new();
         let of_input = |at: usize| self.plan.nodes[index].inputs.get(at).map(|input| self.watermarks.of(*input));
         let (watermarks_before, watermarks) = of_input(0).unwrap_or((&none, &none));
-        let right_watermarks = of_input(1).map_or(&none, |(_, after)| after);
+        let (right_watermarks_before, right_watermarks) = of_input(1).unwrap_or((&none, &none));
         let is_idle = |at: usize| self.plan.nodes[index].inputs.get(at).is_some_and(|i| self.watermarks.is_idle(*i));
         let idle = [is_idle(0), is_idle(1)];
         let RunningNode { task, stats, .. } = &mut self.nodes[index];
@@ -230,6 +230,7 @@ impl RunningDataflow {
                         first,
                         watermarks_before,
                         watermarks,
+                        right_watermarks_before,
                         right_watermarks,
                         idle,
                         now,

@@ -68,7 +68,7 @@ pub(crate) struct History {
 /// Who judges.
 pub(crate) enum Judge<'a> {
     /// The source as it reads on, at this time; what its judgement hangs on is remembered.
-    First { now: i64, history: &'a mut History },
+    First { now: i64, history: &'a mut Arc<History> },
     /// Whoever reads the same rows from the start.
     Again(&'a History),
 }
@@ -152,8 +152,10 @@ impl Lanes {
     }
 
     /// Moves the source's watermark on: the minimum over lanes that had a row within `idle_timeout`.
-    pub fn advance(&mut self, idle_timeout: Option<i64>, now: i64) {
-        let active = |lane: &&Lane| idle_timeout.is_none_or(|timeout| now - lane.last_row < timeout);
+    /// `began`: when reading began in this life; what came while nobody read may still come.
+    pub fn advance(&mut self, idle_timeout: Option<i64>, now: i64, began: i64) {
+        let active =
+            |lane: &&Lane| idle_timeout.is_none_or(|timeout| now.saturating_sub(lane.last_row.max(began)) < timeout);
         let minimum = self.lanes.values().filter(active).map(|l| l.watermark).min().flatten();
         self.watermark = self.watermark.max(minimum);
     }
@@ -182,17 +184,18 @@ impl Lane {
         self.last_row = *now;
         if let Some(floor) = floor.filter(|floor| self.watermark.is_none_or(|own| own < *floor)) {
             self.watermark = Some(floor);
-            history.raised.entry(name.to_string()).or_default().push((self.rows, floor));
+            let raised = &mut Arc::make_mut(history).raised;
+            raised.entry(name.to_string()).or_default().push((self.rows, floor));
         }
         let Some(max_future) = max_future else { return };
         let step = (max_future / CLOCK_STEPS).max(1);
         if self.clock.is_none_or(|(_, read)| now.saturating_sub(read) >= step) {
             self.clock = Some((self.rows, *now));
             // What was remembered holds no longer.
-            if let Some(entries) = history.clock.get_mut(name)
-                && entries.last().is_some_and(|(_, clock)| *clock != NEVER)
-            {
-                entries.push((self.rows, NEVER));
+            let last = history.clock.get(name).and_then(|entries| entries.last());
+            if last.is_some_and(|(_, clock)| *clock != NEVER) {
+                let clocks = &mut Arc::make_mut(history).clock;
+                clocks.entry(name.to_string()).or_default().push((self.rows, NEVER));
             }
         }
     }
@@ -226,7 +229,11 @@ impl Lane {
     /// The clock has made a difference.
     fn remember_clock(&self, name: &str, judge: &mut Judge<'_>) {
         let (Judge::First { history, .. }, Some(clock)) = (judge, self.clock) else { return };
-        let entries = history.clock.entry(name.to_string()).or_default();
+        let known = history.clock.get(name).and_then(|entries| entries.last());
+        if known == Some(&clock) {
+            return;
+        }
+        let entries = Arc::make_mut(history).clock.entry(name.to_string()).or_default();
         match entries.last_mut() {
             Some(last) if last.0 == clock.0 => *last = clock,
             _ => entries.push(clock),
@@ -270,7 +277,7 @@ mod tests {
     struct Source {
         def: Option<WatermarkDef>,
         lanes: Lanes,
-        history: History,
+        history: Arc<History>,
         read: Vec<(&'static str, Vec<Option<i64>>)>,
         kept: BTreeMap<&'static str, Vec<Option<i64>>>,
     }
@@ -299,7 +306,7 @@ mod tests {
                     let judged = lanes.admit(self.def.as_ref(), name, batch(piece), judge).unwrap();
                     kept.entry(name).or_default().extend(micros(judged.kept.column(0)).unwrap().iter());
                     lanes.advance_as(&self.lanes);
-                    assert!(lanes.watermark() <= self.lanes.watermark());
+                    assert!(self.lanes.watermark().is_none() || lanes.watermark() <= self.lanes.watermark());
                 }
                 assert_eq!(&kept[name], counted, "lane {name} in pieces of {size}");
             }
@@ -328,23 +335,36 @@ mod tests {
         let mut source = Source::default();
         source.take(0, "a", &[10]);
         source.take(0, "b", &[4]);
-        source.lanes.advance(Some(100), 50);
+        source.lanes.advance(Some(100), 50, 0);
         assert_eq!(source.lanes.watermark(), Some(4));
         source.take(90, "a", &[20]);
-        source.lanes.advance(Some(100), 120);
+        source.lanes.advance(Some(100), 120, 0);
         assert_eq!(source.lanes.watermark(), Some(20));
         // The lane that comes back does not move it back, and what lies below it is late.
         assert_eq!(source.take(121, "b", &[6, 20]), [20]);
-        source.lanes.advance(Some(100), 121);
+        source.lanes.advance(Some(100), 121, 0);
         assert_eq!(source.lanes.watermark(), Some(20));
         (1..4).for_each(|size| source.check_again(size));
+    }
+
+    #[test]
+    fn what_came_while_nobody_read_is_waited_for() {
+        let mut source = Source::default();
+        source.take(0, "a", &[10]);
+        source.take(0, "b", &[10]);
+        // The server was down from 0 to 1000. The lane that is read first does not make the other one late.
+        source.take(1000, "a", &[500]);
+        source.lanes.advance(Some(100), 1000, 1000);
+        assert_eq!(source.take(1001, "b", &[20, 30]), [20, 30]);
+        source.lanes.advance(Some(100), 1100, 1000);
+        assert_eq!(source.lanes.watermark(), Some(30));
     }
 
     #[test]
     fn a_lane_that_comes_later_begins_at_the_watermark() {
         let mut source = Source::default();
         source.take(0, "b", &[10]);
-        source.lanes.advance(None, 0);
+        source.lanes.advance(None, 0, 0);
         assert_eq!(source.take(1, "a", &[8, 11, 9]), [11]);
         source.check_again(1);
     }
@@ -353,7 +373,7 @@ mod tests {
     fn rows_too_far_ahead_move_nothing() {
         let def = WatermarkDef { max_future: Some(100), ..def() };
         let mut source = Source { def: Some(def), ..Source::default() };
-        assert_eq!(source.take(1000, "a", &[990, 5000, 991, 1100, 1101]), [990, 1100]);
+        assert_eq!(source.take(1000, "a", &[990, 5000, 989, 991, 1100, 1101]), [990, 991, 1100]);
         assert_eq!((source.lanes.late_rows, source.lanes.future_rows), (1, 2));
         // Time has come nearer; the same times count now, and did not before.
         assert_eq!(source.take(1050, "a", &[1101, 1150, 1151]), [1101, 1150]);

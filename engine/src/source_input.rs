@@ -249,7 +249,8 @@ pub(crate) struct SourceInput {
     pub def: SourceDef,
     pub positions: Positions,
     pub lanes: Lanes,
-    pub history: History,
+    /// Rarely changes, so that what it was before an epoch costs nothing.
+    pub history: Arc<History>,
     /// The last rows that were refused.
     pub samples: VecDeque<RefusedRow>,
     reader: Option<ReadAhead>,
@@ -279,6 +280,7 @@ impl SourceInput {
         let lanes: Lanes =
             snapshot.get_value(&Key::SourceState { source: def.oid, what: "lanes" })?.unwrap_or_default();
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
+        let history = Arc::new(history);
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {
             def,
@@ -325,6 +327,7 @@ impl SourceInput {
     /// Lets its reader go; what it read ahead will be read again.
     pub fn stop_reading(&mut self) {
         self.reader = None;
+        self.began = None;
     }
 
     pub fn queued_rows(&self) -> usize {
@@ -371,15 +374,16 @@ impl SourceInput {
             Some(Err(error)) => self.failed = Some(error),
             None => {}
         }
-        self.lanes.advance(self.def.idle_timeout, now);
+        let began = *self.began.get_or_insert(now);
+        self.lanes.advance(self.def.idle_timeout, now, began);
         if self.lanes != lanes {
             commit.put(&Key::SourceState { source: self.def.oid, what: "lanes" }, &value::encode(&self.lanes)?);
         }
-        if self.history != history {
-            commit.put(&Key::SourceState { source: self.def.oid, what: HISTORY }, &value::encode(&self.history)?);
+        if !Arc::ptr_eq(&self.history, &history) {
+            commit.put(&Key::SourceState { source: self.def.oid, what: HISTORY }, &value::encode(&*self.history)?);
         }
         let watermarks = as_watermarks(self.def.watermark.as_ref(), &self.def.schema, &self.lanes);
-        self.idle = self.lanes.is_idle(self.def.idle_timeout, now, *self.began.get_or_insert(now));
+        self.idle = self.lanes.is_idle(self.def.idle_timeout, now, began);
         Ok(CollectionChanges { chunks: taken.chunks, watermarks, idle: self.idle })
     }
 
@@ -432,7 +436,7 @@ impl SourceInput {
             return false;
         }
         let mut lanes = self.lanes.clone();
-        lanes.advance(self.def.idle_timeout, now);
+        lanes.advance(self.def.idle_timeout, now, self.began.unwrap_or(now));
         lanes.watermark() != self.lanes.watermark()
             || self.idle != self.lanes.is_idle(self.def.idle_timeout, now, self.began.unwrap_or(now))
     }

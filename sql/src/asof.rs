@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::functions_window::expr_fn::{lag, lead};
@@ -26,7 +26,7 @@ use datafusion::logical_expr::{
 };
 use tidemark_common::{Error, Result};
 
-use crate::functions::epoch_clock::clock_call;
+use crate::functions::epoch_clock::{asks_clock, clock_call};
 use crate::functions::{AS_OF, ASOF, CURRENT, current_function};
 use crate::relation::Relation;
 
@@ -39,7 +39,20 @@ pub fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
         LogicalPlan::Join(join) => Ok(rewritten(join)?),
         other => Ok(Transformed::no(other)),
     })?;
-    Ok(rewritten.data)
+    let mut left = false;
+    rewritten.data.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            left |= expr.exists(|e| Ok(marker(e).is_some()))?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    match left {
+        false => Ok(rewritten.data),
+        true => Err(Error::unsupported(
+            "the condition of ASOF JOIN and of FOR SYSTEM_TIME AS OF is comparisons tied by AND",
+        )
+        .with_hint("Put other conditions into WHERE or a subquery.")),
+    }
 }
 
 /// What a join asks of the versions.
@@ -76,6 +89,16 @@ pub(crate) fn without_marker(condition: Option<&Expr>) -> (Option<Expr>, bool) {
     (conjunction(rest), is_marked)
 }
 
+/// `proctime()`, or another function that asks the clock.
+fn is_clock(time: &Expr) -> bool {
+    match time {
+        Expr::Alias(alias) => is_clock(&alias.expr),
+        Expr::Cast(cast) => is_clock(&cast.expr),
+        Expr::ScalarFunction(call) => call.args.is_empty() && asks_clock(call.func.name()),
+        _ => false,
+    }
+}
+
 fn rewritten(join: Join) -> Result<Transformed<LogicalPlan>> {
     let Some(filter) = &join.filter else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
     let mut parts = split_conjunction_owned(filter.clone());
@@ -88,7 +111,7 @@ fn rewritten(join: Join) -> Result<Transformed<LogicalPlan>> {
     }
     parts.extend(join.on.iter().map(|(left, right)| left.clone().eq(right.clone())));
     let plan = match marker(&parts[at]) {
-        Some(Marker::AsOf(time)) if time.column_refs().is_empty() => {
+        Some(Marker::AsOf(time)) if is_clock(&time) => {
             parts.remove(at);
             if clock_call(&time)?.is_some() {
                 parts.push(current(&join)?);

@@ -13,8 +13,8 @@ use tidemark_sql::ast::{Alter, AlterAction, ObjectType};
 
 use super::drop::is_missing;
 use super::tables::{column_type, new_column};
-use super::ttl;
 use super::{already_exists, definitions};
+use super::{event_time, ttl};
 use crate::query::object_name;
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
@@ -48,6 +48,7 @@ impl Session {
             }
             Op::OwnerTo { new_owner } => return self.check_owner(&new_owner.to_string()),
             Op::RenameColumn { old_column_name, new_column_name } => {
+                event_time::refuse_if_late_table(self.catalog()?.as_ref(), object, "rename a column of")?;
                 self.refuse_if_normalized(object, &fold(old_column_name), operation)?;
                 return self.rename_column(object, &fold(old_column_name), &fold(new_column_name));
             }
@@ -67,6 +68,7 @@ impl Session {
                 ttl::refuse_if_expired_by(object, &name)?;
             }
         }
+        event_time::refuse_if_late_table(self.catalog()?.as_ref(), object, "ALTER TABLE")?;
         if let Op::AlterColumn { column_name, op: sql::AlterColumnOperation::SetDataType { .. } } = operation {
             ttl::refuse_if_expired_by(object, &fold(column_name))?;
         }

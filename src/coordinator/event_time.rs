@@ -8,7 +8,7 @@
 //!   idle_timeout = '1 minute'                                a quiet lane no longer holds the watermark back
 //! ```
 
-use tidemark_catalog::{Column, Object, ObjectKind};
+use tidemark_catalog::{Catalog, Column, Object, ObjectKind};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::LATE_COLUMNS;
@@ -151,6 +151,20 @@ fn late_columns(source: &[Column], limit: SqlType) -> Result<Vec<Column>> {
         .enumerate()
         .map(|(at, column)| Column { nullable: true, ..Column::new(&column.name, column.sql_type, at as i16 + 1) })
         .collect())
+}
+
+/// A table that a source writes refused rows into stays as it is: a row that it would not take would stop the source.
+pub(super) fn refuse_if_late_table(catalog: &Catalog, table: &Object, what: &str) -> Result<()> {
+    let writes =
+        |object: &Object| matches!(&object.kind, ObjectKind::Source(source) if source.late_table == Some(table.oid));
+    match catalog.objects().find(|object| writes(object)) {
+        None => Ok(()),
+        Some(source) => Err(Error::new(
+            SqlState::DependentObjectsStillExist,
+            format!("cannot {what} \"{}\": source \"{}\" writes refused rows into it", table.name, source.name),
+        )
+        .with_hint("Make a view over it, or drop the source first.")),
+    }
 }
 
 /// A table that is there already must take every row.

@@ -21,6 +21,7 @@ use tidemark_common::plan::Dataflow;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 
+use super::event_time;
 use super::{MAX_NAME, Target, already_exists};
 use crate::database::Database;
 use crate::query::{find_relation, object_name};
@@ -52,6 +53,9 @@ impl Session {
             return done();
         }
         let index = described(create, &relation)?;
+        if index.unique {
+            event_time::refuse_if_late_table(self.catalog()?.as_ref(), &relation, "create a unique index on")?;
+        }
         if let (true, ObjectKind::MaterializedView(_)) = (index.unique, &relation.kind) {
             return Err(Error::unsupported("a unique index on a materialized view is not supported")
                 .with_detail("The rows of a view follow from its query, and nobody could be told of a violation.")

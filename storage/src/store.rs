@@ -30,7 +30,7 @@ use crate::value;
 /// The version of everything this build writes. A change after which one build would misread what the other wrote raises it.
 ///
 /// 2: a job's state holds when it was created and, once it is live, how many rows its backfill read.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";

@@ -181,3 +181,51 @@ async fn pause_and_resume() {
     instance.run("ALTER SOURCE s RESUME").await;
     instance.wait_for("SELECT n FROM v", &["3"]).await;
 }
+
+/// A source that was idle and comes back may change what the others have gone on without: such changes are left out, and no view
+/// fails of them.
+#[tokio::test]
+async fn an_idle_source_comes_back() {
+    let instance = start().await;
+    let (one, two) = (instance.dir.path().join("one"), instance.dir.path().join("two"));
+    write(&one, "1.csv", "1,2024-01-01 10:00:10\n");
+    write(&two, "1.csv", "1,2024-01-01 10:00:20\n");
+    for (name, dir, extra) in [("a", &one, ", idle_timeout = '1 second'"), ("b", &two, "")] {
+        instance
+            .run(&format!(
+                "CREATE SOURCE {name} (k INT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', \
+                 path = '{}', poll_interval = '50ms', header = 'false'{extra}) FORMAT PLAIN ENCODE CSV",
+                dir.display()
+            ))
+            .await;
+        instance
+            .run(&format!(
+                "CREATE MATERIALIZED VIEW {name}w AS SELECT window_start, k, count(*) AS n \
+                 FROM TUMBLE({name}, ts, INTERVAL '1 minute') GROUP BY window_start, k"
+            ))
+            .await;
+    }
+    for (name, query) in [
+        ("j", "SELECT x.k, x.n, y.n AS m FROM aw AS x JOIN bw AS y ON x.window_start = y.window_start AND x.k = y.k"),
+        (
+            "l",
+            "SELECT x.k, x.n, y.n AS m FROM aw AS x LEFT JOIN bw AS y ON x.window_start = y.window_start AND x.k = y.k",
+        ),
+        ("u", "SELECT window_start, k, n FROM aw UNION ALL SELECT window_start, k, n FROM bw"),
+    ] {
+        instance.run(&format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await;
+    }
+    instance.run("CREATE MATERIALIZED VIEW uj AS SELECT u.k, u.n, b.n AS m FROM u JOIN bw AS b ON u.window_start = b.window_start AND u.k = b.k").await;
+    instance.run("CREATE MATERIALIZED VIEW uc AS SELECT window_start, k, n FROM u EMIT ON WINDOW CLOSE").await;
+    instance.wait_for("SELECT k, n, m FROM j", &["1 1 1"]).await;
+    write(&two, "2.csv", "2,2024-01-01 11:00:00\n");
+    // a says nothing for a second: what belongs to the first window is over.
+    instance.wait_for("SELECT count(*) FROM uc", &["2"]).await;
+    write(&one, "2.csv", "1,2024-01-01 10:00:30\n");
+    instance.wait_for("SELECT sum(n) FROM aw", &["2"]).await;
+    write(&two, "3.csv", "2,2024-01-01 12:00:00\n");
+    instance.wait_for("SELECT count(*) FROM bw", &["3"]).await;
+    let states = "SELECT name, state FROM tidemark.materialized_views WHERE state <> 'running' ORDER BY name";
+    assert!(instance.lines(states).await.is_empty(), "{:?}", instance.lines(states).await);
+    assert_eq!(instance.value("SELECT count(*) FROM j").await, "1");
+}

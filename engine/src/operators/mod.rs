@@ -58,7 +58,8 @@ pub struct StepContext<'a> {
     pub watermarks_before: &'a Watermarks,
     /// The input's watermarks after this epoch's rows: what lies below them becomes final now.
     pub watermarks: &'a Watermarks,
-    /// Those of a second input; none, if there is no second.
+    /// Those of a second input, before and after; none, if there is no second.
+    pub right_watermarks_before: &'a Watermarks,
     pub right_watermarks: &'a Watermarks,
     /// The first and the second input have been silent for longer than their users are willing to wait.
     pub idle: [bool; 2],

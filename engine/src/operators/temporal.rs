@@ -11,7 +11,6 @@
 //! that have left is kept. The input is exchanged by the column, so that a row and its taking back meet.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
@@ -23,7 +22,7 @@ use tidemark_storage::{EpochCommit, KeyedState, RowCodec};
 
 use super::aggregate::Placement;
 use super::exchange::shards_of;
-use super::time_index::TimeIndex;
+use super::time_index::{TimeIndex, weight_of};
 use super::{Chunks, Operator, StateSize, StepContext, only_input};
 
 /// Which of a node's states it is.
@@ -102,44 +101,24 @@ impl TemporalFilter {
         let sent: BooleanArray = times.iter().map(|time| Some(is_there(time))).collect();
         let kept = filter_record_batch(&delta.batch, &ahead)?;
         let weights = (0..delta.num_rows()).filter(|row| ahead.value(*row)).map(|row| delta.weight(row));
-        self.keep(ctx, &kept, weights.collect())?;
+        self.keep(ctx, &kept, &weights.collect::<Vec<_>>())?;
         let sent = delta.filter(&sent)?;
         Ok((!sent.is_empty()).then_some(sent))
     }
 
-    fn keep(&mut self, ctx: &StepContext<'_>, rows: &RecordBatch, weights: Vec<i64>) -> Result<()> {
-        if weights.is_empty() {
-            return Ok(());
-        }
+    fn keep(&mut self, ctx: &StepContext<'_>, rows: &RecordBatch, weights: &[i64]) -> Result<()> {
         let times = numbers(rows.column(self.plan.column))?;
         let encoded = self.codec.encode_rows(rows.columns(), rows.num_rows())?;
-        let mut net: HashMap<(i64, &[u8]), i64> = HashMap::new();
-        for (row, weight) in weights.into_iter().enumerate() {
-            let time = times[row].ok_or_else(|| Error::internal("a row without a time is kept by its time"))?;
-            *net.entry((time, encoded.row(row))).or_default() += weight;
-        }
-        let mut changes: Vec<((i64, &[u8]), i64)> = net.into_iter().filter(|(_, weight)| *weight != 0).collect();
-        changes.sort_unstable();
-        self.rows.load(ctx.snapshot, changes.iter().map(|(row, _)| *row))?;
-        for ((time, row), weight) in changes {
-            let before = self.rows.get(time, row).map_or(Ok(0), weight_of)?;
-            match before + weight {
-                0 => self.rows.delete(time, row),
-                after @ 1.. => {
-                    let mut buffer = [0; 10];
-                    let value = postcard::to_slice(&after, &mut buffer)
-                        .map_err(|e| Error::internal(format!("cannot encode weight {after}: {e}")))?;
-                    self.rows.put(time, row, value);
-                }
-                after => {
-                    return Err(Error::internal(format!(
-                        "{}: a row is there {after} times: it went away more often than it had come",
-                        self.placement.name()
-                    )));
-                }
-            }
-        }
-        Ok(())
+        let rows = times.iter().zip(weights).enumerate();
+        let rows = rows.filter_map(|(row, (time, weight))| Some(((*time)?, encoded.row(row), *weight)));
+        let name = || self.placement.name();
+        self.rows.add(ctx.snapshot, rows, |weight| match weight {
+            0.. => Ok(()),
+            _ => Err(Error::internal(format!(
+                "{}: a row is there {weight} times: it went away more often than it had come",
+                name()
+            ))),
+        })
     }
 
     /// The first moment after `now` at which the bound has reached `time`.
@@ -162,10 +141,6 @@ impl TemporalFilter {
         }
         Ok(Some(after))
     }
-}
-
-fn weight_of(value: &[u8]) -> Result<i64> {
-    postcard::from_bytes(value).map_err(|e| Error::internal(format!("a kept row's weight cannot be read: {e}")))
 }
 
 impl Operator for TemporalFilter {
@@ -201,5 +176,134 @@ impl Operator for TemporalFilter {
 
     fn state_size(&self) -> StateSize {
         self.rows.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use datafusion::arrow::datatypes::IntervalMonthDayNano;
+    use datafusion::arrow::datatypes::{DataType, TimeUnit};
+    use datafusion::arrow::util::display::array_value_to_string;
+    use datafusion::logical_expr::Operator as Compare;
+    use datafusion::physical_expr::PhysicalExpr;
+    use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, lit};
+    use datafusion::scalar::ScalarValue;
+    use expect_test::expect;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use tidemark_common::plan::{Op, Properties};
+
+    use super::*;
+    use crate::operators::testing::{TestFlow, delta, input, plan, schema, show};
+
+    const COLUMNS: &str = "id bigint, ts timestamp";
+    const SECOND: i64 = 1_000_000;
+
+    /// now() - INTERVAL '10 seconds', as a TIMESTAMP.
+    fn ten_seconds_ago() -> Arc<dyn PhysicalExpr> {
+        let now = Arc::new(Column::new("now", 0));
+        let plain = CastExpr::new(now, DataType::Timestamp(TimeUnit::Microsecond, None), None);
+        let ten = lit(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, 10 * SECOND * 1000))));
+        Arc::new(BinaryExpr::new(Arc::new(plain), Compare::Minus, ten))
+    }
+
+    fn flow(keeps: Keeps, or_equal: bool, shards: usize) -> TestFlow {
+        let schema = schema(COLUMNS);
+        let temporal = Temporal { column: 1, bound: ten_seconds_ago(), keeps, or_equal };
+        let nodes = vec![
+            input(&schema, &[]),
+            (Op::Exchange { keys: vec![1] }, vec![0], Arc::clone(&schema), Properties::default()),
+            (Op::Temporal(temporal), vec![1], Arc::clone(&schema), Properties::default()),
+        ];
+        TestFlow::new(plan(nodes), shards)
+    }
+
+    fn at(second: i64) -> String {
+        let time = ScalarValue::TimestampMicrosecond(Some(second * SECOND), None).to_array().unwrap();
+        array_value_to_string(&time, 0).unwrap()
+    }
+
+    #[test]
+    fn rows_leave_and_come_as_time_passes() {
+        let mut told = String::new();
+        for keeps in [Keeps::Above, Keeps::Below] {
+            let mut flow = flow(keeps, false, 1);
+            told += &format!("{keeps:?}\n");
+            for (now, rows) in [
+                (20, format!("+ 1 {}\n+ 2 {}\n+ 3 {}\n+ 4 NULL", at(9), at(10), at(12))),
+                (21, String::new()),
+                (22, format!("- 2 {}\n+2 5 {}", at(10), at(13))),
+                (24, format!("- 3 {}\n- 5 {}", at(12), at(13))),
+            ] {
+                flow.now = now * SECOND;
+                told += &format!("{now}: {}", flow.rows(&schema(COLUMNS), &rows).replace('\n', "; "));
+                let due = flow.flow.due_at().unwrap().map(|due| due as f64 / SECOND as f64);
+                told += &format!("due {due:?}, keeps {}\n", flow.stored_entries());
+            }
+        }
+        expect![[r#"
+            Above
+            20: + 3 1970-01-01T00:00:12; due Some(22.0), keeps 1
+            21: due Some(22.0), keeps 1
+            22: - 3 1970-01-01T00:00:12; +2 5 1970-01-01T00:00:13; due Some(23.0), keeps 1
+            24: -2 5 1970-01-01T00:00:13; due None, keeps 0
+            Below
+            20: + 1 1970-01-01T00:00:09; due Some(20.000001), keeps 2
+            21: + 2 1970-01-01T00:00:10; due Some(22.000001), keeps 1
+            22: - 2 1970-01-01T00:00:10; due Some(22.000001), keeps 2
+            24: + 3 1970-01-01T00:00:12; +2 5 1970-01-01T00:00:13; - 3 1970-01-01T00:00:12; - 5 1970-01-01T00:00:13; due None, keeps 0
+        "#]]
+        .assert_eq(&told);
+    }
+
+    /// At every moment what is there is what the condition says of all rows, over restarts with other numbers of shards.
+    #[test]
+    fn what_is_there_is_what_the_condition_says() {
+        let mut rng = StdRng::seed_from_u64(11);
+        for (keeps, or_equal) in [Keeps::Above, Keeps::Below].into_iter().flat_map(|k| [(k, true), (k, false)]) {
+            let mut flow = flow(keeps, or_equal, 2);
+            let (mut rows, mut sent): (BTreeMap<(i64, i64), i64>, BTreeMap<String, i64>) = Default::default();
+            for _ in 0..120 {
+                flow.now += rng.random_range(0..3) * SECOND;
+                let mut text = String::new();
+                for _ in 0..rng.random_range(0..6) {
+                    let (id, second) = (rng.random_range(0..4), flow.now / SECOND + rng.random_range(-16..4));
+                    let there = rows.entry((id, second)).or_default();
+                    let weight = if *there > 0 && rng.random_bool(0.5) { -1 } else { 1 };
+                    *there += weight;
+                    text += &format!("{weight:+} {id} {}\n", at(second));
+                }
+                let changes = crate::operators::testing::changes(vec![delta(&schema(COLUMNS), &text)]);
+                for line in show(&flow.epoch(changes).chunks).lines() {
+                    let (weight, row) = line.split_once(' ').unwrap();
+                    let weight = match weight {
+                        "+" => 1,
+                        "-" => -1,
+                        more => more.parse().unwrap(),
+                    };
+                    *sent.entry(row.to_string()).or_default() += weight;
+                }
+                if rng.random_bool(0.1) {
+                    flow.reopen(rng.random_range(1..4));
+                }
+                let bound = flow.now / SECOND - 10;
+                let holds = |second: i64| match (keeps, or_equal) {
+                    (Keeps::Above, true) => second >= bound,
+                    (Keeps::Above, false) => second > bound,
+                    (Keeps::Below, true) => second <= bound,
+                    (Keeps::Below, false) => second < bound,
+                };
+                let row = |id: i64, second: i64| format!("{id} {}", at(second));
+                let expected: BTreeMap<String, i64> = rows
+                    .iter()
+                    .filter(|((_, second), there)| **there > 0 && holds(*second))
+                    .map(|((id, second), there)| (row(*id, *second), *there))
+                    .collect();
+                sent.retain(|_, there| *there != 0);
+                assert_eq!(sent, expected, "{keeps:?} {or_equal} at {}", flow.now / SECOND);
+            }
+        }
     }
 }

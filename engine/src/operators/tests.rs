@@ -32,6 +32,7 @@ fn step(operator: &mut dyn Operator, first: bool, inputs: Vec<Chunks>) -> Chunks
         first,
         watermarks_before: &none,
         watermarks: &none,
+        right_watermarks_before: &none,
         right_watermarks: &none,
         idle: [false, false],
         now: 0,

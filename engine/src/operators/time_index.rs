@@ -5,6 +5,7 @@
 //!   └──── taken below the watermark ─┘
 //! ```
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray};
@@ -18,6 +19,8 @@ use super::aggregate::size_of;
 use super::{StateSize, Watermarks};
 
 const TIME_BYTES: usize = 8;
+/// Behind all keys: the last time, and no key.
+const NOTE: [u8; TIME_BYTES] = [0xFF; TIME_BYTES];
 
 pub struct TimeIndex(KeyedState);
 
@@ -32,16 +35,6 @@ impl TimeIndex {
 
     pub fn delete(&mut self, time: i64, key: &[u8]) {
         self.0.delete(&entry(time, key));
-    }
-
-    /// Makes [`TimeIndex::get`] answer for these.
-    pub fn load<'a>(&mut self, snapshot: &Snapshot, keys: impl Iterator<Item = (i64, &'a [u8])>) -> Result<()> {
-        let keys: Vec<Vec<u8>> = keys.map(|(time, key)| entry(time, key)).collect();
-        self.0.load(snapshot, &keys)
-    }
-
-    pub fn get(&self, time: i64, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(&entry(time, key))
     }
 
     /// A time before which there is no key; `None`: there is no key at all. Before anything was taken nobody has looked: the time
@@ -60,6 +53,44 @@ impl TimeIndex {
         Ok(taken)
     }
 
+    /// Adds weights to rows, each an entry with its weight; those of weight 0 are gone. `check` sees each weight that changes.
+    pub fn add<'a>(
+        &mut self,
+        snapshot: &Snapshot,
+        rows: impl Iterator<Item = (i64, &'a [u8], i64)>,
+        check: impl Fn(i64) -> Result<()>,
+    ) -> Result<()> {
+        let mut net: HashMap<(i64, &[u8]), i64> = HashMap::new();
+        rows.for_each(|(time, row, weight)| *net.entry((time, row)).or_default() += weight);
+        let mut changes: Vec<((i64, &[u8]), i64)> = net.into_iter().filter(|(_, weight)| *weight != 0).collect();
+        changes.sort_unstable();
+        let keys: Vec<Vec<u8>> = changes.iter().map(|((time, row), _)| entry(*time, row)).collect();
+        self.0.load(snapshot, &keys)?;
+        for (key, (_, change)) in keys.iter().zip(changes) {
+            let weight = self.0.get(key).map_or(Ok(0), weight_of)? + change;
+            check(weight)?;
+            if weight == 0 {
+                self.0.delete(key);
+                continue;
+            }
+            let mut buffer = [0; 10];
+            let value = postcard::to_slice(&weight, &mut buffer)
+                .map_err(|e| Error::internal(format!("cannot encode weight {weight}: {e}")))?;
+            self.0.put(key, value);
+        }
+        Ok(())
+    }
+
+    /// Remembers a time, besides the keys.
+    pub fn note(&mut self, time: i64) {
+        self.0.put(&NOTE, &time.to_be_bytes());
+    }
+
+    pub fn noted(&mut self, snapshot: &Snapshot) -> Result<Option<i64>> {
+        self.0.load(snapshot, &[NOTE])?;
+        Ok(self.0.get(&NOTE).and_then(|time| time.try_into().ok()).map(i64::from_be_bytes))
+    }
+
     pub fn size(&self) -> StateSize {
         size_of([&self.0])
     }
@@ -73,6 +104,11 @@ impl TimeIndex {
     pub fn flush(&mut self, commit: &mut EpochCommit) {
         self.0.flush(commit);
     }
+}
+
+/// The weight that [`TimeIndex::add`] has put.
+pub fn weight_of(value: &[u8]) -> Result<i64> {
+    postcard::from_bytes(value).map_err(|e| Error::internal(format!("a kept row's weight cannot be read: {e}")))
 }
 
 fn entry(time: i64, key: &[u8]) -> Vec<u8> {

@@ -105,6 +105,11 @@ fn declared(of: impl Fn(&'static str, Kind) -> ScalarUDF) -> HashMap<String, Arc
     NAMES.into_iter().map(|(name, kind)| (name.to_string(), Arc::new(of(name, kind)))).collect()
 }
 
+/// Whether a function of that name, without arguments, tells the time.
+pub fn asks_clock(name: &str) -> bool {
+    NAMES.iter().any(|(known, _)| *known == name)
+}
+
 /// The name of a function of [`epoch_clock`] that `expr` calls.
 fn called(expr: &Expr) -> Option<&str> {
     let Expr::ScalarFunction(call) = expr else { return None };

@@ -73,8 +73,10 @@ impl Lowering {
         let null_equal = join.null_equality == NullEquality::NullEqualsNull;
         if current {
             self.check_current(kind, left.node)?;
+            self.current_joins = true;
         }
-        let within = if current { None } else { self.within(kind, &on, residual.as_ref(), &left, &right) };
+        let within =
+            if current { None } else { self.within(kind, (&on, null_equal), residual.as_ref(), &left, &right) };
         let mut op = plan::Join { kind, on, null_equal, residual, output, looked_up: [None, None], within, current };
         op.looked_up = [self.looked_up(&op, &left, true), self.looked_up(&op, &right, false)];
         let properties = self.join_properties(&op, left.node, right.node);
@@ -100,7 +102,7 @@ impl Lowering {
     fn within(
         &mut self,
         kind: JoinKind,
-        on: &[(usize, usize)],
+        (on, null_equal): (&[(usize, usize)], bool),
         residual: Option<&Arc<dyn PhysicalExpr>>,
         left: &Side,
         right: &Side,
@@ -120,6 +122,8 @@ impl Lowering {
         {
             return Some(within);
         }
+        // NULL equals NULL there, but has no time.
+        let on = if null_equal { &[] } else { on };
         let equal =
             on.iter().map(|&(left, right)| Within { left, right, least: Some(0), most: Some(0), emit_on_close: false });
         let mut found: Vec<Within> =

@@ -57,8 +57,14 @@ pub fn lower(plan: &LogicalPlan, emit: Emit) -> Result<Dataflow> {
         props: ExecutionProps::new(),
         emit_on_close,
         closes: false,
+        current_joins: false,
+        marks_dropped: false,
     };
     let output = lowering.plan(strip_order(plan))?;
+    if lowering.marks_dropped && !lowering.current_joins {
+        return Err(Error::unsupported("this join FOR SYSTEM_TIME AS OF proctime() cannot be kept up to date")
+            .with_hint("Join by equal columns, in a subquery of its own."));
+    }
     let mut output = lowering.store_types(output)?;
     if emit_on_close {
         output = lowering.hold(output);
@@ -120,6 +126,9 @@ struct Lowering {
     emit_on_close: bool,
     /// An aggregate that closes windows has been seen.
     closes: bool,
+    /// A join as of the present has been seen; the mark of one has been seen elsewhere.
+    current_joins: bool,
+    marks_dropped: bool,
 }
 
 impl Lowering {
@@ -153,7 +162,8 @@ impl Lowering {
                 None => {
                     let input = self.plan(&filter.input)?;
                     // The optimizer may have inferred a copy of a join's mark for one of its sides.
-                    let (predicate, _) = asof::without_marker(Some(&filter.predicate));
+                    let (predicate, marked) = asof::without_marker(Some(&filter.predicate));
+                    self.marks_dropped |= marked;
                     predicate.map_or(Ok(input), |predicate| self.filter(input, &predicate, filter.input.schema()))
                 }
             },
@@ -327,6 +337,8 @@ impl Lowering {
     fn pace(&mut self, output: NodeId, every: i64) {
         let (schema, properties) = (self.schema(output).clone(), self.properties(output).clone());
         let close = self.closing_time(output);
+        // Of a row that is held back only the time is known by which it is not held any longer.
+        let properties = Properties { watermarks: close.into_iter().collect(), ..properties };
         self.add(Op::Pace(Pace { every: Some(every), close }), vec![output], schema, properties);
     }
 
@@ -336,7 +348,8 @@ impl Lowering {
         match self.closing_time(output) {
             Some(close) if !properties.append_only => {
                 self.closes = true;
-                let properties = Properties { append_only: true, ..properties };
+                let watermarks = BTreeSet::from([close]);
+                let properties = Properties { append_only: true, watermarks, ..properties };
                 self.add(Op::Pace(Pace { every: None, close: Some(close) }), vec![output], schema, properties)
             }
             _ => output,

@@ -162,7 +162,12 @@ fn is_next_time(window: &Window, frame: &Frame<'_>) -> bool {
     };
     let one_ahead =
         rest.first().is_none_or(is_one) && rest.get(1).is_none_or(|d| matches!(d, Expr::Literal(v, _) if v.is_null()));
-    call.fun.name() == "lead" && order.asc && *value == order.expr && one_ahead && call.params.filter.is_none()
+    call.fun.name() == "lead"
+        && order.asc
+        && !order.nulls_first
+        && *value == order.expr
+        && one_ahead
+        && call.params.filter.is_none()
 }
 
 fn frames(functions: &[Expr]) -> Result<Vec<Frame<'_>>> {

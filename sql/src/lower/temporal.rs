@@ -58,7 +58,9 @@ impl Lowering {
         let clock = over_clock(comparison.clock.clone())?;
         let bound = self.physical(&clock, &DFSchema::try_from(clock_schema().as_ref().clone())?)?;
         if !watermark::carries(&bound, &BTreeSet::from([0])) {
-            return Err(refused(&format!("{} may fall as time passes", comparison.clock)));
+            return Err(refused(&format!("{} may fall as time passes", comparison.clock)).with_detail(
+                "A month before now may be later today than tomorrow, at the end of a month; days are all alike.",
+            ));
         }
         let row = self.physical(&comparison.row, schema)?;
         let of_row = row.data_type(self.schema(input))?;

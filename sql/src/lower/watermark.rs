@@ -11,6 +11,7 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
+use datafusion::scalar::ScalarValue;
 
 /// Functions that are monotone in their one argument that is not a constant.
 const MONOTONE: &[&str] = &[
@@ -20,7 +21,6 @@ const MONOTONE: &[&str] = &[
     "tidemark_cumulate_ends",
     "tidemark_window_end",
     "tidemark_date_add",
-    "tidemark_moment_add",
     "date_trunc",
     "date_bin",
     "to_timestamp",
@@ -54,19 +54,33 @@ pub(super) fn carries(expr: &Arc<dyn PhysicalExpr>, watermarks: &BTreeSet<usize>
         let (left, right) = (binary.left(), binary.right());
         return match binary.op() {
             Operator::Plus => {
-                (carries(left, watermarks) && is_constant(right)) || (is_constant(left) && carries(right, watermarks))
+                (carries(left, watermarks) && is_fixed(right)) || (is_fixed(left) && carries(right, watermarks))
             }
-            Operator::Minus => carries(left, watermarks) && is_constant(right),
+            Operator::Minus => carries(left, watermarks) && is_fixed(right),
             _ => false,
         };
     }
     if let Some(function) = expr.downcast_ref::<ScalarFunctionExpr>() {
         let (constant, varying): (Vec<_>, Vec<_>) = function.args().iter().partition(|a| is_constant(a));
-        return MONOTONE.contains(&function.fun().name())
+        return (MONOTONE.contains(&function.fun().name()) || is_fixed_step(function))
             && constant.len() + 1 == function.args().len()
             && varying.iter().all(|a| carries(a, watermarks));
     }
     false
+}
+
+/// `ts + INTERVAL '1 day'` as it is spelled by the session's clock.
+fn is_fixed_step(function: &ScalarFunctionExpr) -> bool {
+    function.fun().name() == "tidemark_moment_add" && function.args().get(1).is_some_and(is_fixed)
+}
+
+/// A constant that moves all times by as much. Not so months: a month before the 30th and the 31st of March is the 28th of February,
+/// and the hours of the day decide which of them comes first.
+fn is_fixed(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    match expr.downcast_ref::<Literal>().map(Literal::value) {
+        Some(ScalarValue::IntervalMonthDayNano(Some(interval))) => interval.months == 0,
+        _ => is_constant(expr),
+    }
 }
 
 fn is_constant(expr: &Arc<dyn PhysicalExpr>) -> bool {

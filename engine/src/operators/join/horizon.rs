@@ -7,14 +7,16 @@
 //!                                                  updating, its own must be beyond the row, too
 //! ```
 
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::scalar::ScalarValue;
 use tidemark_common::Result;
 use tidemark_common::plan::Within;
 use tidemark_storage::{Entry, EpochCommit, KeyedState};
 
-use crate::operators::StepContext;
+use crate::operators::aggregate::keys::on_time;
 use crate::operators::time_index::{TimeIndex, check_time, micros, watermark_micros};
-use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use crate::operators::{Chunks, StepContext, Watermarks};
 
 pub struct Horizon {
     is_left: bool,
@@ -23,6 +25,9 @@ pub struct Horizon {
     /// How much later a partner's time may be than the row's.
     reach: i64,
     append_only: bool,
+    /// How far the partners have been taken to be while their input was idle.
+    passed: Option<i64>,
+    is_restored: bool,
     /// By the rows' times, their keys; the value is how long the part is that the join's key makes.
     rows: TimeIndex,
 }
@@ -44,20 +49,54 @@ impl Horizon {
         }
         check_time(&time.1)?;
         check_time(&partners_time.1)?;
-        Ok(Some(Self { is_left, time, partners_time, reach, append_only, rows: TimeIndex::new(entries) }))
+        let rows = TimeIndex::new(entries);
+        Ok(Some(Self { is_left, time, partners_time, reach, append_only, passed: None, is_restored: false, rows }))
+    }
+
+    /// Its own changes in `chunks`, without those of rows that may have been let go: none comes below the watermark, unless one of
+    /// several inputs behind it was idle. Gives how many those were.
+    pub fn on_time(&self, ctx: &StepContext<'_>, chunks: Chunks, schema: &SchemaRef) -> Result<(Chunks, u64)> {
+        if self.append_only {
+            return Ok((chunks, 0));
+        }
+        let own = if self.is_left { ctx.watermarks_before } else { ctx.right_watermarks_before };
+        on_time(chunks, self.time.0, schema, own)
+    }
+
+    /// The partners in `chunks`, without those that come too late to meet what has been let go: none does, unless the partners' input
+    /// was idle and this one has gone on without it. Gives how many those were.
+    pub fn partners_on_time(
+        &mut self,
+        ctx: &StepContext<'_>,
+        chunks: Chunks,
+        schema: &SchemaRef,
+    ) -> Result<(Chunks, u64)> {
+        if !self.is_restored {
+            self.passed = self.rows.noted(ctx.snapshot)?;
+            self.is_restored = true;
+        }
+        let Some(passed) = self.passed else { return Ok((chunks, 0)) };
+        let passed = ScalarValue::TimestampMicrosecond(Some(passed), None);
+        on_time(chunks, self.partners_time.0, schema, &Watermarks::from([(self.partners_time.0, passed)]))
     }
 
     /// Rows with times below it can be let go.
-    fn bound(&self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
+    fn bound(&mut self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
         let (own, others, idle) = match self.is_left {
             true => (ctx.watermarks, ctx.right_watermarks, ctx.idle),
             false => (ctx.right_watermarks, ctx.watermarks, [ctx.idle[1], ctx.idle[0]]),
         };
         let own = watermark_micros(own, self.time.0, &self.time.1)?;
-        let partners = watermark_micros(others, self.partners_time.0, &self.partners_time.1)?;
-        // A partner that is silent holds nobody back.
-        let partners = if idle == [false, true] { own } else { partners };
-        let Some(partners) = partners else { return Ok(None) };
+        let mut partners = watermark_micros(others, self.partners_time.0, &self.partners_time.1)?;
+        if idle == [false, true] && partners < own {
+            // A partner that is silent holds nobody back.
+            partners = own;
+            if self.passed < own {
+                self.passed = own;
+                own.into_iter().for_each(|own| self.rows.note(own));
+            }
+        }
+        let Some(partners) = partners.max(self.passed) else { return Ok(None) };
         let meets_nothing = partners.saturating_sub(self.reach);
         if self.append_only {
             return Ok(Some(meets_nothing));

@@ -41,6 +41,7 @@ pub struct Pairs {
     output: Output,
     /// Rows alone are sent when they are let go, and not before.
     waits: bool,
+    late_rows: u64,
 }
 
 /// A condition over pairs and the columns it reads, numbered as those of the left input, then those of the right.
@@ -103,7 +104,7 @@ impl Pairs {
         output: Output,
         waits: bool,
     ) -> Self {
-        Self { kind, left, right, residual, output, waits }
+        Self { kind, left, right, residual, output, waits, late_rows: 0 }
     }
 
     /// Pairs, and rows alone, that the changes make come or go.
@@ -222,6 +223,9 @@ impl Pairs {
 impl Operator for Pairs {
     fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks> {
         let [left, right] = two_inputs(inputs)?;
+        let (left, late_left) = self.left.on_time(ctx, left, &mut self.right)?;
+        let (right, late_right) = self.right.on_time(ctx, right, &mut self.left)?;
+        self.late_rows += late_left + late_right;
         let mut output = match left.is_empty() && right.is_empty() {
             true => Chunks::new(),
             false => self.changed(ctx, &left, &right)?,
@@ -243,5 +247,9 @@ impl Operator for Pairs {
 
     fn state_size(&self) -> StateSize {
         size_of([self.left.kept(), self.right.kept()].into_iter().flatten())
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.late_rows)
     }
 }

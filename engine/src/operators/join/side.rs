@@ -162,6 +162,18 @@ impl Side {
         })
     }
 
+    /// Its rows of an epoch that find all they can meet still there, and are still here themselves; and how many are not.
+    pub fn on_time(&self, ctx: &StepContext<'_>, chunks: Chunks, partners: &mut Self) -> Result<(Chunks, u64)> {
+        let (mut kept, mut late) = (chunks, [0, 0]);
+        if let Some(horizon) = &mut partners.horizon {
+            (kept, late[0]) = horizon.partners_on_time(ctx, kept, &self.schema)?;
+        }
+        if let Some(horizon) = &self.horizon {
+            (kept, late[1]) = horizon.on_time(ctx, kept, &self.schema)?;
+        }
+        Ok((kept, late.iter().sum()))
+    }
+
     /// The net of an epoch's rows, whose keys are numbered in `groups`.
     pub fn changes(&self, chunks: &Chunks, groups: &mut GroupNumbers) -> Result<Changes> {
         let delta = Delta::concat(&self.schema, chunks)?;

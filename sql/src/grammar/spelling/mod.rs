@@ -134,7 +134,14 @@ impl Speller {
     /// `ASOF [LEFT] JOIN b ON c` is `[LEFT] JOIN b ON tidemark_asof() AND c`. Snowflake's `ASOF JOIN b MATCH_CONDITION (m) ON c`
     /// keeps rows without a match, as it does there.
     fn asof(&mut self) -> bool {
-        let join = (1..=3).find(|ahead| self.next_is(*ahead, "JOIN"));
+        let mut join = 1;
+        while ["LEFT", "RIGHT", "FULL", "INNER", "OUTER"].iter().any(|word| self.next_is(join, word)) {
+            join += 1;
+        }
+        // A column may have that name, before a join of another kind.
+        let is_name = matches!(self.previous(), Token::Period | Token::Comma)
+            || ["AS", "SELECT", "BY", "FROM", "JOIN"].iter().any(|word| is_word(self.previous(), word));
+        let join = Some(join).filter(|join| !is_name && self.next_is(*join, "JOIN"));
         let Some(condition) = join.and_then(|join| self.condition(self.at + join + 1)) else { return false };
         let span = self.from[condition].span;
         let word = |word: &str| TokenWithSpan::new(Token::make_word(word, None), span);
@@ -153,18 +160,38 @@ impl Speller {
     /// `b FOR SYSTEM_TIME AS OF t AS x ON c` is `b AS x ON tidemark_as_of(t) AND c`.
     fn system_time(&mut self) -> bool {
         let from = self.at + 4;
-        let mut to = from + 1;
-        while *self.token_at(to) == Token::Period {
-            to += 2;
-        }
-        if *self.token_at(to) == Token::LParen && *self.token_at(to + 1) == Token::RParen {
-            to += 2;
-        }
+        let to = self.moment(from);
         let Some(condition) = self.condition(to).filter(|at| is_at(&self.from, *at, "ON")) else { return false };
         let time = self.from[from..to].to_vec();
         self.insert_call(condition + 1, AS_OF, &time);
         self.at = to;
         true
+    }
+
+    /// Where the moment ends that begins at `from`: `a.ts`, `proctime()`, `TIMESTAMP '2024-01-01'`, `(a.ts - INTERVAL '1 day')`.
+    fn moment(&self, from: usize) -> usize {
+        if *self.token_at(from) == Token::LParen {
+            let mut depth = 0usize;
+            for at in from..self.from.len() {
+                match self.token_at(at) {
+                    Token::LParen => depth += 1,
+                    Token::RParen => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+        }
+        let mut to = from + 1;
+        while *self.token_at(to) == Token::Period {
+            to += 2;
+        }
+        match (self.token_at(to), self.token_at(to + 1)) {
+            (Token::LParen, Token::RParen) => to + 2,
+            (Token::SingleQuotedString(_), _) => to + 1,
+            _ => to,
+        }
     }
 
     fn token_at(&self, at: usize) -> &Token {
