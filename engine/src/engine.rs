@@ -128,6 +128,8 @@ pub struct ViewDef {
     pub collection: Arc<Collection>,
     /// Rows a second that its backfill may read; `None`: no limit.
     pub backfill_rate: Option<u64>,
+    /// Entries that its state may have; `None`: no limit.
+    pub max_state_entries: Option<u64>,
     pub indexes: Vec<Arc<Index>>,
 }
 

@@ -23,6 +23,7 @@ use crate::engine::{Command, Definition, SinkDef, ViewDef};
 use crate::operators::{Chunks, Held, HeldCollections};
 use crate::outbox::Outbox;
 use crate::pace::Pace;
+use crate::state_limit::StateLimit;
 use crate::status::{JobState, JobStatus, SinkStatus};
 
 /// What outlives a restart of a job.
@@ -77,6 +78,7 @@ pub(crate) struct Job {
     pub replayed: HashMap<Oid, CollectionChanges>,
     /// What was stored when the epoch began, if something has moved since.
     at_start: Option<StoredMark>,
+    state_limit: Option<StateLimit>,
     /// Why it failed in this life of the server.
     error: Option<Error>,
     rows_in: u64,
@@ -125,9 +127,9 @@ impl Job {
                 Stored { inputs, fingerprint, created: now, ..Stored::default() }
             }
         };
-        let rate = match &definition {
-            Definition::View(def) => def.backfill_rate,
-            _ => None,
+        let (rate, max_state_entries) = match &definition {
+            Definition::View(def) => (def.backfill_rate, def.max_state_entries),
+            _ => (None, None),
         };
         let output = match definition {
             Definition::View(def) => {
@@ -151,6 +153,7 @@ impl Job {
             replayed: HashMap::new(),
             chunk: None,
             at_start: None,
+            state_limit: max_state_entries.map(StateLimit::new),
             error: None,
             rows_in: 0,
             rows_out: 0,
@@ -296,6 +299,9 @@ impl Job {
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let mut own = EpochCommit::new(epoch);
+        if let Some(limit) = &mut self.state_limit {
+            limit.check(snapshot, self.storage, &self.name)?;
+        }
         let first = !self.stored.started;
         let mut changes = self.running.step(snapshot, held, first, inputs, now)?;
         changes.chunks.retain(|c| !c.is_empty());

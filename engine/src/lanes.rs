@@ -17,13 +17,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, BooleanArray, RecordBatch, TimestampMicrosecondArray};
-use datafusion::arrow::compute::{cast, filter_record_batch};
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::array::{BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
 use serde::{Deserialize, Serialize};
-use tidemark_common::{Error, Result};
+use tidemark_common::Result;
 
 use crate::engine::WatermarkDef;
+use crate::operators::time_index::micros;
 
 /// The clock that `max_future` is judged by is read anew when this part of `max_future` has passed, so that rows that come too
 /// early all the time add few entries to the history.
@@ -124,16 +124,14 @@ impl Lanes {
         let mut keep = Vec::with_capacity(batch.num_rows());
         let (mut reasons, mut bounds) = (Vec::new(), Vec::new());
         for row in 0..batch.num_rows() {
-            let time = times.is_valid(row).then(|| times.value(row));
-            let verdict = lane.judge(name, time, def, &mut judge);
+            let verdict = lane.judge(name, times[row], def, &mut judge);
             keep.push(verdict.is_none());
             match verdict {
                 Some((reason, bound)) => {
                     reasons.push(reason);
                     bounds.push(bound);
                 }
-                None if made.is_valid(row) => lane.watermark = lane.watermark.max(Some(made.value(row))),
-                None => {}
+                None => lane.watermark = lane.watermark.max(made[row]),
             }
             lane.rows += 1;
         }
@@ -143,8 +141,8 @@ impl Lanes {
         let future = reasons.iter().filter(|r| **r == Reason::Future).count() as u64;
         self.future_rows += future;
         self.late_rows += reasons.len() as u64 - future;
-        let out = keep.iter().enumerate().filter(|(_, keep)| !**keep);
-        let times = out.map(|(row, _)| times.value(row)).collect();
+        // What has no time always counts.
+        let times = keep.iter().zip(&times).filter(|(keep, _)| !**keep).filter_map(|(_, time)| *time).collect();
         let keep = BooleanArray::from(keep);
         let rows = filter_record_batch(&batch, &datafusion::arrow::compute::not(&keep)?)?;
         let refused = Some(Refused { rows, reasons, times, bounds });
@@ -247,19 +245,11 @@ fn held(entries: &[(u64, i64)], row: u64) -> Option<i64> {
     Some(entries[behind.checked_sub(1)?].1)
 }
 
-pub(crate) fn micros(array: &Arc<dyn Array>) -> Result<TimestampMicrosecondArray> {
-    let plain = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
-    plain
-        .as_any()
-        .downcast_ref::<TimestampMicrosecondArray>()
-        .cloned()
-        .ok_or_else(|| Error::internal("an event time is not a timestamp"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::arrow::array::TimestampMicrosecondArray;
+    use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
     use datafusion::physical_expr::expressions::Column;
 
     fn batch(times: &[Option<i64>]) -> RecordBatch {
@@ -290,7 +280,7 @@ mod tests {
             let def = self.def.get_or_insert_with(def);
             let judged = self.lanes.admit(Some(def), lane, batch(&times), judge).unwrap();
             self.read.push((lane, times));
-            let kept: Vec<_> = micros(judged.kept.column(0)).unwrap().iter().collect();
+            let kept = micros(judged.kept.column(0)).unwrap();
             self.kept.entry(lane).or_default().extend(&kept);
             kept.into_iter().flatten().collect()
         }
@@ -304,7 +294,7 @@ mod tests {
                 for piece in times.chunks(size) {
                     let judge = Judge::Again(&self.history);
                     let judged = lanes.admit(self.def.as_ref(), name, batch(piece), judge).unwrap();
-                    kept.entry(name).or_default().extend(micros(judged.kept.column(0)).unwrap().iter());
+                    kept.entry(name).or_default().extend(micros(judged.kept.column(0)).unwrap());
                     lanes.advance_as(&self.lanes);
                     assert!(self.lanes.watermark().is_none() || lanes.watermark() <= self.lanes.watermark());
                 }

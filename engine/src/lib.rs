@@ -25,6 +25,7 @@ mod outbox;
 mod pace;
 mod replace;
 mod source_input;
+mod state_limit;
 mod status;
 mod subscription;
 mod table;

@@ -135,19 +135,17 @@ fn rewritten(join: Join) -> Result<Transformed<LogicalPlan>> {
 fn as_of(join: &Join, time: Expr, mut parts: Vec<Expr>) -> Result<LogicalPlan> {
     let right = join.right.schema();
     let column = |at: usize| Expr::Column(Column::from(right.qualified_field(at)));
-    let Some((versions, watermark)) = versions(&join.right)? else {
-        return Err(no_versions("it is not a table, source or materialized view by its name"));
-    };
-    if let Some((from, to)) = versions {
-        parts.push(time.clone().gt_eq(column(from)));
-        parts.push(column(to).is_null().or(time.lt(column(to))));
-        return joined(join, join.right.as_ref().clone(), parts);
+    match versions(&join.right)? {
+        Versions::Between(from, to) => {
+            parts.push(time.clone().gt_eq(column(from)));
+            parts.push(column(to).is_null().or(time.lt(column(to))));
+            joined(join, join.right.as_ref().clone(), parts)
+        }
+        Versions::Since(since) => {
+            parts.push(time.gt_eq(column(since)));
+            asof(join, parts)
+        }
     }
-    let Some(watermark) = watermark else {
-        return Err(no_versions("it has neither the strategy scd2 nor a watermark"));
-    };
-    parts.push(time.gt_eq(column(watermark)));
-    asof(join, parts)
 }
 
 fn no_versions(why: &str) -> Error {
@@ -156,17 +154,27 @@ fn no_versions(why: &str) -> Error {
     )
 }
 
-type Versions = (Option<(usize, usize)>, Option<usize>);
+/// How a relation tells which of its rows held at a time, by positions of columns.
+enum Versions {
+    /// From when to when each holds.
+    Between(usize, usize),
+    /// From when: until the next.
+    Since(usize),
+}
 
-/// Of a relation by its name: from when to when a row holds, or when it begins.
-fn versions(plan: &LogicalPlan) -> Result<Option<Versions>> {
+/// Of a relation by its name.
+fn versions(plan: &LogicalPlan) -> Result<Versions> {
+    let unnamed = || no_versions("it is not a table, source or materialized view by its name");
     match plan {
         LogicalPlan::SubqueryAlias(alias) => versions(&alias.input),
         LogicalPlan::TableScan(scan) => {
             let provider = source_as_provider(&scan.source)?;
-            Ok(provider.downcast_ref::<Relation>().map(|relation| (relation.versions, relation.watermark)))
+            let relation = provider.downcast_ref::<Relation>().ok_or_else(unnamed)?;
+            let between = relation.versions.map(|(from, to)| Versions::Between(from, to));
+            let since = relation.watermark.map(Versions::Since);
+            between.or(since).ok_or_else(|| no_versions("it has neither the strategy scd2 nor a watermark"))
         }
-        _ => Ok(None),
+        _ => Err(unnamed()),
     }
 }
 

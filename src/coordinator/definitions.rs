@@ -394,6 +394,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
         collection: view_collection(object, view)?,
         indexes: view_indexes(object, catalog)?,
         backfill_rate: views::stored_backfill_rate(view)?,
+        max_state_entries: views::stored_state_limit(view)?,
     })
 }
 

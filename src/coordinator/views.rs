@@ -144,7 +144,8 @@ impl Session {
             Some(rate) => rate,
             None => parse_rate(&self.setting(BACKFILL_RATE).unwrap_or_default())?,
         };
-        Ok(rate_option(rate))
+        let limit = given_state_limit(given)?.map(|limit| (STATE_LIMIT.to_string(), limit.to_string()));
+        Ok(rate_option(rate).into_iter().chain(limit).collect())
     }
 
     /// `ALTER MATERIALIZED VIEW .. SET backfill_rate_limit = ..`: for the rest of a backfill that is under way.
@@ -152,8 +153,14 @@ impl Session {
         let ObjectKind::MaterializedView(view) = &object.kind else {
             return Err(Error::internal("not a materialized view"));
         };
+        if given_state_limit(given)?.is_some() {
+            return Err(Error::unsupported(format!("{STATE_LIMIT} cannot be changed"))
+                .with_hint("CREATE OR REPLACE MATERIALIZED VIEW with another limit."));
+        }
         let Some(rate) = given_backfill_rate(given)? else { return Ok(()) };
-        let view = MaterializedView { options: rate_option(rate), ..view.clone() };
+        let kept = view.options.iter().filter(|(key, _)| key != BACKFILL_RATE).cloned();
+        let options = rate_option(rate).into_iter().chain(kept).collect();
+        let view = MaterializedView { options, ..view.clone() };
         let object = Object { kind: ObjectKind::MaterializedView(view), ..object.clone() };
         let step = PlannedStep::LimitBackfill(object.oid, rate);
         self.change_catalog(vec![Change::Put(Box::new(object))], vec![step])
@@ -178,14 +185,29 @@ impl Session {
 }
 
 const BACKFILL_RATE: &str = "backfill_rate_limit";
+const STATE_LIMIT: &str = "max_state_entries";
 
-/// The limit that options name, the only option a view has; outer `None`: they do not.
+/// The limit of the backfill that options name; outer `None`: they do not.
 fn given_backfill_rate(options: &WithOptions) -> Result<Option<Option<u64>>> {
-    if let Some((key, _)) = options.iter().find(|(key, _)| key != BACKFILL_RATE) {
+    if let Some((key, _)) = options.iter().find(|(key, _)| key != BACKFILL_RATE && key != STATE_LIMIT) {
         let error = Error::invalid(format!("unrecognized option \"{key}\""));
-        return Err(error.with_hint(format!("A materialized view has the option {BACKFILL_RATE}.")));
+        return Err(error.with_hint(format!("A materialized view has the options {BACKFILL_RATE} and {STATE_LIMIT}.")));
     }
-    options.first().map(|(_, value)| parse_rate(value)).transpose()
+    given(options, BACKFILL_RATE).map(parse_rate).transpose()
+}
+
+fn given<'a>(options: &'a WithOptions, name: &str) -> Option<&'a str> {
+    options.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Entries that the state of a view may have.
+fn given_state_limit(options: &WithOptions) -> Result<Option<u64>> {
+    let limit = given(options, STATE_LIMIT).map(|text| {
+        text.parse().ok().filter(|limit| (1..=i64::MAX as u64).contains(limit)).ok_or_else(|| {
+            Error::invalid(format!("option \"{STATE_LIMIT}\" must be a number of entries, 1 or more, not \"{text}\""))
+        })
+    });
+    limit.transpose()
 }
 
 /// Rows a second; `None`: no limit.
@@ -206,6 +228,11 @@ fn rate_option(rate: Option<u64>) -> WithOptions {
 /// What a view in the catalog says.
 pub(super) fn stored_backfill_rate(view: &MaterializedView) -> Result<Option<u64>> {
     Ok(given_backfill_rate(&view.options)?.flatten())
+}
+
+/// What a view in the catalog says.
+pub(super) fn stored_state_limit(view: &MaterializedView) -> Result<Option<u64>> {
+    given_state_limit(&view.options)
 }
 
 /// The query's columns under the names that the statement lists; all different.

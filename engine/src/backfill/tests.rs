@@ -113,6 +113,7 @@ impl Running {
             dataflow,
             collection: collection(oid),
             backfill_rate: rate,
+            max_state_entries: None,
             indexes: vec![],
         };
         self.step(Step::Create(Definition::View(def))).await

@@ -123,6 +123,16 @@ fn true_rows(mask: &BooleanArray) -> BooleanArray {
     if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) }
 }
 
+/// Refuses a weight below 0. `what`: of what, in operator `name`.
+fn check_weight(name: &str, what: &str, weight: i64) -> Result<()> {
+    match weight {
+        0.. => Ok(()),
+        _ => Err(Error::internal(format!(
+            "{name}: {what} is there {weight} times: it went away more often than it had come"
+        ))),
+    }
+}
+
 /// The changes of the one input of an operator that has one.
 fn only_input(mut inputs: Vec<Chunks>) -> Result<Chunks> {
     match (inputs.pop(), inputs.is_empty()) {

@@ -21,7 +21,7 @@ use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, keys_keep_va
 
 use super::aggregate::Placement;
 use super::aggregate::keys::{GroupNumbers, KeyCodec, on_time};
-use super::{Chunks, StateSize, StepContext};
+use super::{Chunks, StateSize, StepContext, check_weight};
 
 pub struct Partitions {
     /// For errors.
@@ -191,16 +191,8 @@ impl Partitions {
     pub fn change(&mut self, partition: &[u8], row: &Row, by: i64) -> Result<()> {
         let key = [partition, &row.bytes].concat();
         let before = self.rows.get(&key).map(read).transpose()?.map_or(0, |(weight, _)| weight);
-        match before + by {
-            0 => self.rows.delete(&key),
-            weight @ 1.. => self.rows.put(&key, &write(weight, row.order_len)),
-            weight => {
-                return Err(Error::internal(format!(
-                    "{}: a row is there {weight} times: it went away more often than it had come",
-                    self.name
-                )));
-            }
-        }
+        check_weight(&self.name, "a row", before + by)?;
+        self.set(partition, row, before + by);
         Ok(())
     }
 

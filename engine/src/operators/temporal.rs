@@ -17,13 +17,13 @@ use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use tidemark_common::plan::{Keeps, Temporal, numbers};
-use tidemark_common::{Delta, Error, Result};
+use tidemark_common::{Delta, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec};
 
 use super::aggregate::Placement;
 use super::exchange::shards_of;
 use super::time_index::{TimeIndex, weight_of};
-use super::{Chunks, Operator, StateSize, StepContext, only_input};
+use super::{Chunks, Operator, StateSize, StepContext, check_weight, only_input};
 
 /// Which of a node's states it is.
 const ROWS: u32 = 0;
@@ -35,6 +35,8 @@ pub struct TemporalFilter {
     plan: Temporal,
     schema: SchemaRef,
     codec: RowCodec,
+    /// For errors.
+    name: String,
     placement: Placement,
     /// By its number, the row ─▶ weight.
     rows: TimeIndex,
@@ -51,6 +53,7 @@ impl TemporalFilter {
             schema: Arc::clone(schema),
             codec: RowCodec::new(&fields)?,
             rows: TimeIndex::new(KeyedState::new(placement.state(ROWS), placement.cache_budget)),
+            name: placement.name(),
             placement,
             due: Cell::new(None),
             now: i64::MIN,
@@ -111,14 +114,7 @@ impl TemporalFilter {
         let encoded = self.codec.encode_rows(rows.columns(), rows.num_rows())?;
         let rows = times.iter().zip(weights).enumerate();
         let rows = rows.filter_map(|(row, (time, weight))| Some(((*time)?, encoded.row(row), *weight)));
-        let name = || self.placement.name();
-        self.rows.add(ctx.snapshot, rows, |weight| match weight {
-            0.. => Ok(()),
-            _ => Err(Error::internal(format!(
-                "{}: a row is there {weight} times: it went away more often than it had come",
-                name()
-            ))),
-        })
+        self.rows.add(ctx.snapshot, rows, |weight| check_weight(&self.name, "a row", weight))
     }
 
     /// The first moment after `now` at which the bound has reached `time`.

@@ -21,6 +21,7 @@ use super::Touched;
 use super::calls::Call;
 use super::keys::GroupNumbers;
 use super::linear::counted_rows;
+use crate::operators::check_weight;
 
 /// An encoded value; `None`: the group has none.
 pub type Extreme = Option<Box<[u8]>>;
@@ -161,16 +162,11 @@ impl Extremes {
                 Some(weight) => i64::from_be_bytes(weight.try_into().map_err(|_| self.corrupted())?),
             };
             let weight = before + change.weight;
+            check_weight(&self.name, "a value", weight)?;
             match weight {
                 _ if change.weight == 0 => {}
                 0 => self.values.delete(key),
-                1.. => self.values.put(key, &weight.to_be_bytes()),
-                _ => {
-                    return Err(Error::internal(format!(
-                        "{}: a value is there {weight} times: it went away more often than it had come",
-                        self.name
-                    )));
-                }
+                _ => self.values.put(key, &weight.to_be_bytes()),
             }
             after.push(weight);
         }

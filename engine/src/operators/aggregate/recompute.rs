@@ -21,7 +21,7 @@ use tidemark_storage::{Entry, EpochCommit, KeyedState, RowCodec, Snapshot};
 use super::calls::Call;
 use super::keys::{GroupNumbers, KeyCodec};
 use super::{Change, Closed, Groups, Owned, Side, Touched};
-use crate::operators::StateSize;
+use crate::operators::{StateSize, check_weight};
 
 pub struct Recompute {
     /// For errors.
@@ -105,15 +105,10 @@ impl Recompute {
         self.rows.load(snapshot, &keys)?;
         for (key, mut row) in keys.into_iter().zip(changes).filter(|(_, change)| change.weight != 0) {
             row.weight += self.rows.get(key).map(KeptRow::read).transpose()?.map_or(0, |before| before.weight);
+            check_weight(&self.name, "a row", row.weight)?;
             match row.weight {
                 0 => self.rows.delete(key),
-                1.. => self.rows.put(key, &row.write()),
-                weight => {
-                    return Err(Error::internal(format!(
-                        "{}: a row is there {weight} times: it went away more often than it had come",
-                        self.name
-                    )));
-                }
+                _ => self.rows.put(key, &row.write()),
             }
         }
         Ok(())

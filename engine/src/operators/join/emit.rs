@@ -63,7 +63,7 @@ impl Output {
         &self,
         kind: JoinKind,
         is_left: bool,
-        rows: &Rows,
+        rows: Option<&Rows>,
         keyless: Option<&Delta>,
         output: &mut Chunks,
     ) -> Result<()> {
@@ -77,8 +77,10 @@ impl Output {
                 }
                 Ok(())
             };
-            let (picked, weights) = rows.changes_of(matched);
-            send(&rows.batch, picked, weights)?;
+            if let Some(rows) = rows {
+                let (picked, weights) = rows.changes_of(matched);
+                send(&rows.batch, picked, weights)?;
+            }
             if let Some(delta) = keyless.filter(|_| !matched) {
                 let all = 0..delta.num_rows();
                 let weights = all.clone().map(|row| delta.weight(row)).collect();

@@ -105,7 +105,7 @@ impl Operator for Exists {
             rows.set_matches(group, count.before, count.after);
         }
         let mut output = Chunks::new();
-        self.output.rows_alone(self.kind, true, &rows, changes.keyless.as_ref(), &mut output)?;
+        self.output.rows_alone(self.kind, true, Some(&rows), changes.keyless.as_ref(), &mut output)?;
         self.left.store(&rows)?;
         Ok(output)
     }

@@ -116,13 +116,9 @@ impl Pairs {
         let mut output = Chunks::new();
         self.pairs(&mut inputs, &mut output)?;
         for (is_left, rows, keyless) in [(true, &inputs.left, &left.keyless), (false, &inputs.right, &right.keyless)] {
-            match self.waits {
-                false => self.output.rows_alone(self.kind, is_left, rows, keyless.as_ref(), &mut output)?,
-                true => {
-                    let later = Rows::nothing(&rows.batch.schema());
-                    self.output.rows_alone(self.kind, is_left, &later, keyless.as_ref(), &mut output)?;
-                }
-            }
+            // Those that have a key wait until no partner can come.
+            let now = (!self.waits).then_some(rows);
+            self.output.rows_alone(self.kind, is_left, now, keyless.as_ref(), &mut output)?;
         }
         self.left.store(&inputs.left)?;
         self.right.store(&inputs.right)?;
@@ -230,11 +226,10 @@ impl Operator for Pairs {
             true => Chunks::new(),
             false => self.changed(ctx, &left, &right)?,
         };
-        if let Some(rows) = self.left.let_go(ctx, self.waits)? {
-            self.output.rows_alone(self.kind, true, &rows, None, &mut output)?;
-        }
-        if let Some(rows) = self.right.let_go(ctx, self.waits)? {
-            self.output.rows_alone(self.kind, false, &rows, None, &mut output)?;
+        for (is_left, side) in [(true, &mut self.left), (false, &mut self.right)] {
+            if let Some(rows) = side.let_go(ctx, self.waits)? {
+                self.output.rows_alone(self.kind, is_left, Some(&rows), None, &mut output)?;
+            }
         }
         Ok(output)
     }

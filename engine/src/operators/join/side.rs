@@ -27,7 +27,7 @@ use super::stored::StoredRows;
 use crate::operators::aggregate::Placement;
 use crate::operators::aggregate::keys::GroupNumbers;
 use crate::operators::exchange::shards_of;
-use crate::operators::{Chunks, StepContext};
+use crate::operators::{Chunks, StepContext, check_weight};
 
 pub struct Side {
     /// For errors.
@@ -277,7 +277,7 @@ impl Side {
         }));
         others_of.iter_mut().flatten().for_each(|row| *row += changed as u32);
         for number in changed_of.iter().flatten().filter(|number| wanted[changes.groups[**number as usize]]) {
-            check(&self.name, rows[*number as usize].after)?;
+            check_weight(&self.name, "a row", rows[*number as usize].after)?;
         }
         let batch = match found.num_rows() {
             0 => changes.batch.clone(),
@@ -301,7 +301,7 @@ impl Side {
         for (number, (key, &weight)) in encoded.iter().zip(&changes.weights).enumerate() {
             let (before, matches) = kept.get(key).map_or(Ok((0, 0)), read_value)?;
             let after = before + weight;
-            check(&self.name, after)?;
+            check_weight(&self.name, "a row", after)?;
             rows.push(Row { before, after, matches_before: matches, matches_after: matches });
             if weight != 0 {
                 changed_of[changes.groups[number]].push(number as u32);
@@ -493,15 +493,6 @@ impl Rows {
         for row in &mut self.rows[..self.changed] {
             (row.matches_before, row.matches_after) = (0, 0);
         }
-    }
-}
-
-fn check(name: &str, after: i64) -> Result<()> {
-    match after {
-        0.. => Ok(()),
-        _ => Err(Error::internal(format!(
-            "{name}: a row is there {after} times: it went away more often than it had come"
-        ))),
     }
 }
 
