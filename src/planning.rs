@@ -4,10 +4,10 @@ mod outer_joins;
 
 use std::sync::Arc;
 
-use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -57,6 +57,8 @@ pub fn state(config: &Config) -> Result<Arc<SessionState>> {
         .with_physical_optimizer_rules(physical_rules())
         .build();
     functions::register(&mut state)?;
+    // MySQL's and Flink's, which DataFusion takes for to_char, with patterns that are neither's.
+    state.deregister_udf("date_format")?;
     Ok(Arc::new(state))
 }
 

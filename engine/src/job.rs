@@ -480,7 +480,7 @@ mod tests {
             paused: true,
         };
         let bytes = tidemark_storage::value::encode(&stored).unwrap();
-        expect!["010106038080010005818001010101ab06828001020101300137000000000000016601016501"]
+        expect!["010106038080010005818001010101ab0682800102010130013700000000000000016601016501"]
             .assert_eq(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>());
         assert_eq!(tidemark_storage::value::decode::<Stored>(&bytes).unwrap(), stored);
     }

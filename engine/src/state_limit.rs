@@ -62,7 +62,7 @@ fn exceeded(name: &str, max: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_storage::{StateId, Store, StoreOptions};
+    use tidemark_storage::{StateId, Store, StoreOptions, value};
 
     use super::*;
 
@@ -72,9 +72,9 @@ mod tests {
         let store = Store::open(dir.path(), &StoreOptions { sync: false, ..StoreOptions::default() }).unwrap();
         let mut commit = store.begin();
         for n in 0u32..10_000 {
-            commit.put(&Key::State { state: StateId::new(7, 4 + n % 3), key: &n.to_be_bytes() }, b"x");
+            commit.put(&Key::State { state: StateId::new(7, 4 + n % 3), key: &n.to_be_bytes() }, &value::frame(b"x"));
         }
-        commit.put(&Key::State { state: StateId::new(8, 4), key: b"another's" }, b"x");
+        commit.put(&Key::State { state: StateId::new(8, 4), key: b"another's" }, &value::frame(b"x"));
         let snapshot = store.commit(commit, 1, false).unwrap();
         let mut enough = StateLimit::new(10_000);
         (0..10).for_each(|_| enough.check(&snapshot, 7, "v").unwrap());

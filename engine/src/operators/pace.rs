@@ -205,10 +205,10 @@ mod tests {
             .map(|every| run(&mut flow(Plan { every, close: Some(0) }), &epochs, every.is_none().then_some(2)));
         expect![[r#"
             0: due None, keeps 0
-            1: due None, keeps 3
-            2: due None, keeps 3
-            3: + 1970-01-01T00:00:00 1; due None, keeps 2
-            4: + 1970-01-01T00:01:00 4; due None, keeps 1
+            1: due None, keeps 2
+            2: due None, keeps 2
+            3: + 1970-01-01T00:00:00 1; due None, keeps 1
+            4: + 1970-01-01T00:01:00 4; due None, keeps 0
             --
             0: due None, keeps 0
             1: due Some(3600), keeps 3

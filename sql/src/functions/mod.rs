@@ -106,8 +106,6 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in functions() {
         registry.register_udf(Arc::new(function))?;
     }
-    // MySQL's and Flink's, which DataFusion takes for to_char, with patterns that are neither's.
-    registry.deregister_udf("date_format")?;
     // The standard's name of bool_and.
     let every = datafusion::functions_aggregate::bool_and_or::bool_and_udaf().as_ref().clone().with_aliases(["every"]);
     registry.register_udaf(Arc::new(every))?;

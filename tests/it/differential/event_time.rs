@@ -39,7 +39,7 @@ const RESTARTS: usize = 2;
 /// Of a hundred queries that the grammar draws, how many the product may refuse at most.
 const REFUSED_PERCENT: usize = 30;
 /// How long a view may differ after everything has been read: windows close with the epoch after, on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Failures of a round that are shrunk.
 const SHRUNK: usize = 2;
 
