@@ -669,6 +669,8 @@ async fn a_watermark_is_that_of_what_was_loaded() {
     instance.server.kill_and_restart().await.unwrap();
     let ended = "SELECT status, rows_in, inserted, watermark_after FROM tidemark.run_history WHERE attempt = 2";
     instance.wait_for(ended, &["succeeded 2 2 2"]).await;
+    // The history knows a moment before the next run may begin.
+    instance.wait_for("SELECT run FROM tidemark.pipelines WHERE name = 'news'", &["NULL"]).await;
     assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2");
     instance.run("RUN PIPELINE news").await;
     assert_eq!(postgres.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM log").await, "1 2 3");
