@@ -147,7 +147,7 @@ pub struct Table {
     pub ttl: Option<Ttl>,
 }
 
-/// How long rows of a table stay.
+/// How long rows of a table or a source stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ttl {
     /// The column of their time, by its number for life.
@@ -261,6 +261,8 @@ pub struct Source {
     /// The table that takes rows that come too late.
     #[serde(default)]
     pub late_table: Option<Oid>,
+    #[serde(default)]
+    pub ttl: Option<Ttl>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -387,6 +389,15 @@ impl Object {
         match &self.kind {
             ObjectKind::Table(table) => table.remote.as_ref(),
             _ => None,
+        }
+    }
+
+    /// When a view or sink tells what has changed.
+    pub fn emit(&self) -> Emit {
+        match &self.kind {
+            ObjectKind::MaterializedView(v) => v.emit,
+            ObjectKind::Sink(s) => s.emit,
+            _ => Emit::Changes,
         }
     }
 

@@ -456,7 +456,7 @@ impl Driver {
             rows: source.lanes.rows,
             late_rows: source.lanes.late_rows,
             future_rows: source.lanes.future_rows,
-            refused: source.samples.iter().cloned().collect(),
+            refused: source.samples.clone(),
             dropped: source.lanes.dropped,
             bytes: source.lanes.bytes,
             lag_rows: source.lag_rows(),

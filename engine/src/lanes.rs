@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::compute::{filter_record_batch, nullif};
 use serde::{Deserialize, Serialize};
 use tidemark_common::Result;
 
@@ -117,7 +117,7 @@ impl Lanes {
         self.rows += batch.num_rows() as u64;
         let Some(def) = def else { return Ok(Judged { kept: batch, refused: None }) };
         let times = micros(batch.column(def.column))?;
-        let made = micros(&def.expr.evaluate(&batch)?.into_array(batch.num_rows())?)?;
+        let made = made(def, &batch, &times)?;
         let floor = self.watermark;
         let lane = self.lanes.entry(name.to_string()).or_default();
         lane.begin(name, floor, def.max_future, &mut judge);
@@ -239,6 +239,18 @@ impl Lane {
     }
 }
 
+/// The watermark that each row makes: none without a time, or with one that has no end.
+fn made(def: &WatermarkDef, batch: &RecordBatch, times: &[Option<i64>]) -> Result<Vec<Option<i64>>> {
+    let endless = |time: &Option<i64>| matches!(time, Some(i64::MIN | i64::MAX));
+    let mut columns = batch.columns().to_vec();
+    if times.iter().any(endless) {
+        let mask: BooleanArray = times.iter().map(|time| Some(endless(time))).collect();
+        columns[def.column] = nullif(&columns[def.column], &mask)?;
+    }
+    let rows = RecordBatch::try_new(batch.schema(), columns)?;
+    micros(&def.expr.evaluate(&rows)?.into_array(rows.num_rows())?)
+}
+
 /// The value of the last entry at or before this row.
 fn held(entries: &[(u64, i64)], row: u64) -> Option<i64> {
     let behind = entries.partition_point(|(from, _)| *from <= row);
@@ -318,6 +330,15 @@ mod tests {
         let judge = Judge::Again(&History::default());
         let judged = lanes.admit(Some(&def()), "a", batch(&[Some(9), None, Some(1)]), judge).unwrap();
         assert_eq!(judged.kept.num_rows(), 2);
+    }
+
+    #[test]
+    fn a_time_without_end_makes_no_watermark() {
+        let mut source = Source::default();
+        assert_eq!(source.take(0, "a", &[5, i64::MAX, 6, i64::MIN, 4]), [5, i64::MAX, 6]);
+        source.lanes.advance(None, 0, 0);
+        assert_eq!(source.lanes.watermark(), Some(6));
+        (1..5).for_each(|size| source.check_again(size));
     }
 
     #[test]

@@ -252,7 +252,7 @@ pub(crate) struct SourceInput {
     /// Rarely changes, so that what it was before an epoch costs nothing.
     pub history: Arc<History>,
     /// The last rows that were refused.
-    pub samples: VecDeque<RefusedRow>,
+    pub samples: Arc<VecDeque<RefusedRow>>,
     reader: Option<ReadAhead>,
     /// Columns that are read: what the consumers need, and the event time.
     projection: Vec<usize>,
@@ -287,7 +287,7 @@ impl SourceInput {
             positions,
             lanes,
             history,
-            samples: VecDeque::new(),
+            samples: Arc::default(),
             reader: None,
             projection: Vec::new(),
             frozen: false,
@@ -415,11 +415,12 @@ impl SourceInput {
     fn remember(&mut self, refused: &Refused, now: i64) -> Result<()> {
         let rows = refused.rows.project(&self.projection)?;
         let first = refused.times.len().saturating_sub(SAMPLES);
+        let samples = Arc::make_mut(&mut self.samples);
         for row in first..refused.times.len() {
-            if self.samples.len() == SAMPLES {
-                self.samples.pop_front();
+            if samples.len() == SAMPLES {
+                samples.pop_front();
             }
-            self.samples.push_back(RefusedRow {
+            samples.push_back(RefusedRow {
                 read_at: now,
                 reason: refused.reasons[row],
                 time: refused.times[row],

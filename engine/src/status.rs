@@ -83,7 +83,7 @@ pub struct SourceStatus {
     /// Rows that lay too far ahead.
     pub future_rows: u64,
     /// The last rows that were late or too far ahead, the newest last.
-    pub refused: Vec<RefusedRow>,
+    pub refused: Arc<VecDeque<RefusedRow>>,
     /// Records that could not be decoded.
     pub dropped: u64,
     pub bytes: u64,

@@ -102,31 +102,25 @@ fn is_clock(time: &Expr) -> bool {
 fn rewritten(join: Join) -> Result<Transformed<LogicalPlan>> {
     let Some(filter) = &join.filter else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
     let mut parts = split_conjunction_owned(filter.clone());
-    let Some(at) = parts.iter().position(|part| marker(part).is_some()) else {
+    let marked = parts.iter().enumerate().find_map(|(at, part)| Some((at, marker(part)?)));
+    let Some((at, marker)) = marked else {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     };
     if !matches!(join.join_type, JoinType::Inner | JoinType::Left) {
         return Err(Error::unsupported("a join with versions keeps rows of its left side only")
             .with_hint("Write ASOF JOIN or ASOF LEFT JOIN, JOIN or LEFT JOIN .. FOR SYSTEM_TIME AS OF."));
     }
+    parts.remove(at);
     parts.extend(join.on.iter().map(|(left, right)| left.clone().eq(right.clone())));
-    let plan = match marker(&parts[at]) {
-        Some(Marker::AsOf(time)) if is_clock(&time) => {
-            parts.remove(at);
+    let plan = match marker {
+        Marker::AsOf(time) if is_clock(&time) => {
             if clock_call(&time)?.is_some() {
                 parts.push(current(&join)?);
             }
             joined(&join, join.right.as_ref().clone(), parts)?
         }
-        Some(Marker::AsOf(time)) => {
-            parts.remove(at);
-            as_of(&join, time, parts)?
-        }
-        Some(Marker::Asof) => {
-            parts.remove(at);
-            asof(&join, parts)?
-        }
-        None => return Err(Error::internal("the condition of a join with versions has lost what makes it one")),
+        Marker::AsOf(time) => as_of(&join, time, parts)?,
+        Marker::Asof => asof(&join, parts)?,
     };
     Ok(Transformed::yes(plan))
 }

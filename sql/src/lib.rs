@@ -27,4 +27,5 @@ pub mod relation;
 mod rows;
 mod set_operations;
 pub mod subqueries;
+mod ttl;
 mod using;

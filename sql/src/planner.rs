@@ -72,7 +72,7 @@ impl<'a> Planner<'a> {
         crate::order_names::rewrite(&mut statement)?;
         crate::aggregate_order::rewrite(&mut statement);
         let plan = self.sql_to_rel().sql_statement_to_plan(statement).map_err(located)?;
-        let plan = crate::asof::rewrite(plan)?;
+        let plan = crate::ttl::rewrite(crate::asof::rewrite(plan)?, self)?;
         let plan = crate::grouping_keys::rewrite(crate::set_operations::rewrite(plan)?)?;
         let plan = crate::partition_keys::rewrite(crate::outer_types::settle(literals::settle(plan)?)?)?;
         let plan = crate::distinct_on::rewrite(crate::lateral::rewrite(plan)?)?;

@@ -44,6 +44,8 @@ pub struct Relation {
     pub lookups: Vec<Vec<usize>>,
     /// Column that carries a watermark.
     pub watermark: Option<usize>,
+    /// Rows go so many microseconds after the time in this column: of a source.
+    pub ttl: Option<(usize, i64)>,
     /// Columns that say from when to when a row holds: of a table with the strategy scd2.
     pub versions: Option<(usize, usize)>,
     /// PRIMARY KEY, so that GROUP BY it allows the other columns.

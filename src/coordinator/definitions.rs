@@ -15,7 +15,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, Pipeline, SecretKey, Sink, Source, Table};
+use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, Table};
 use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
@@ -55,7 +55,7 @@ pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Res
         ObjectKind::Source(s) => source(object, s, catalog, env).map(Definition::Source),
         ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
         ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
-        ObjectKind::Pipeline(p) if p.continuous().is_some() => pipeline(object, p, catalog, env).map(Definition::Sink),
+        ObjectKind::Pipeline(p) if p.continuous().is_some() => pipeline(object, catalog, env).map(Definition::Sink),
         other => Err(Error::internal(format!("a {} does not run", other.name()))),
     };
     definition.map_err(|e| e.context(format_args!("{} \"{}\"", object.kind_name(), object.name)))
@@ -78,9 +78,9 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 late_table: None,
             }))
         }
-        (Err(error), ObjectKind::Sink(sink)) => {
+        (Err(error), ObjectKind::Sink(_)) => {
             tracing::error!(sink = object.name, %error, "the sink cannot be opened");
-            let dataflow = sink_dataflow(object, sink, catalog, env)?;
+            let dataflow = Arc::new(stored_dataflow(object, catalog, env)?);
             let sink = Arc::new(Unavailable { error, schema: object.arrow_schema() });
             Ok(Definition::Sink(SinkDef { oid: object.oid, name: object.name.clone(), dataflow, sink }))
         }
@@ -358,6 +358,14 @@ pub fn dataflow(
     lower::lower(&optimized, emit)
 }
 
+/// Plans the dataflow of an object that has one: as it came out first.
+pub fn stored_dataflow(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Dataflow> {
+    let Some((query, path)) = object.query() else {
+        return Err(Error::internal(format!("a {} has no dataflow", object.kind_name())));
+    };
+    dataflow(&stored_query(query)?, path, object.emit(), Some(object), catalog, env)
+}
+
 /// A stored query's AST.
 pub fn stored_query(text: &str) -> Result<ast::Query> {
     if let Statement::Sql(statement) = grammar::parse_one(text)?.statement
@@ -384,8 +392,7 @@ pub fn view_collection(object: &Object, view: &MaterializedView) -> Result<Arc<C
 }
 
 fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &Environment) -> Result<ViewDef> {
-    let query = stored_query(&view.query)?;
-    let dataflow = dataflow(&query, &view.search_path, view.emit, Some(object), catalog, env)?;
+    let dataflow = stored_dataflow(object, catalog, env)?;
     Ok(ViewDef {
         oid: object.oid,
         storage: view_storage(object, view),
@@ -399,7 +406,7 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 }
 
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
-    let dataflow = sink_dataflow(object, sink, catalog, env)?;
+    let dataflow = Arc::new(stored_dataflow(object, catalog, env)?);
     let resolved = secrets::resolve(&sink.options, &sink.secrets, catalog, env.secret_key.as_ref())?;
     let spec = SinkSpec {
         name: object.name.clone(),
@@ -414,14 +421,8 @@ fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment)
 }
 
 /// A continuous pipeline: a sink whose target is its table.
-fn pipeline(object: &Object, pipeline: &Pipeline, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
-    let query = stored_query(&pipeline.query)?;
-    let dataflow = dataflow(&query, &pipeline.search_path, Emit::Changes, Some(object), catalog, env)?;
+fn pipeline(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
+    let dataflow = stored_dataflow(object, catalog, env)?;
     let sink = Arc::new(continuous::Loads::new(object, env.database.clone()));
     Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow: Arc::new(dataflow), sink })
-}
-
-fn sink_dataflow(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<Arc<Dataflow>> {
-    let query = stored_query(&sink.query)?;
-    dataflow(&query, &sink.search_path, sink.emit, Some(object), catalog, env).map(Arc::new)
 }

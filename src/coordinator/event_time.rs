@@ -144,13 +144,13 @@ fn late_columns(source: &[Column], limit: SqlType) -> Result<Vec<Column>> {
         )
         .with_hint("Give the source's column another name."));
     }
-    let own = [SqlType::Text, limit, SqlType::Interval];
-    let own = LATE_COLUMNS.into_iter().zip(own).map(|(name, sql_type)| Column::new(name, sql_type, 0));
-    let all = source.iter().map(|c| Column::new(&c.name, c.sql_type.clone(), 0)).chain(own);
-    Ok(all
-        .enumerate()
-        .map(|(at, column)| Column { nullable: true, ..Column::new(&column.name, column.sql_type, at as i16 + 1) })
-        .collect())
+    let own = LATE_COLUMNS.into_iter().zip([SqlType::Text, limit, SqlType::Interval]);
+    let all = source.iter().map(|c| (c.name.as_str(), c.sql_type.clone())).chain(own);
+    let column = |(at, (name, sql_type)): (usize, (&str, SqlType))| Column {
+        nullable: true,
+        ..Column::new(name, sql_type, at as i16 + 1)
+    };
+    Ok(all.enumerate().map(column).collect())
 }
 
 /// A table that a source writes refused rows into stays as it is: a row that it would not take would stop the source.

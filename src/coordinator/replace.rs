@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_catalog::{Catalog, Change, MaterializedView, Object, ObjectKind};
-use tidemark_common::plan::Emit;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::Transaction as Commit;
 
@@ -167,17 +166,15 @@ fn check_readers(catalog: &Arc<Catalog>, before: &Object, after: &Object, env: &
     views::keeps_columns(before, after)?;
     let next = Arc::new(catalog.apply(&[Change::Put(Box::new(after.clone()))]));
     for reader in &readers {
-        let (emit, fingerprint) = match &reader.kind {
-            ObjectKind::MaterializedView(view) => (view.emit, &view.fingerprint),
-            ObjectKind::Sink(sink) => (sink.emit, &sink.fingerprint),
+        let fingerprint = match &reader.kind {
+            ObjectKind::MaterializedView(view) => &view.fingerprint,
+            ObjectKind::Sink(sink) => &sink.fingerprint,
             _ => match reader.continuous() {
-                Some(continuous) => (Emit::Changes, &continuous.fingerprint),
+                Some(continuous) => &continuous.fingerprint,
                 None => continue,
             },
         };
-        let Some((query, path)) = reader.query() else { continue };
-        let query = definitions::stored_query(query)?;
-        let plan = definitions::dataflow(&query, path, emit, Some(reader), &next, env)?;
+        let plan = definitions::stored_dataflow(reader, &next, env)?;
         if plan.fingerprint() != *fingerprint {
             return Err(refused(before, reader, "Its plan would be another one, and its state is of the one it has."));
         }

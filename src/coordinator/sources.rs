@@ -10,7 +10,7 @@ use tidemark_sql::grammar;
 
 use super::event_time::EventTime;
 use super::secrets::{self, Resolved};
-use super::{already_exists, definitions};
+use super::{already_exists, definitions, ttl};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
@@ -49,7 +49,9 @@ impl Session {
     async fn source_object(&mut self, create: &CreateSource) -> Result<Source> {
         let env = self.database().environment.clone();
         let secrets = self.secret_options(&create.secrets)?;
-        let resolved = secrets::resolve(&create.options, &secrets, self.catalog()?.as_ref(), env.secret_key.as_ref())?;
+        let mut options = create.options.clone();
+        let ttl = ttl::Wanted::take(&mut options)?;
+        let resolved = secrets::resolve(&options, &secrets, self.catalog()?.as_ref(), env.secret_key.as_ref())?;
         if let Some(constraint) = create.constraints.first() {
             return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
                 .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
@@ -95,8 +97,9 @@ impl Session {
                 Some(Watermark { column, expr: w.expr.to_string() })
             }
         };
-        let options = create.options.clone();
-        let mut source = Source { columns, declared, include, watermark, options, secrets, format, late_table: None };
+        let ttl = ttl.map(|ttl| ttl.of(&columns, watermark.as_ref().map(|w| w.column))).transpose()?;
+        let late_table = None;
+        let mut source = Source { columns, declared, include, watermark, options, secrets, format, late_table, ttl };
         if source.watermark.is_some() {
             source.late_table = self.late_table(create, &source.columns, &late_options)?;
         }

@@ -139,7 +139,7 @@ impl Session {
         }
         let mut options = super::loads::options(create)?;
         draft.remote = self.remote_of(&mut options, &draft.name)?;
-        draft.ttl = ttl::of(&mut options, &draft)?;
+        draft.ttl = ttl::of_table(&mut options, &draft.columns, draft.remote.is_some())?;
         self.draft_load(&mut draft, options)?;
         if let Some(key) = &draft.primary_key {
             for column in &key.columns {

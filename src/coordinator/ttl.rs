@@ -1,46 +1,73 @@
-//! WITH (ttl = '30 days', ttl_column = 'ts'): rows of a table go when they are old.
+//! WITH (ttl = '30 days', ttl_column = 'ts'): rows of a table or a source go when they are old.
 //!
 //! A table with the strategy scd2 has an option of that name, too: after how long without a load a version is closed.
 
-use tidemark_catalog::{Object, ObjectKind, Table, Ttl};
+use tidemark_catalog::{Column, Object, ObjectKind, Table, Ttl};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::event_time::duration;
-use super::tables::Draft;
 
-/// Takes the options out that say so.
-pub(super) fn of(options: &mut Vec<(String, String)>, draft: &Draft) -> Result<Option<Ttl>> {
-    let value = |name: &str| options.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    if value("strategy").is_some_and(|strategy| strategy.eq_ignore_ascii_case("scd2")) {
+/// What was asked for.
+pub(super) struct Wanted {
+    micros: i64,
+    column: Option<String>,
+}
+
+impl Wanted {
+    /// Takes the options out that say so.
+    pub fn take(options: &mut Vec<(String, String)>) -> Result<Option<Self>> {
+        let mut value = |name: &str| {
+            let at = options.iter().position(|(key, _)| key == name)?;
+            Some(options.remove(at).1)
+        };
+        match (value("ttl"), value("ttl_column")) {
+            (None, None) => Ok(None),
+            (Some(ttl), column) => Ok(Some(Self { micros: duration("ttl", &ttl)?, column })),
+            (None, Some(_)) => Err(Error::invalid("option \"ttl_column\" needs the option \"ttl\"")),
+        }
+    }
+
+    /// By the column that was named, or by `event_time`.
+    pub fn of(self, columns: &[Column], event_time: Option<usize>) -> Result<Ttl> {
+        let position = |name: &String| {
+            columns.iter().position(|column| column.name == *name).ok_or_else(|| {
+                let message = format!("column \"{name}\" of the option \"ttl_column\" does not exist");
+                Error::new(SqlState::UndefinedColumn, message)
+            })
+        };
+        let at = self.column.as_ref().map(position).transpose()?.or(event_time).ok_or_else(|| {
+            Error::invalid("option \"ttl\" needs the option \"ttl_column\"")
+                .with_hint("Name the column of type timestamp from which on rows stay for so long.")
+        })?;
+        match &columns[at].sql_type {
+            SqlType::Timestamp | SqlType::TimestampTz => Ok(Ttl { attnum: at as i16 + 1, micros: self.micros }),
+            other => Err(Error::new(
+                SqlState::DatatypeMismatch,
+                format!(
+                    "column \"{}\" of the option \"ttl_column\" is of type {other}, not timestamp",
+                    columns[at].name
+                ),
+            )),
+        }
+    }
+}
+
+/// Of a table that is kept here.
+pub(super) fn of_table(
+    options: &mut Vec<(String, String)>,
+    columns: &[Column],
+    is_remote: bool,
+) -> Result<Option<Ttl>> {
+    let is_scd2 = |(key, value): &(String, String)| key == "strategy" && value.eq_ignore_ascii_case("scd2");
+    if options.iter().any(is_scd2) {
         return Ok(None);
     }
-    let (ttl, column) = (value("ttl"), value("ttl_column"));
-    options.retain(|(key, _)| key != "ttl" && key != "ttl_column");
-    let (ttl, column) = match (ttl, column) {
-        (None, None) => return Ok(None),
-        (Some(ttl), Some(column)) => (ttl, column),
-        (Some(_), None) => {
-            return Err(Error::invalid("option \"ttl\" needs the option \"ttl_column\"")
-                .with_hint("Name the column of type timestamp from which on rows stay for so long."));
-        }
-        (None, Some(_)) => return Err(Error::invalid("option \"ttl_column\" needs the option \"ttl\"")),
-    };
-    if draft.remote.is_some() {
+    let Some(wanted) = Wanted::take(options)? else { return Ok(None) };
+    if is_remote {
         return Err(Error::unsupported("a table that is kept elsewhere has no ttl here"));
     }
-    let micros = duration("ttl", &ttl)?;
-    let Some(at) = draft.columns.iter().position(|c| c.name == column) else {
-        let message = format!("column \"{column}\" of the option \"ttl_column\" does not exist");
-        return Err(Error::new(SqlState::UndefinedColumn, message));
-    };
-    match draft.columns[at].sql_type {
-        SqlType::Timestamp | SqlType::TimestampTz => Ok(Some(Ttl { attnum: at as i16 + 1, micros })),
-        ref other => Err(Error::new(
-            SqlState::DatatypeMismatch,
-            format!("column \"{column}\" of the option \"ttl_column\" is of type {other}, not timestamp"),
-        )),
-    }
+    wanted.of(columns, None).map(Some)
 }
 
 /// The column by which rows go stays, as a time.

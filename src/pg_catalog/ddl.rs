@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use tidemark_catalog::{
     Catalog, Check, Column, Format, Identity, Key, MaterializedView, Object, ObjectKind, Pipeline, Secret, Sequence,
-    Sink, Source, Table, Trigger, View, quote_ident, quote_literal,
+    Sink, Source, Table, Trigger, Ttl, View, quote_ident, quote_literal,
 };
 use tidemark_common::Oid;
 use tidemark_common::plan::Emit;
@@ -85,13 +85,16 @@ fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -
         options.extend([("connection".into(), connection), ("table".into(), remote.name())]);
         options.extend(remote.on_drift.iter().map(|way| ("on_drift".into(), way.clone())));
     }
-    if let Some(ttl) = &table.ttl {
-        let column = table.columns.iter().find(|column| column.attnum == ttl.attnum);
-        options.push(("ttl".into(), duration_text(ttl.micros)));
-        options.extend(column.map(|column| ("ttl_column".into(), column.name.clone())));
-    }
+    options.extend(ttl_options(table.ttl, &table.columns));
     let options = if options.is_empty() { String::new() } else { format!(" {}", with(&options)) };
     format!("CREATE {temporary}TABLE {name} (\n    {}\n){options}", lines.join(",\n    "))
+}
+
+fn ttl_options(ttl: Option<Ttl>, columns: &[Column]) -> Vec<(String, String)> {
+    let Some(ttl) = ttl else { return Vec::new() };
+    let column = columns.iter().find(|column| column.attnum == ttl.attnum);
+    let duration = ("ttl".to_string(), duration_text(ttl.micros));
+    [duration].into_iter().chain(column.map(|column| ("ttl_column".to_string(), column.name.clone()))).collect()
 }
 
 fn table_column(catalog: &Catalog, table: &Object, column: &Column) -> String {
@@ -180,7 +183,8 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
             source.include.iter().map(|(what, column)| format!("{what} AS {}", quote_ident(column))).collect();
         text.push_str(&format!("\nINCLUDE {}", include.join(", ")));
     }
-    text.push_str(&format!("\n{}", with_secrets(catalog, &source.options, &source.secrets)));
+    let options: Vec<_> = source.options.iter().cloned().chain(ttl_options(source.ttl, &source.columns)).collect();
+    text.push_str(&format!("\n{}", with_secrets(catalog, &options, &source.secrets)));
     text.push_str(&format_clause(source.format.as_ref()));
     text
 }

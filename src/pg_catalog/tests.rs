@@ -219,6 +219,7 @@ fn clicks() -> Object {
         secrets: vec![],
         format: Some(Format { format: "PLAIN".into(), encode: "CSV".into(), options: vec![] }),
         late_table: None,
+        ttl: None,
     };
     object(16416, PUBLIC, "clicks", &[], ObjectKind::Source(source))
 }

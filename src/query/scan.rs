@@ -119,6 +119,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         indexed: catalog.indexes_of(object.oid).filter_map(|(_, i)| i.columns.first()).map(|c| c.column).collect(),
         lookups: lookups(catalog, object),
         watermark: None,
+        ttl: None,
         versions: None,
         constraints: None,
         scan: None,
@@ -136,6 +137,10 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         ObjectKind::Source(source) => {
             relation.append_only = true;
             relation.watermark = source.watermark.as_ref().map(|w| w.column);
+            relation.ttl = source.ttl.and_then(|ttl| {
+                let column = source.columns.iter().position(|column| column.attnum == ttl.attnum)?;
+                Some((column, ttl.micros))
+            });
             relation.schema = definitions::source_schema(object);
         }
         ObjectKind::MaterializedView(view) => {

@@ -52,27 +52,8 @@ impl Session {
     fn explain_object(&mut self, object: &Object, analyze: bool) -> Result<String> {
         let catalog = self.catalog()?;
         let dataflow = match &object.kind {
-            ObjectKind::MaterializedView(view) => {
-                let query = definitions::stored_query(&view.query)?;
-                definitions::dataflow(
-                    &query,
-                    &view.search_path,
-                    view.emit,
-                    Some(object),
-                    &catalog,
-                    &self.db.environment,
-                )?
-            }
-            ObjectKind::Sink(sink) => {
-                let query = definitions::stored_query(&sink.query)?;
-                definitions::dataflow(
-                    &query,
-                    &sink.search_path,
-                    sink.emit,
-                    Some(object),
-                    &catalog,
-                    &self.db.environment,
-                )?
+            ObjectKind::MaterializedView(_) | ObjectKind::Sink(_) => {
+                definitions::stored_dataflow(object, &catalog, &self.db.environment)?
             }
             other => return Err(Error::unsupported(format!("a {} has no dataflow", other.name()))),
         };

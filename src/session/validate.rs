@@ -50,7 +50,7 @@ impl Session {
         if view.emit == Emit::OnWindowClose {
             self.notice("rows of windows that are still open are in the query only, and are not compared");
         }
-        self.check_repeatable(&object, view)?;
+        self.check_repeatable(&object)?;
         let names = self.names_of_view(&object, view)?;
         let plan = difference(&names, &object, view)?;
         let (_, stream) = super::select::execute(&names, plan).await?;
@@ -71,10 +71,8 @@ impl Session {
     }
 
     /// A view that hangs on when its rows were read cannot be computed again.
-    fn check_repeatable(&self, object: &Object, view: &MaterializedView) -> Result<()> {
-        let query = definitions::stored_query(&view.query)?;
-        let (catalog, env) = (&self.transaction()?.catalog, &self.db.environment);
-        let plan = definitions::dataflow(&query, &view.search_path, view.emit, Some(object), catalog, env)?;
+    fn check_repeatable(&self, object: &Object) -> Result<()> {
+        let plan = definitions::stored_dataflow(object, &self.transaction()?.catalog, &self.db.environment)?;
         let hangs = |node: &Node| match &node.op {
             Op::Clock => true,
             Op::Join(join) => join.current,

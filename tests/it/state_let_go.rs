@@ -16,7 +16,7 @@ const ROWS: usize = 2880;
 const HOUR: u64 = 120;
 
 /// Name, query, and the most state entries that it may have when the day is over.
-const VIEWS: [(&str, &str, u64); 19] = [
+const VIEWS: [(&str, &str, u64); 22] = [
     (
         "tumble",
         "SELECT window_start, k, count(*) AS n, min(v) AS m FROM TUMBLE(a, ts, INTERVAL '10 minutes') GROUP BY window_start, k",
@@ -99,6 +99,9 @@ const VIEWS: [(&str, &str, u64); 19] = [
         20,
     ),
     ("versions", "SELECT a.v, b.v AS w FROM a ASOF LEFT JOIN b ON a.k = b.k AND a.ts >= b.ts", HOUR),
+    ("next_versions", "SELECT a.v, b.v AS w FROM a ASOF LEFT JOIN b ON a.k = b.k AND a.ts <= b.ts", HOUR),
+    ("next_found", "SELECT a.v, b.v AS w FROM a ASOF JOIN b ON a.k = b.k AND a.ts < b.ts", HOUR),
+    ("since_last", "SELECT k, v, ts, lag(ts) OVER (PARTITION BY k ORDER BY ts) AS last FROM a", HOUR),
     (
         "versions_closed",
         "SELECT a.v, a.ts, b.v AS w FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.ts ON a.k = b.k EMIT ON WINDOW CLOSE",

@@ -50,6 +50,8 @@ pub struct Within {
     /// `None`: there is no bound on that side.
     pub least: Option<i64>,
     pub most: Option<i64>,
+    /// A left row meets one right row at most, and is let go when both watermarks have passed that: no other can take its place.
+    pub until_met: bool,
     /// Rows without partner are sent when none can come any more, and not before.
     pub emit_on_close: bool,
 }
@@ -152,8 +154,9 @@ impl Within {
         let let_go = |of: &str, other: &str, column: &str, reach: Option<i64>| {
             reach.map(|reach| format!("the {of} until {} {column} is {} later", other, duration_text(reach)))
         };
+        let met = || Some(format!("the left ones until the right {right} that they meet is passed"));
         let both = [
-            let_go("left ones", "the right", right, self.reach(true)),
+            let_go("left ones", "the right", right, self.reach(true)).or_else(|| self.until_met.then(met).flatten()),
             let_go("right ones", "the left", left, self.reach(false)),
         ];
         let both: Vec<String> = both.into_iter().flatten().collect();

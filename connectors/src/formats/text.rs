@@ -6,9 +6,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, StringArray, StringBuilder};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BinaryBuilder, Date32Array, StringArray, StringBuilder, TimestampMicrosecondArray,
+};
+use datafusion::arrow::compute::kernels::zip::zip;
 use datafusion::arrow::compute::{self, CastOptions};
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
 use serde::de::IgnoredAny;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
@@ -125,7 +128,7 @@ fn by_cast(values: &StringArray, field: &Field, sql_type: &SqlType) -> Result<Pa
     if !failed.is_empty() {
         // Rare, so only now: spellings that Postgres reads and Arrow does not.
         let respelt: StringArray = values.iter().map(|v| v.map(|text| respell(text, sql_type))).collect();
-        array = compute::cast_with_options(&respelt, field.data_type(), &safe)?;
+        array = with_infinity(&respelt, &compute::cast_with_options(&respelt, field.data_type(), &safe)?)?;
         failed = new_nulls(values, &array);
     }
     let failures = failed.into_iter().map(|row| (row, in_column(syntax(sql_type, values.value(row)), field))).collect();
@@ -146,6 +149,28 @@ fn respell<'a>(text: &'a str, sql_type: &SqlType) -> Cow<'a, str> {
         return Cow::Owned(format!("{}:00{}", &text[..end], &text[end..]));
     }
     Cow::Borrowed(text)
+}
+
+/// The cast of `values` with `infinity` and `-infinity`, which Arrow does not read as dates and timestamps.
+fn with_infinity(values: &StringArray, array: &ArrayRef) -> Result<ArrayRef> {
+    let is_later = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "infinity" | "+infinity" => Some(true),
+        "-infinity" => Some(false),
+        _ => None,
+    };
+    let ends = |min: i64, max: i64| values.iter().map(move |v| is_later(v?).map(|later| if later { max } else { min }));
+    let infinite: ArrayRef = match array.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
+            let ends: TimestampMicrosecondArray = ends(i64::MIN, i64::MAX).collect();
+            Arc::new(ends.with_timezone_opt(zone.clone()))
+        }
+        DataType::Date32 => {
+            let ends = ends(i32::MIN.into(), i32::MAX.into());
+            Arc::new(ends.map(|end| end.map(|days| days as i32)).collect::<Date32Array>())
+        }
+        _ => return Ok(Arc::clone(array)),
+    };
+    Ok(zip(&compute::is_not_null(&infinite)?, &infinite, array)?)
 }
 
 /// `-01:02:03` of an interval in words.
@@ -344,6 +369,7 @@ fn array_item(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<St
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::{Date32Type, TimestampMicrosecondType};
     use datafusion::arrow::util::display::array_value_to_string;
 
     use super::*;
@@ -352,6 +378,17 @@ mod tests {
         match parse_one(value, sql_type) {
             Ok(array) => array_value_to_string(&array, 0).unwrap(),
             Err(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn times_without_end() {
+        for (text, micros, days) in [("infinity", i64::MAX, i32::MAX), (" -Infinity", i64::MIN, i32::MIN)] {
+            let read = |sql_type| parse_one(text, &sql_type).unwrap();
+            assert_eq!(read(SqlType::Timestamp).as_primitive::<TimestampMicrosecondType>().value(0), micros);
+            assert_eq!(read(SqlType::TimestampTz).as_primitive::<TimestampMicrosecondType>().value(0), micros);
+            assert_eq!(read(SqlType::Date).as_primitive::<Date32Type>().value(0), days);
+            assert!(parse_one(text, &SqlType::Time).is_err());
         }
     }
 

@@ -274,6 +274,7 @@ fn least_of_all<'a>(mut inputs: impl Iterator<Item = &'a Watermarks>) -> Waterma
 /// in time than the join allows.
 fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks], idle: &[bool]) -> Result<Watermarks> {
     let [left, right] = [0, 1].map(|input| &all[node.inputs[input] as usize]);
+    let silent = [0, 1].map(|input| idle[node.inputs[input] as usize]);
     let left_schema = &plan.nodes[node.inputs[0] as usize].schema;
     let width = left_schema.fields().len();
     let mut watermarks = Watermarks::new();
@@ -289,7 +290,7 @@ fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks], i
         let right_schema = &plan.nodes[node.inputs[1] as usize].schema;
         let of_left = watermark_micros(left, within.left, &left_schema.fields()[within.left])?;
         let of_right = watermark_micros(right, within.right, &right_schema.fields()[within.right])?;
-        let both = without_idle(of_left, of_right, [0, 1].map(|input| idle[node.inputs[input] as usize]));
+        let both = without_idle(of_left, of_right, silent);
         let least = |own: i64, partners: i64, reach: i64| own.min(partners.saturating_sub(reach));
         let bound = |value: i64, field: &FieldRef| {
             ScalarValue::TimestampMicrosecond(Some(value), None).cast_to(field.data_type())
@@ -302,7 +303,6 @@ fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks], i
         }
     }
     for &(l, r) in &join.on {
-        let silent = [0, 1].map(|input| idle[node.inputs[input] as usize]);
         let Some((of_left, of_right)) = without_idle(left.get(&l), right.get(&r), silent) else { continue };
         let least = if of_right.partial_cmp(of_left) == Some(Ordering::Less) { of_right } else { of_left };
         put(l, least);
@@ -312,7 +312,7 @@ fn through_join(plan: &Dataflow, node: &Node, join: &Join, all: &[Watermarks], i
 }
 
 /// Two watermarks, of which one that is idle is as far as the other.
-pub fn without_idle<T: Copy>(left: Option<T>, right: Option<T>, idle: [bool; 2]) -> Option<(T, T)> {
+fn without_idle<T: Copy>(left: Option<T>, right: Option<T>, idle: [bool; 2]) -> Option<(T, T)> {
     match idle {
         [true, false] => right.map(|right| (right, right)),
         [false, true] => left.map(|left| (left, left)),

@@ -146,8 +146,13 @@ impl Over {
             let key = touched.partitions.key(partition);
             let is_final = |row: &usize| is[*row].zip(watermark).is_some_and(|(end, watermark)| end < watermark);
             let rows = new.0.starts[partition]..new.0.starts[partition + 1];
-            let (now_final, open): (Vec<usize>, Vec<usize>) = rows.partition(is_final);
-            now_final.iter().for_each(|row| self.rows.set(key, &new.0.rows[*row], 0));
+            let (now_final, open): (Vec<usize>, Vec<usize>) = rows.clone().partition(is_final);
+            for row in &now_final {
+                // Copies of a row stand together: the last of them may be open yet.
+                let copies = (*row..rows.end).take_while(|copy| new.0.rows[*copy].bytes == new.0.rows[*row].bytes);
+                let open = copies.filter(|copy| !is_final(copy)).count();
+                self.rows.set(key, &new.0.rows[*row], open as i64);
+            }
             let before = (old.0.starts[partition]..old.0.starts[partition + 1]).filter_map(|row| was[row]).min();
             due.moved(before, open.iter().filter_map(|row| is[*row]).min(), key);
             done.extend(now_final);

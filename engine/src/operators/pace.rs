@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use tidemark_common::plan::Pace as Plan;
 use tidemark_common::{Delta, Result};
@@ -18,7 +17,7 @@ use tidemark_storage::{EpochCommit, KeyedState, RowCodec};
 
 use super::aggregate::Placement;
 use super::aggregate::keys::on_time;
-use super::time_index::{TimeIndex, micros, watermark_micros, weight_of};
+use super::time_index::{TimeIndex, micros, taken_rows, watermark_micros};
 use super::{Chunks, Operator, StateSize, StepContext, only_input};
 
 /// Which of a node's states it is.
@@ -74,10 +73,7 @@ impl Pace {
         if taken.is_empty() {
             return Ok(None);
         }
-        let columns = self.codec.decode(taken.iter().map(|(row, _)| row.as_slice()))?;
-        let weights = taken.iter().map(|(_, weight)| weight_of(weight)).collect::<Result<Vec<i64>>>()?;
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        Ok(Some(Delta::new(batch, Some(Int64Array::from(weights)))))
+        taken_rows(&taken, &self.codec, &self.schema, 1).map(Some)
     }
 }
 

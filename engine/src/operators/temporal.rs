@@ -13,7 +13,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use tidemark_common::plan::{Keeps, Temporal, numbers};
@@ -22,7 +22,7 @@ use tidemark_storage::{EpochCommit, KeyedState, RowCodec};
 
 use super::aggregate::Placement;
 use super::exchange::shards_of;
-use super::time_index::{TimeIndex, weight_of};
+use super::time_index::{TimeIndex, taken_rows};
 use super::{Chunks, Operator, StateSize, StepContext, check_weight, only_input};
 
 /// Which of a node's states it is.
@@ -74,11 +74,8 @@ impl TemporalFilter {
         if taken.is_empty() {
             return Ok(None);
         }
-        let columns = self.codec.decode(taken.iter().map(|(row, _)| row.as_slice()))?;
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let sign = if self.plan.keeps == Keeps::Above { -1 } else { 1 };
-        let weights = taken.iter().map(|(_, weight)| Ok(sign * weight_of(weight)?)).collect::<Result<Vec<i64>>>()?;
-        let all = Delta::new(batch, Some(Int64Array::from(weights)));
+        let all = taken_rows(&taken, &self.codec, &self.schema, sign)?;
         let mine = self.mine(all.batch.column(self.plan.column), all.num_rows())?;
         let mine = all.filter(&mine)?;
         Ok((!mine.is_empty()).then_some(mine))

@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, TimeUnit, TimestampMicrosecondType};
-use tidemark_common::{Error, Result};
-use tidemark_storage::{Entry, EpochCommit, KeyedState, Snapshot};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use tidemark_common::{Delta, Error, Result};
+use tidemark_storage::{Entry, EpochCommit, KeyedState, RowCodec, Snapshot};
 
 use super::aggregate::keys::typed_watermark;
 use super::aggregate::size_of;
@@ -106,8 +106,14 @@ impl TimeIndex {
     }
 }
 
-/// The weight that [`TimeIndex::add`] has put.
-pub fn weight_of(value: &[u8]) -> Result<i64> {
+/// Rows that [`TimeIndex::add`] has put and that were taken out, with their weights times `sign`.
+pub fn taken_rows(taken: &[Entry], codec: &RowCodec, schema: &SchemaRef, sign: i64) -> Result<Delta> {
+    let columns = codec.decode(taken.iter().map(|(row, _)| row.as_slice()))?;
+    let weights = taken.iter().map(|(_, weight)| Ok(sign * weight_of(weight)?)).collect::<Result<Vec<i64>>>()?;
+    Ok(Delta::new(RecordBatch::try_new(Arc::clone(schema), columns)?, Some(Int64Array::from(weights))))
+}
+
+fn weight_of(value: &[u8]) -> Result<i64> {
     postcard::from_bytes(value).map_err(|e| Error::internal(format!("a kept row's weight cannot be read: {e}")))
 }
 

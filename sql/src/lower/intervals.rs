@@ -44,11 +44,12 @@ pub(super) fn of(condition: &Arc<dyn PhysicalExpr>, width: usize) -> Vec<Within>
     found
 }
 
-/// Of an ASOF join: `left.ts < bound OR bound IS NULL`, where bound is the time of a version's successor. A version whose successor
-/// lies below the left watermark meets nothing any more; a row below the right watermark has found its version. Versions without a
-/// successor have no time, and stay.
+/// Of an ASOF join. With `>=`, `left.ts < bound OR bound IS NULL`, bound is the time of a version's successor: a version whose
+/// successor lies below the left watermark meets nothing any more, a row below the right watermark has found its version. Versions
+/// without a successor have no time, and stay. With `<=`, `left.ts > bound OR bound IS NULL`, it is that of the one before: a row
+/// waits for its version, `left.ts <= right.ts`, and is done when that is.
 pub(super) fn of_versions(condition: &Arc<dyn PhysicalExpr>, right: &Schema, width: usize) -> Option<Within> {
-    split_conjunction(condition).into_iter().find_map(|part| {
+    let (left, operator, bound) = split_conjunction(condition).into_iter().find_map(|part| {
         let either = part.downcast_ref::<BinaryExpr>().filter(|binary| *binary.op() == Operator::Or)?;
         let (absent, within) = match either.left().is::<IsNullExpr>() {
             true => (either.left(), either.right()),
@@ -56,12 +57,24 @@ pub(super) fn of_versions(condition: &Arc<dyn PhysicalExpr>, right: &Schema, wid
         };
         let bound = column(absent.downcast_ref::<IsNullExpr>()?.arg())?;
         let within = within.downcast_ref::<BinaryExpr>()?;
-        let before = matches!(within.op(), Operator::Lt | Operator::LtEq) && column(within.right()) == Some(bound);
         let left = column(within.left())?;
         let is_bound = bound >= width && right.field(bound - width).name() == BOUND;
-        let both = (before && is_bound && left < width).then_some((left, bound - width))?;
-        Some(Within { left: both.0, right: both.1, least: Some(0), most: Some(0), emit_on_close: false })
-    })
+        (is_bound && column(within.right()) == Some(bound) && left < width).then_some((
+            left,
+            *within.op(),
+            bound - width,
+        ))
+    })?;
+    match operator {
+        Operator::Lt | Operator::LtEq => {
+            Some(Within { left, right: bound, least: Some(0), most: Some(0), until_met: false, emit_on_close: false })
+        }
+        Operator::Gt | Operator::GtEq => {
+            let met = of(condition, width).into_iter().find(|within| within.left == left && within.least == Some(0))?;
+            Some(Within { until_met: true, ..met })
+        }
+        _ => None,
+    }
 }
 
 fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
@@ -90,6 +103,7 @@ fn comparison(part: &Arc<dyn PhysicalExpr>, width: usize) -> Option<Within> {
             right: greater.column - width,
             least: Some(least),
             most: None,
+            until_met: false,
             emit_on_close: false,
         }),
         (false, true) => Some(Within {
@@ -97,6 +111,7 @@ fn comparison(part: &Arc<dyn PhysicalExpr>, width: usize) -> Option<Within> {
             right: smaller.column - width,
             least: None,
             most: Some(least.saturating_neg()),
+            until_met: false,
             emit_on_close: false,
         }),
         _ => None,

@@ -119,13 +119,20 @@ impl Lowering {
         if let Some(within) = residual.and_then(|expr| intervals::of_versions(expr, self.schema(right.node), width))
             && known(within.left, within.right)
             && !of_right.append_only
+            && (!within.until_met || matches!(kind, JoinKind::Inner | JoinKind::Left))
         {
             return Some(within);
         }
         // NULL equals NULL there, but has no time.
         let on = if null_equal { &[] } else { on };
-        let equal =
-            on.iter().map(|&(left, right)| Within { left, right, least: Some(0), most: Some(0), emit_on_close: false });
+        let equal = on.iter().map(|&(left, right)| Within {
+            left,
+            right,
+            least: Some(0),
+            most: Some(0),
+            until_met: false,
+            emit_on_close: false,
+        });
         let mut found: Vec<Within> =
             equal.chain(residual.map_or_else(Vec::new, |expr| intervals::of(expr, width))).collect();
         found.retain(|within| known(within.left, within.right));

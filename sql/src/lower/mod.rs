@@ -36,7 +36,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, TableScan, Values, Volatility};
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use tidemark_common::plan::{Dataflow, Emit, Node, NodeId, Op, Pace, Properties};
+use tidemark_common::plan::{Dataflow, Emit, Keeps, Node, NodeId, Op, Pace, Properties};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result};
 
@@ -365,6 +365,12 @@ impl Lowering {
 
     /// EMIT ON WINDOW CLOSE must mean something, and must not send what it would have to take back.
     fn check_closes(&self, output: NodeId) -> Result<()> {
+        let leaves = |op: &Op| matches!(op, Op::Temporal(temporal) if temporal.keeps == Keeps::Above);
+        if !self.properties(output).append_only && self.nodes.iter().any(|node| leaves(&node.op)) {
+            return Err(Error::unsupported("EMIT ON WINDOW CLOSE: rows leave again as time passes").with_hint(
+                "Leave out the condition on now(), or, if it is a source that lets its rows go, read one without ttl.",
+            ));
+        }
         if !self.closes {
             return Err(Error::unsupported(
                 "EMIT ON WINDOW CLOSE needs a GROUP BY over a window column of a watermark, or a join in time",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
+use datafusion::functions_window::lead_lag::lead_udwf;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, SortExpr, Window, WindowFunctionDefinition};
@@ -68,6 +69,17 @@ impl Lowering {
                 properties.watermarks.insert(first);
                 Some(plan::Until { time, function: 0, emit_on_close: false })
             }
+            (Some(time), None) => match next_time(window, frame) {
+                // What comes changes what is said of later rows. One is needed until its successor can have no other before it.
+                Some(next) => {
+                    properties.watermarks.insert(time);
+                    let next = self.window_expr(&next, window)?;
+                    fields.push(next.field()?);
+                    functions.push(next);
+                    Some(plan::Until { time, function: functions.len() - 1, emit_on_close: false })
+                }
+                None => None,
+            },
             (Some(time), Some(end)) => {
                 let function = match end {
                     SessionEnd::At(function) => function,
@@ -154,20 +166,33 @@ fn session_end(window: &Window, frame: &Frame<'_>) -> Option<SessionEnd> {
 /// final when it lies below the watermark, since no row comes between any more.
 fn is_next_time(window: &Window, frame: &Frame<'_>) -> bool {
     let ([order, ..], [function]) = (frame.order, frame.functions.as_slice()) else { return false };
-    let Some(call) = window_function(&window.window_expr[*function]) else { return false };
+    let Some(call) = neighbour(window, *function, "lead") else { return false };
+    is_in_time(order) && call.params.args.first() == Some(&order.expr)
+}
+
+/// If all that a frame asks is of the row before, in the order of time: the function that gives the time of the next one.
+fn next_time(window: &Window, frame: &Frame<'_>) -> Option<Expr> {
+    let order = frame.order.first().filter(|order| is_in_time(order))?;
+    let calls = frame.functions.iter().map(|&function| neighbour(window, function, "lag"));
+    let first = calls.collect::<Option<Vec<_>>>()?.into_iter().next()?;
+    let mut params = first.params.clone();
+    params.args = vec![order.expr.clone()];
+    params.null_treatment = None;
+    Some(Expr::from(WindowFunction { fun: WindowFunctionDefinition::WindowUDF(lead_udwf()), params }))
+}
+
+fn is_in_time(order: &SortExpr) -> bool {
+    order.asc && !order.nulls_first
+}
+
+/// `lag(..)` or `lead(..)` by one row, without a default.
+fn neighbour<'a>(window: &'a Window, function: usize, name: &str) -> Option<&'a WindowFunction> {
+    let call = window_function(&window.window_expr[function]).filter(|call| call.fun.name() == name)?;
     let is_one = |offset: &Expr| matches!(offset, Expr::Literal(ScalarValue::Int64(Some(1)), _));
-    let (value, rest) = match call.params.args.split_first() {
-        Some((value, rest)) => (value, rest),
-        None => return false,
-    };
-    let one_ahead =
-        rest.first().is_none_or(is_one) && rest.get(1).is_none_or(|d| matches!(d, Expr::Literal(v, _) if v.is_null()));
-    call.fun.name() == "lead"
-        && order.asc
-        && !order.nulls_first
-        && *value == order.expr
-        && one_ahead
-        && call.params.filter.is_none()
+    let is_null = |default: &Expr| matches!(default, Expr::Literal(value, _) if value.is_null());
+    let (offset, default) = (call.params.args.get(1), call.params.args.get(2));
+    let plain = offset.is_none_or(is_one) && default.is_none_or(is_null);
+    (plain && call.params.null_treatment.is_none() && call.params.filter.is_none()).then_some(call)
 }
 
 fn frames(functions: &[Expr]) -> Result<Vec<Frame<'_>>> {

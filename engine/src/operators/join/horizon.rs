@@ -6,6 +6,8 @@
 //!                                                └ let go when the other input's watermark is beyond; if the input is
 //!                                                  updating, its own must be beyond the row, too
 //! ```
+//!
+//! A row that meets one partner at most, the next in time, waits until it has met one: it goes by the time of that.
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
@@ -28,7 +30,9 @@ pub struct Horizon {
     /// How far the partners have been taken to be while their input was idle.
     passed: Option<i64>,
     is_restored: bool,
-    /// By the rows' times, their keys; the value is how long the part is that the join's key makes.
+    /// Rows are looked for by the time of the partner that they have met.
+    pub until_met: bool,
+    /// By the rows' times (their partners'), their keys; the value is how long the part is that the join's key makes.
     rows: TimeIndex,
 }
 
@@ -41,7 +45,8 @@ impl Horizon {
         append_only: bool,
         entries: KeyedState,
     ) -> Result<Option<Self>> {
-        let Some(reach) = within.reach(is_left) else { return Ok(None) };
+        let until_met = is_left && within.until_met;
+        let Some(reach) = within.reach(is_left).or(until_met.then_some(0)) else { return Ok(None) };
         let of = |schema: &SchemaRef, column: usize| (column, schema.fields()[column].clone());
         let (mut time, mut partners_time) = (of(left, within.left), of(right, within.right));
         if !is_left {
@@ -50,7 +55,8 @@ impl Horizon {
         check_time(&time.1)?;
         check_time(&partners_time.1)?;
         let rows = TimeIndex::new(entries);
-        Ok(Some(Self { is_left, time, partners_time, reach, append_only, passed: None, is_restored: false, rows }))
+        let (passed, is_restored) = (None, false);
+        Ok(Some(Self { is_left, time, partners_time, reach, append_only, passed, is_restored, until_met, rows }))
     }
 
     /// Its own changes in `chunks`, without those of rows that may have been let go: none comes below the watermark, unless one of
@@ -102,6 +108,11 @@ impl Horizon {
             return Ok(Some(meets_nothing));
         }
         Ok(own.map(|changes| meets_nothing.min(changes)))
+    }
+
+    /// The times of partners.
+    pub fn partners_times(&self, partners: &RecordBatch) -> Result<Vec<Option<i64>>> {
+        micros(partners.column(self.partners_time.0))
     }
 
     /// The times of rows, as they are indexed. A row without one meets nothing: it is kept only if it may be taken back.

@@ -63,6 +63,8 @@ struct Inputs {
     left: Rows,
     right: Rows,
     groups: usize,
+    /// The pairs that have come or gone, if rows are kept until they have met.
+    met: Vec<(u32, u32, i64)>,
 }
 
 impl Residual {
@@ -120,6 +122,7 @@ impl Pairs {
             let now = (!self.waits).then_some(rows);
             self.output.rows_alone(self.kind, is_left, now, keyless.as_ref(), &mut output)?;
         }
+        self.left.met(&inputs.left, &inputs.right, inputs.met)?;
         self.left.store(&inputs.left)?;
         self.right.store(&inputs.right)?;
         Ok(output)
@@ -139,6 +142,7 @@ impl Pairs {
             left: self.left.load(ctx, left, &by_right, groups)?,
             right: self.right.load(ctx, right, &by_left, groups)?,
             groups: groups.len(),
+            met: Vec::new(),
         };
         inputs.left.forget_matches_of_changed();
         inputs.right.forget_matches_of_changed();
@@ -201,6 +205,9 @@ impl Pairs {
                 of_right.push(r);
                 weights.push(weight);
             }
+        }
+        if self.left.is_kept_until_met() {
+            inputs.met.extend(of_left.iter().zip(&of_right).zip(&weights).map(|((l, r), weight)| (*l, *r, *weight)));
         }
         if !weights.is_empty() {
             let (of_left, of_right) = (UInt32Array::from(of_left), UInt32Array::from(of_right));

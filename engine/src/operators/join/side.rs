@@ -226,11 +226,7 @@ impl Side {
 
     /// Nothing was there before.
     fn load_changed(&self, changes: &Changes, groups: usize) -> Rows {
-        let rows: Vec<Row> = changes.weights.iter().map(|&after| Row { after, ..Row::default() }).collect();
-        let mut changed_of = vec![Vec::new(); groups];
-        for (number, &group) in changes.groups.iter().enumerate().filter(|(_, group)| **group != usize::MAX) {
-            changed_of[group].push(number as u32);
-        }
+        let (rows, changed_of) = changes.as_new(groups);
         let (batch, others_of) = (changes.batch.clone(), vec![Vec::new(); groups]);
         Rows { batch, changed: rows.len(), rows, changed_of, others_of, ..Rows::nothing(&self.schema) }
     }
@@ -245,11 +241,8 @@ impl Side {
         groups: &GroupNumbers,
     ) -> Result<Rows> {
         let Kept::Stored(stored) = &mut self.kept else { return Err(Error::internal("the rows are not stored")) };
-        let (mut changed_of, mut others_of) = (vec![Vec::new(); wanted.len()], vec![Vec::new(); wanted.len()]);
-        let mut rows: Vec<Row> = changes.weights.iter().map(|&after| Row { after, ..Row::default() }).collect();
-        for (number, &group) in changes.groups.iter().enumerate().filter(|(_, group)| **group != usize::MAX) {
-            changed_of[group].push(number as u32);
-        }
+        let (mut rows, changed_of) = changes.as_new(wanted.len());
+        let mut others_of = vec![Vec::new(); wanted.len()];
         let keys: Vec<&[u8]> =
             (0..wanted.len()).filter(|&group| wanted[group]).map(|group| groups.key(group)).collect();
         let found = match keys.is_empty() {
@@ -340,7 +333,8 @@ impl Side {
     /// Keeps the rows as they are after the epoch.
     pub fn store(&mut self, rows: &Rows) -> Result<()> {
         let Kept::Own(kept) = &mut self.kept else { return Ok(()) };
-        let times = self.horizon.as_ref().map(|horizon| horizon.times(&rows.batch)).transpose()?;
+        let by_time = self.horizon.as_ref().filter(|horizon| !horizon.until_met);
+        let times = by_time.map(|horizon| horizon.times(&rows.batch)).transpose()?;
         for (number, (row, key)) in rows.rows.iter().zip(&rows.encoded).enumerate() {
             let same_matches = !self.counts_matches || row.matches_before == row.matches_after;
             if row.before == row.after && same_matches {
@@ -355,6 +349,25 @@ impl Side {
                 0 => kept.delete(key),
                 _ => put(kept, key, row, self.counts_matches)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Whether rows are let go by the time of the one partner that they have met.
+    pub fn is_kept_until_met(&self) -> bool {
+        self.horizon.as_ref().is_some_and(|horizon| horizon.until_met)
+    }
+
+    /// Rows have met their partner, or no longer: numbers of a row and of a partner, and the change of their weight.
+    pub fn met(&mut self, rows: &Rows, partners: &Rows, mut pairs: Vec<(u32, u32, i64)>) -> Result<()> {
+        let Some(horizon) = &mut self.horizon else { return Ok(()) };
+        let times = horizon.partners_times(&partners.batch)?;
+        // A partner may be replaced by one with its time: what goes is taken out before what comes is put in.
+        pairs.sort_by_key(|(_, _, weight)| *weight > 0);
+        for (row, partner, weight) in pairs {
+            let (row, time) = (row as usize, times[partner as usize]);
+            let is_there = weight > 0 || rows.rows[row].after > 0 && partners.rows[partner as usize].after > 0;
+            horizon.keep(time, &rows.encoded[row], rows.key_lens[row], is_there);
         }
         Ok(())
     }
@@ -433,6 +446,15 @@ impl Changes {
     /// Marks the groups in which a row has changed.
     pub fn mark(&self, touched: &mut [bool]) {
         self.groups.iter().filter(|g| **g != usize::MAX).for_each(|&g| touched[g] = true);
+    }
+
+    /// The changed rows as if none had been there before, and which of them are of each group.
+    fn as_new(&self, groups: usize) -> (Vec<Row>, Vec<Vec<u32>>) {
+        let mut of_group = vec![Vec::new(); groups];
+        for (number, &group) in self.groups.iter().enumerate().filter(|(_, group)| **group != usize::MAX) {
+            of_group[group].push(number as u32);
+        }
+        (self.weights.iter().map(|&after| Row { after, ..Row::default() }).collect(), of_group)
     }
 }
 

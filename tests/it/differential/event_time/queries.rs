@@ -213,7 +213,7 @@ impl Generator {
     }
 
     fn form(&mut self) -> Drawn {
-        match self.choices.below(22) {
+        match self.choices.below(26) {
             0..6 => self.groups(),
             6 => self.distinct(),
             7 | 8 => self.first_rows(),
@@ -223,6 +223,8 @@ impl Generator {
             16 => self.rows_of_windows(),
             17 => self.united_windows(),
             18 => self.windows_and_table(),
+            19..22 => self.versions(),
+            22 => self.neighbours(),
             _ => self.of_views(),
         }
     }
@@ -321,6 +323,38 @@ impl Generator {
         let query = format!(
             "SELECT l.k AS lk, l.v AS lv, l.ts AS lts, r.k AS rk, r.v AS rv, r.ts AS rts FROM {left} AS l {kind} {right} AS r ON {on}"
         );
+        Drawn { query, closes: None }
+    }
+
+    /// Each row with the nearest one on its side of it.
+    fn versions(&mut self) -> Drawn {
+        let (left, right) = match (self.apart, self.choices.below(6)) {
+            (true, _) | (_, 5) => ("a", "a"),
+            (_, 0..3) => ("a", "b"),
+            (_, 3) => ("b", "va"),
+            (_, _) => ("va", "u"),
+        };
+        let kind = self.one_of(&["ASOF JOIN", "ASOF LEFT JOIN"]);
+        let operator = self.one_of(&[">=", ">", "<=", "<"]);
+        let by_key = if self.percent(80) { "l.k = r.k AND " } else { "" };
+        let query = format!(
+            "SELECT l.k AS lk, l.v AS lv, l.ts AS lts, r.k AS rk, r.v AS rv, r.ts AS rts \
+             FROM {left} AS l {kind} {right} AS r ON {by_key}l.ts {operator} r.ts"
+        );
+        Drawn { query, closes: None }
+    }
+
+    /// What the row before says, or when the next one comes.
+    fn neighbours(&mut self) -> Drawn {
+        let stream = self.stream();
+        let asked = self.one_of(&[
+            "lag(ts) OVER w AS x",
+            "lag(v) OVER w AS x, lag(ts) OVER w AS y",
+            "lead(ts) OVER w AS x",
+            "lag(ts) OVER w AS x, lead(ts) OVER w AS y",
+        ]);
+        let query =
+            format!("SELECT k, v, ts, {asked} FROM {} AS s WINDOW w AS (PARTITION BY k ORDER BY ts, v)", stream.sql);
         Drawn { query, closes: None }
     }
 
