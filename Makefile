@@ -26,6 +26,7 @@ demo: build ## Build, start a server with the flights demo, ready for psql
 .PHONY: test
 test: check ## Everything that must pass: formatting, clippy, unit tests, SQL suites, whole-process tests, docs examples
 	scripts/s3s.sh "$(TARGET_DIR)/s3s"
+	scripts/kafka.sh "$(TARGET_DIR)/kafka"
 	time cargo test --workspace --no-fail-fast
 
 .PHONY: soak

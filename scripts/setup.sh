@@ -26,6 +26,12 @@ have_libclang || { missing+=(libclang-dev); mac+=(llvm); }
 have clang || have g++ || have c++ || { missing+=(g++); mac+=(llvm); }
 [ "$(uname -s)" = Linux ] && need mold mold mold
 need psql postgresql-client libpq
+# librdkafka is built with TLS and SASL by OpenSSL, which pkg-config finds.
+need pkg-config pkg-config pkg-config
+pkg-config --exists libssl 2>/dev/null || { missing+=(libssl-dev); mac+=(openssl@3); }
+# The tests run a real Kafka broker: Maven fetches its jars.
+need java default-jre-headless openjdk@17
+need mvn maven maven
 # The suites and `make bench-pg` compare with a PostgreSQL server; its binaries are not on the PATH in Debian.
 have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || { missing+=(postgresql); mac+=(postgresql@17); }
 
@@ -55,6 +61,8 @@ else
     echo "Install them with your package manager and run make again. What each is for:" >&2
     echo "    libclang-dev       building RocksDB's bindings" >&2
     echo "    mold               linking" >&2
+    echo "    libssl-dev         TLS to Kafka (with pkg-config)" >&2
+    echo "    maven, a JRE       the Kafka broker that the tests run" >&2
     echo "    postgresql-client  psql, for the demo and the tests" >&2
     echo "    postgresql         the server that suites and benchmarks compare with" >&2
     exit 1

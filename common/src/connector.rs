@@ -41,6 +41,10 @@ pub trait Source: Send + Sync + Debug {
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>>;
 
+    /// An epoch has stored these positions: they are true from now on. For systems that keep a reader's place themselves, for people
+    /// to see. Must not wait.
+    fn committed(&self, _positions: &Positions) {}
+
     /// True if no row can ever come after the last (a generator with a row count): the source then counts as finished
     /// when its reader ends.
     fn is_bounded(&self) -> bool;
@@ -64,6 +68,9 @@ pub struct SourceBatch {
     /// partitions read side by side have one each.
     pub lane: Arc<str>,
     pub batch: RecordBatch,
+    /// The place of each row in its lane, ascending, where rows may go missing before they are read again (a topic keeps its records
+    /// for a while only). `None`: they are counted.
+    pub places: Option<Vec<u64>>,
     /// What to store with the epoch that takes these rows; only the splits that moved.
     pub positions: Positions,
     /// Raw bytes read for these rows.

@@ -120,6 +120,7 @@ impl<G: Generate> SourceReader for GeneratorReader<G> {
             lane: self.lane.clone(),
             bytes: batch.get_array_memory_size(),
             batch,
+            places: None,
             positions: Positions::from([(SPLIT.to_string(), after.to_string())]),
             dropped: 0,
         }))

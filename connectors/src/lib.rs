@@ -15,6 +15,7 @@ mod fail;
 mod file;
 pub mod formats;
 mod generator;
+mod kafka;
 pub mod load;
 mod nexmark;
 pub mod options;
@@ -23,6 +24,7 @@ pub mod postgres;
 mod spec;
 #[cfg(test)]
 mod testing;
+mod wanted;
 
 pub use fail::fail_point;
 pub use tidemark_common::connector::{Positions, Sink, SinkWriter, Source, SourceBatch, SourceReader};

@@ -2,8 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::IntervalMonthDayNanoType;
+use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Hidden, Result, nearest};
+
+use crate::formats::text;
+
+/// What to do with a record that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnError {
+    Fail,
+    Drop,
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -71,6 +84,41 @@ impl Options {
         }
     }
 
+    pub(crate) fn on_error(&mut self) -> Result<OnError> {
+        match self.take("on_error").map(|text| text.to_lowercase()).as_deref() {
+            None | Some("fail") => Ok(OnError::Fail),
+            Some("drop") => Ok(OnError::Drop),
+            Some(other) => {
+                Err(Error::invalid(format!("option \"on_error\" must be 'fail' or 'drop', not \"{other}\"")))
+            }
+        }
+    }
+
+    pub fn positive(&mut self, key: &'static str) -> Result<Option<f64>> {
+        match self.parse::<f64>(key, "a number above 0")? {
+            Some(value) if value <= 0.0 || !value.is_finite() => {
+                Err(Error::invalid(format!("option \"{key}\" must be a number above 0, not \"{value}\"")))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// `'1 second'`, `'500ms'`, `'2'` (seconds).
+    pub fn duration(&mut self, key: &'static str) -> Result<Option<Duration>> {
+        self.take(key).map(|text| duration(&text).map_err(|e| e.context(format!("option \"{key}\"")))).transpose()
+    }
+
+    /// All options whose key starts with `prefix`, secrets among them, the prefix cut off.
+    pub fn take_credentials(&mut self, prefix: &str) -> BTreeMap<String, Hidden> {
+        let secret: Vec<String> = self.secrets.keys().filter(|k| k.starts_with(prefix)).cloned().collect();
+        let mut taken: BTreeMap<String, Hidden> =
+            self.take_prefix(prefix).into_iter().map(|(key, value)| (key, Hidden::new(value))).collect();
+        let secrets =
+            secret.into_iter().filter_map(|k| Some((k[prefix.len()..].to_string(), self.secrets.remove(&k)?)));
+        taken.extend(secrets);
+        taken
+    }
+
     /// All options whose key starts with `prefix`, the prefix cut off.
     pub fn take_prefix(&mut self, prefix: &str) -> BTreeMap<String, String> {
         let keys: Vec<String> = self.values.keys().filter(|k| k.starts_with(prefix)).cloned().collect();
@@ -90,6 +138,24 @@ impl Options {
             None => error.with_hint(format!("Options known here: {}.", self.known.join(", "))),
         })
     }
+}
+
+fn duration(value: &str) -> Result<Duration> {
+    if let Ok(seconds) = value.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| Error::invalid(e.to_string()));
+    }
+    let spaced = match value.trim().find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => format!("{} {}", &value.trim()[..at], &value.trim()[at..]),
+        None => value.to_string(),
+    };
+    let array = text::parse_one(&spaced, &SqlType::Interval)
+        .map_err(|_| Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")))?;
+    let span = array.as_primitive::<IntervalMonthDayNanoType>().value(0);
+    let nanos = i64::from(span.days) * 86_400_000_000_000 + span.nanoseconds;
+    if span.months != 0 || nanos <= 0 {
+        return Err(Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")));
+    }
+    Ok(Duration::from_nanos(nanos as u64))
 }
 
 fn not_secret(key: &str) -> Error {

@@ -12,7 +12,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Clock, Error, Hidden, Result, SqlState, nearest};
 
 use crate::options::Options;
-use crate::{Sink, Source, blackhole, datagen, file, nexmark};
+use crate::{Sink, Source, blackhole, datagen, file, kafka, nexmark};
 
 /// A CREATE SOURCE, its types resolved.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub struct SinkSpec {
     pub format: Option<FormatSpec>,
 }
 
-const SOURCES: [&str; 3] = ["datagen", "file", "nexmark"];
+const SOURCES: [&str; 4] = ["datagen", "file", "kafka", "nexmark"];
 const SINKS: [&str; 2] = ["blackhole", "file"];
 
 /// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
@@ -57,6 +57,7 @@ pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
     match connector(&mut options, "source", &SOURCES)?.as_str() {
         "datagen" => datagen::open(spec, options),
         "nexmark" => nexmark::open(spec, options),
+        "kafka" => kafka::open(spec, options),
         _ => file::open_source(spec, options),
     }
 }
@@ -81,6 +82,7 @@ pub async fn infer_columns(
         "datagen" => Err(Error::new(SqlState::InvalidTableDefinition, "a datagen source must declare its columns")
             .with_hint("CREATE SOURCE name (id BIGINT, ..) WITH (connector = 'datagen', ..)")),
         "nexmark" => nexmark::infer(&mut parsed),
+        "kafka" => kafka::infer(parsed, format).await,
         _ => file::infer(parsed, format).await,
     }
 }

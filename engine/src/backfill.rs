@@ -179,7 +179,8 @@ impl Replaying {
                 self.round_rows += taken.batch.num_rows() as u64;
                 let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
                 let judge = Judge::Again(&source.history);
-                let judged = lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, judge)?;
+                let judged =
+                    lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, taken.places.as_deref(), judge)?;
                 positions.extend(taken.positions);
                 if judged.kept.num_rows() > 0 {
                     chunks.push(Delta::inserts(judged.kept));

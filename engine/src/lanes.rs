@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Two things hang on more than the lane: a lane that was idle finds that the others have gone on without it, and `max_future`
-//! compares with the clock. Both are remembered by the number of the row in its lane from which they held ([`History`]), so that
+//! compares with the clock. Both are remembered by the place of the row in its lane from which they held ([`History`]), so that
 //! whoever reads the rows again (a backfill, a SELECT over the source) judges as the first reading did.
 
 use std::collections::BTreeMap;
@@ -50,8 +50,8 @@ struct Lane {
     watermark: Option<i64>,
     /// When its last row was taken, in microseconds.
     last_row: i64,
-    /// Rows taken so far, those that were refused among them.
-    rows: u64,
+    /// Of the next row, those that were refused are counted, too.
+    place: u64,
     /// The row from which on the clock stands at this time, for `max_future`.
     clock: Option<(u64, i64)>,
 }
@@ -112,6 +112,7 @@ impl Lanes {
         def: Option<&WatermarkDef>,
         name: &str,
         batch: RecordBatch,
+        places: Option<&[u64]>,
         mut judge: Judge<'_>,
     ) -> Result<Judged> {
         self.rows += batch.num_rows() as u64;
@@ -124,6 +125,7 @@ impl Lanes {
         let mut keep = Vec::with_capacity(batch.num_rows());
         let (mut reasons, mut bounds) = (Vec::new(), Vec::new());
         for row in 0..batch.num_rows() {
+            lane.place = places.map_or(lane.place, |places| places[row]);
             let verdict = lane.judge(name, times[row], def, &mut judge);
             keep.push(verdict.is_none());
             match verdict {
@@ -133,7 +135,7 @@ impl Lanes {
                 }
                 None => lane.watermark = lane.watermark.max(made[row]),
             }
-            lane.rows += 1;
+            lane.place += 1;
         }
         if reasons.is_empty() {
             return Ok(Judged { kept: batch, refused: None });
@@ -183,17 +185,17 @@ impl Lane {
         if let Some(floor) = floor.filter(|floor| self.watermark.is_none_or(|own| own < *floor)) {
             self.watermark = Some(floor);
             let raised = &mut Arc::make_mut(history).raised;
-            raised.entry(name.to_string()).or_default().push((self.rows, floor));
+            raised.entry(name.to_string()).or_default().push((self.place, floor));
         }
         let Some(max_future) = max_future else { return };
         let step = (max_future / CLOCK_STEPS).max(1);
         if self.clock.is_none_or(|(_, read)| now.saturating_sub(read) >= step) {
-            self.clock = Some((self.rows, *now));
+            self.clock = Some((self.place, *now));
             // What was remembered holds no longer.
             let last = history.clock.get(name).and_then(|entries| entries.last());
             if last.is_some_and(|(_, clock)| *clock != NEVER) {
                 let clocks = &mut Arc::make_mut(history).clock;
-                clocks.entry(name.to_string()).or_default().push((self.rows, NEVER));
+                clocks.entry(name.to_string()).or_default().push((self.place, NEVER));
             }
         }
     }
@@ -209,9 +211,9 @@ impl Lane {
         let clock = match judge {
             Judge::First { .. } => self.clock.map(|(_, clock)| clock),
             Judge::Again(history) => {
-                let raised = history.raised.get(name).and_then(|entries| held(entries, self.rows));
+                let raised = history.raised.get(name).and_then(|entries| held(entries, self.place));
                 self.watermark = self.watermark.max(raised);
-                history.clock.get(name).and_then(|entries| held(entries, self.rows))
+                history.clock.get(name).and_then(|entries| held(entries, self.place))
             }
         };
         let time = time?;
@@ -290,7 +292,7 @@ mod tests {
             let times: Vec<_> = times.iter().map(|t| Some(*t)).collect();
             let judge = Judge::First { now, history: &mut self.history };
             let def = self.def.get_or_insert_with(def);
-            let judged = self.lanes.admit(Some(def), lane, batch(&times), judge).unwrap();
+            let judged = self.lanes.admit(Some(def), lane, batch(&times), None, judge).unwrap();
             self.read.push((lane, times));
             let kept = micros(judged.kept.column(0)).unwrap();
             self.kept.entry(lane).or_default().extend(&kept);
@@ -305,7 +307,7 @@ mod tests {
                 let times: Vec<_> = self.read.iter().filter(|r| r.0 == *name).flat_map(|r| r.1.clone()).collect();
                 for piece in times.chunks(size) {
                     let judge = Judge::Again(&self.history);
-                    let judged = lanes.admit(self.def.as_ref(), name, batch(piece), judge).unwrap();
+                    let judged = lanes.admit(self.def.as_ref(), name, batch(piece), None, judge).unwrap();
                     kept.entry(name).or_default().extend(micros(judged.kept.column(0)).unwrap());
                     lanes.advance_as(&self.lanes);
                     assert!(self.lanes.watermark().is_none() || lanes.watermark() <= self.lanes.watermark());
@@ -328,7 +330,7 @@ mod tests {
     fn a_row_without_a_time_is_never_late() {
         let mut lanes = Lanes::default();
         let judge = Judge::Again(&History::default());
-        let judged = lanes.admit(Some(&def()), "a", batch(&[Some(9), None, Some(1)]), judge).unwrap();
+        let judged = lanes.admit(Some(&def()), "a", batch(&[Some(9), None, Some(1)]), None, judge).unwrap();
         assert_eq!(judged.kept.num_rows(), 2);
     }
 

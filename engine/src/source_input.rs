@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datafusion::arrow::array::TimestampMicrosecondArray;
 use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch, StringArray, new_null_array};
@@ -37,6 +38,9 @@ const DAY: u64 = 86_400_000_000;
 /// Columns of a table of refused rows besides those of its source: `late` or `future`; the watermark or the latest time that was
 /// allowed; by how much the row missed that.
 pub const LATE_COLUMNS: [&str; 3] = ["late_reason", "late_limit", "late_by"];
+
+/// How often it is asked how much waits behind, while nothing comes.
+const LAG_IS_TOLD: Duration = Duration::from_secs(1);
 
 /// How much a queue may hold before its reader waits.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +157,15 @@ async fn read(
             }
             shared.1.notified().await;
         }
-        let Some(batch) = reader.next().await? else { return Ok(()) };
+        let Ok(next) = tokio::time::timeout(LAG_IS_TOLD, reader.next()).await else {
+            let (mut state, lag) = (lock(&shared.0), reader.lag_rows());
+            if std::mem::replace(&mut state.lag_rows, lag) != lag {
+                drop(state);
+                waker();
+            }
+            continue;
+        };
+        let Some(batch) = next? else { return Ok(()) };
         {
             let mut state = lock(&shared.0);
             state.rows += batch.batch.num_rows();
@@ -248,6 +260,8 @@ fn for_table(refused: &Refused, table: &SchemaRef) -> Result<RecordBatch> {
 pub(crate) struct SourceInput {
     pub def: SourceDef,
     pub positions: Positions,
+    /// They have changed in this epoch.
+    moved: bool,
     pub lanes: Lanes,
     /// Rarely changes, so that what it was before an epoch costs nothing.
     pub history: Arc<History>,
@@ -285,6 +299,7 @@ impl SourceInput {
         Ok(Self {
             def,
             positions,
+            moved: false,
             lanes,
             history,
             samples: Arc::default(),
@@ -368,6 +383,7 @@ impl SourceInput {
             let key = Key::SourcePosition { source: self.def.oid, split: &split };
             commit.put(&key, &value::encode(&position)?);
             self.positions.insert(split, position);
+            self.moved = true;
         }
         match self.reader.as_ref().and_then(ReadAhead::ended) {
             Some(Ok(())) => self.finished = true,
@@ -387,6 +403,13 @@ impl SourceInput {
         Ok(CollectionChanges { chunks: taken.chunks, watermarks, idle: self.idle })
     }
 
+    /// What it has taken in the epoch is on disk.
+    pub fn committed(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.def.source.committed(&self.positions);
+        }
+    }
+
     fn judge_rows(&mut self, rows: usize, now: i64, late: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
         let mut all = Taken::default();
         let mut refused = Vec::new();
@@ -394,7 +417,8 @@ impl SourceInput {
         for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
             let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
             let judge = Judge::First { now, history: &mut self.history };
-            let judged = self.lanes.admit(self.def.watermark.as_ref(), &taken.lane, batch, judge)?;
+            let judged =
+                self.lanes.admit(self.def.watermark.as_ref(), &taken.lane, batch, taken.places.as_deref(), judge)?;
             self.lanes.dropped += taken.dropped;
             self.lanes.bytes += taken.bytes as u64;
             all.positions.extend(taken.positions);
@@ -469,7 +493,7 @@ impl Replay {
         let Some(read) = self.reader.next().await? else { return Ok(None) };
         let batch = widen(&self.def.schema, &self.projection, &read.batch)?;
         let judge = Judge::Again(&self.history);
-        let judged = self.lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, judge)?;
+        let judged = self.lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, read.places.as_deref(), judge)?;
         Ok(Some(judged.kept.project(&self.wanted)?))
     }
 }

@@ -20,6 +20,7 @@ use crate::dataflow::CollectionChanges;
 use crate::driver::{Driver, TIME};
 use crate::engine::{Definition, Step, Transaction};
 use crate::job::{ChunkWork, Job, Output};
+use crate::source_input::SourceInput;
 use crate::status::{EPOCHS_KEPT, EpochStatus};
 use crate::subscription::Change;
 use crate::table::{Checked, Table, TableWrite, conflict};
@@ -55,6 +56,7 @@ impl Driver {
         let before_commit = self.clock.now_micros();
         self.snapshot = self.store.commit(commit, epoch, self.config.sync)?;
         self.epoch = epoch;
+        self.sources.values_mut().for_each(SourceInput::committed);
         if std::mem::take(&mut self.rewired) {
             self.hold();
         }

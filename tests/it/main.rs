@@ -22,6 +22,8 @@ mod example_postgres;
 mod explain;
 mod harness;
 mod indexes;
+mod kafka;
+mod kafka_broker;
 mod limits;
 mod loads;
 mod loads_elsewhere;

@@ -30,7 +30,7 @@ pub(super) fn check(text: &str) -> Result<()> {
 }
 
 /// The text as jsonb keeps it: keys sorted by length and then bytes, the last of equal keys, one blank after `:` and `,`.
-pub(super) fn canonical(text: &str) -> Result<String> {
+pub fn canonical(text: &str) -> Result<String> {
     let value = parse(text)?;
     let mut out = BytesMut::with_capacity(text.len() + 16);
     write_canonical(value, &mut out)?;

@@ -31,4 +31,5 @@ pub use builder::{ColumnBuilder, scalar_from_binary, scalar_from_text};
 pub use column::Column;
 pub use datetime_in::MONTHS;
 pub use interval::duration_text;
+pub use json::canonical as canonical_json;
 pub use style::Style;

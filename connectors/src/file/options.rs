@@ -3,22 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::AsArray;
-use datafusion::arrow::datatypes::{IntervalMonthDayNanoType, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Clock, Error, Result, SqlState};
 
 use super::store::{Location, S3Options};
-use crate::formats::{Format, text};
-use crate::options::Options;
+use crate::formats::Format;
+use crate::options::{OnError, Options};
 use crate::spec::{FormatSpec, SourceSpec, with_include};
-
-/// What to do with a record that cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnError {
-    Fail,
-    Drop,
-}
 
 /// What INCLUDE can tell of a file's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,19 +56,10 @@ impl FileOptions {
             _ => Included::Timestamp,
         });
         let (location, format) = where_and_what(&mut options, spec.format.as_ref())?;
-        let on_error = match options.take("on_error").map(|t| t.to_lowercase()).as_deref() {
-            None | Some("fail") => OnError::Fail,
-            Some("drop") => OnError::Drop,
-            Some(other) => {
-                return Err(Error::invalid(format!("option \"on_error\" must be 'fail' or 'drop', not \"{other}\"")));
-            }
-        };
-        let rows_per_second = positive(&mut options, "rows_per_second")?;
+        let on_error = options.on_error()?;
+        let rows_per_second = options.positive("rows_per_second")?;
         let replay = replay(&mut options, &spec.columns)?;
-        let poll_interval = match options.take("poll_interval") {
-            None => Duration::from_secs(1),
-            Some(text) => duration(&text).map_err(|e| e.context("option \"poll_interval\""))?,
-        };
+        let poll_interval = options.duration("poll_interval")?.unwrap_or(Duration::from_secs(1));
         let bounded = options.bool("bounded")?.unwrap_or(false);
         options.finish()?;
         Ok(Self {
@@ -103,17 +86,8 @@ pub(super) fn where_and_what(options: &mut Options, format: Option<&FormatSpec>)
     Ok((Location::to_read(&path, &s3)?, format))
 }
 
-fn positive(options: &mut Options, key: &'static str) -> Result<Option<f64>> {
-    match options.parse::<f64>(key, "a number above 0")? {
-        Some(value) if value <= 0.0 || !value.is_finite() => {
-            Err(Error::invalid(format!("option \"{key}\" must be a number above 0, not \"{value}\"")))
-        }
-        other => Ok(other),
-    }
-}
-
 fn replay(options: &mut Options, columns: &SchemaRef) -> Result<Option<Replay>> {
-    let speed = positive(options, "replay_speed")?;
+    let speed = options.positive("replay_speed")?;
     let column = options.take("replay_column");
     let (speed, name) = match (speed, column) {
         (None, None) => return Ok(None),
@@ -130,23 +104,4 @@ fn replay(options: &mut Options, columns: &SchemaRef) -> Result<Option<Replay>> 
             format!("replay_column \"{name}\" must be a timestamp, not {other}"),
         )),
     }
-}
-
-/// `'1 second'`, `'500ms'`, `'2'` (seconds).
-fn duration(value: &str) -> Result<Duration> {
-    if let Ok(seconds) = value.trim().parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| Error::invalid(e.to_string()));
-    }
-    let spaced = match value.trim().find(|c: char| c.is_ascii_alphabetic()) {
-        Some(at) => format!("{} {}", &value.trim()[..at], &value.trim()[at..]),
-        None => value.to_string(),
-    };
-    let array = text::parse_one(&spaced, &SqlType::Interval)
-        .map_err(|_| Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")))?;
-    let span = array.as_primitive::<IntervalMonthDayNanoType>().value(0);
-    let nanos = i64::from(span.days) * 86_400_000_000_000 + span.nanoseconds;
-    if span.months != 0 || nanos <= 0 {
-        return Err(Error::invalid(format!("\"{value}\" is not a duration such as '1 second'")));
-    }
-    Ok(Duration::from_nanos(nanos as u64))
 }

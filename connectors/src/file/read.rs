@@ -4,68 +4,21 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
-};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::arrow::compute;
-use datafusion::arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use tidemark_common::{Error, Result, SqlState};
 
 use super::compression::Compression;
-use super::options::{FileOptions, Included, OnError};
+use super::options::{FileOptions, Included};
 use super::remote::RemoteFile;
 use crate::CHUNK_ROWS;
 use crate::formats::csv::CsvDecoder;
 use crate::formats::json::JsonDecoder;
 use crate::formats::parquet::ParquetDecoder;
 use crate::formats::{Bad, Chunk, FileDecoder, Format};
-use crate::spec::projected;
-
-/// Which columns are wanted, and where each comes from.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    /// What the batches hold.
-    pub schema: SchemaRef,
-    outputs: Vec<Output>,
-    /// What is decoded: the declared columns at `places`.
-    decoded: SchemaRef,
-    places: Vec<usize>,
-    /// Place in `decoded` of the column by whose time rows are replayed.
-    replay: Option<usize>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Output {
-    Decoded(usize),
-    Included(Included),
-}
-
-impl Wanted {
-    pub fn new(options: &FileOptions, projection: Option<&[usize]>, paced: bool) -> Result<Self> {
-        let (schema, indices) = projected(&options.schema, projection)?;
-        let declared = options.declared.fields().len();
-        // Which records are bad must not depend on who reads: where they are left out, every column is decoded.
-        let mut places: Vec<usize> = match options.on_error {
-            OnError::Drop => (0..declared).collect(),
-            OnError::Fail => Vec::new(),
-        };
-        let mut place_of = |column: usize| match places.iter().position(|p| *p == column) {
-            Some(at) => at,
-            None => {
-                places.push(column);
-                places.len() - 1
-            }
-        };
-        let output = |index: usize| match index.checked_sub(declared) {
-            Some(included) => Output::Included(options.included[included]),
-            None => Output::Decoded(place_of(index)),
-        };
-        let outputs = indices.into_iter().map(output).collect();
-        let replay = options.replay.as_ref().filter(|_| paced).map(|replay| place_of(replay.column));
-        let decoded = Arc::new(options.declared.project(&places)?);
-        Ok(Self { schema, outputs, decoded, places, replay })
-    }
-}
+use crate::options::OnError;
+use crate::wanted::Wanted;
 
 /// Some rows of a file.
 #[derive(Debug)]
@@ -89,7 +42,7 @@ pub(super) struct Piece {
 /// A file to read.
 pub(super) struct Job {
     pub options: Arc<FileOptions>,
-    pub wanted: Arc<Wanted>,
+    pub wanted: Arc<Wanted<Included>>,
     pub file: RemoteFile,
     pub size: u64,
     pub modified_micros: i64,
@@ -171,13 +124,9 @@ impl Job {
         }
         let numbers = (!chunk.bad.is_empty()).then(|| good_records(&chunk));
         let rows = chunk.batch.num_rows();
-        let columns = self.wanted.outputs.iter().map(|output| match output {
-            Output::Decoded(at) => chunk.batch.column(*at).clone(),
-            Output::Included(what) => self.include(*what, first, rows, numbers.as_deref()),
-        });
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.wanted.schema.clone(), columns.collect(), &options)?;
-        let times = match self.wanted.replay {
+        let include = |what: &Included| self.include(*what, first, rows, numbers.as_deref());
+        let batch = self.wanted.batch(&chunk.batch, include)?;
+        let times = match self.wanted.beside {
             None => None,
             Some(at) => {
                 let times = compute::cast(chunk.batch.column(at), &DataType::Int64)?;

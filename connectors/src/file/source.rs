@@ -17,15 +17,16 @@ use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
 use super::compression::Compression;
-use super::options::{FileOptions, Replay, where_and_what};
+use super::options::{FileOptions, Included, Replay, where_and_what};
 use super::position::FilePosition;
-use super::read::{Job, Piece, Wanted};
+use super::read::{Job, Piece};
 use super::remote::RemoteFile;
 use super::store::store_error;
 use crate::formats::{Format, infer as infer_format};
-use crate::options::Options;
+use crate::options::{OnError, Options};
 use crate::pace::Pace;
 use crate::spec::{FormatSpec, SourceSpec};
+use crate::wanted::Wanted;
 use crate::{Positions, Source, SourceBatch, SourceReader};
 
 /// Pieces that wait between the decoding thread and the reader.
@@ -83,7 +84,11 @@ impl Source for FileSource {
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>> {
         let paced = until.is_none();
-        let wanted = Arc::new(Wanted::new(&self.0, projection, paced)?);
+        let options = &self.0;
+        let beside = options.replay.as_ref().filter(|_| paced).map(|replay| replay.column);
+        let all = options.on_error == OnError::Drop;
+        let wanted = Wanted::new(&options.schema, &options.declared, &options.included, projection, all, beside)?;
+        let wanted = Arc::new(wanted);
         let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
         let walk = Walk { options: self.0.clone(), wanted, sender: sender.clone() };
         let from = parse(from)?;
@@ -125,7 +130,7 @@ fn parse(positions: &Positions) -> Result<FilePositions> {
 /// Goes from file to file.
 struct Walk {
     options: Arc<FileOptions>,
-    wanted: Arc<Wanted>,
+    wanted: Arc<Wanted<Included>>,
     sender: mpsc::Sender<Result<Piece>>,
 }
 
@@ -307,6 +312,7 @@ impl FileReader {
         let handed = SourceBatch {
             lane: self.lane.clone(),
             batch,
+            places: None,
             positions: Positions::from([(piece.split.to_string(), position.to_string())]),
             bytes,
             dropped: records - rows as u64,

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use csv::ByteRecord;
-use datafusion::arrow::array::StringBuilder;
+use datafusion::arrow::array::{ArrayRef, StringBuilder};
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
 use super::json::{CHUNK_BYTES, LONGEST_RECORD, too_long};
-use super::{Chunk, FileDecoder, assemble, text};
+use super::record::{RecordDecoder, with_values};
+use super::{Chunk, Failures, FileDecoder, assemble, text};
 use crate::options::Options;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,12 +82,7 @@ pub struct CsvDecoder {
     reader: csv::Reader<Bounded<Box<dyn Read + Send>>>,
     /// Bytes that the record being read may still take.
     allowance: Arc<AtomicUsize>,
-    schema: SchemaRef,
-    /// Where in the record each column of `schema` is.
-    places: Vec<usize>,
-    /// Fields that a record must have.
-    width: usize,
-    null: Option<String>,
+    fields: Fields,
     record: ByteRecord,
 }
 
@@ -103,10 +99,12 @@ impl CsvDecoder {
         let mut decoder = Self {
             reader: options.reader(Bounded { inner: input, allowance: allowance.clone() }),
             allowance,
-            schema: columns.clone(),
-            places: declared_places.to_vec(),
-            width: declared.fields().len(),
-            null: options.null.clone(),
+            fields: Fields {
+                schema: columns.clone(),
+                places: declared_places.to_vec(),
+                width: declared.fields().len(),
+                null: options.null.clone(),
+            },
             record: ByteRecord::new(),
         };
         if options.header && decoder.read()? {
@@ -121,7 +119,7 @@ impl CsvDecoder {
         for name in &self.record {
             names.push(String::from_utf8_lossy(name).trim_start_matches('\u{feff}').trim().to_string());
         }
-        self.width = names.len();
+        self.fields.width = names.len();
         let place = |name: &str| {
             let exact = names.iter().position(|n| n == name);
             exact.or_else(|| names.iter().position(|n| n.eq_ignore_ascii_case(name)))
@@ -129,7 +127,8 @@ impl CsvDecoder {
         for field in declared.fields() {
             place(field.name()).ok_or_else(|| missing_column(field.name(), &names))?;
         }
-        self.places = self
+        self.fields.places = self
+            .fields
             .schema
             .fields()
             .iter()
@@ -174,13 +173,13 @@ impl FileDecoder for CsvDecoder {
     }
 
     fn next(&mut self, most: usize) -> Result<Option<Chunk>> {
-        let mut builders: Vec<StringBuilder> = self.places.iter().map(|_| StringBuilder::new()).collect();
+        let mut columns = self.fields.builders();
         let mut lines = Vec::new();
         let mut failures = Vec::new();
         let mut bytes = 0;
         while lines.len() < most && bytes < CHUNK_BYTES && self.read()? {
             bytes += self.record.as_slice().len();
-            if let Err(error) = self.append(&mut builders) {
+            if let Err(error) = self.fields.append(&self.record, &mut columns) {
                 failures.push((lines.len(), error));
             }
             lines.push(self.record.position().map_or(0, csv::Position::line));
@@ -188,41 +187,44 @@ impl FileDecoder for CsvDecoder {
         if lines.is_empty() {
             return Ok(None);
         }
-        let mut columns = Vec::with_capacity(builders.len());
-        for (field, mut builder) in self.schema.fields().iter().zip(builders) {
-            let parsed = text::parse(&builder.finish(), field)?;
-            failures.extend(parsed.failures.into_iter().map(|(row, error)| {
-                let named = error.message().starts_with("column ");
-                (row, if named { error } else { text::in_column(error, field) })
-            }));
-            columns.push(parsed.array);
-        }
-        assemble(&self.schema, columns, lines.len(), failures, |record| Some(lines[record])).map(Some)
+        let columns = self.fields.parse(columns, &mut failures)?;
+        assemble(&self.fields.schema, columns, lines.len(), failures, |record| Some(lines[record])).map(Some)
     }
 }
 
-impl CsvDecoder {
+/// Which fields of a record are wanted.
+struct Fields {
+    schema: SchemaRef,
+    /// Where in the record each column of `schema` is.
+    places: Vec<usize>,
+    /// Fields that a record must have.
+    width: usize,
+    null: Option<String>,
+}
+
+impl Fields {
+    fn builders(&self) -> Vec<StringBuilder> {
+        self.places.iter().map(|_| StringBuilder::new()).collect()
+    }
+
     /// Adds the wanted fields of the record, or NULLs and why.
-    fn append(&self, builders: &mut [StringBuilder]) -> Result<()> {
+    fn append(&self, record: &ByteRecord, builders: &mut [StringBuilder]) -> Result<()> {
         let mut result = Ok(());
-        if self.record.len() != self.width {
+        if record.len() != self.width {
             result = Err(Error::new(
                 SqlState::BadCopyFileFormat,
-                format!("the record has {} fields instead of {}", self.record.len(), self.width),
+                format!("the record has {} fields instead of {}", record.len(), self.width),
             ));
         }
         for (builder, &place) in builders.iter_mut().zip(&self.places) {
-            let field = if result.is_ok() { self.record.get(place) } else { None };
+            let field = if result.is_ok() { record.get(place) } else { None };
             match field.map(std::str::from_utf8) {
                 None => builder.append_null(),
                 Some(Ok(value)) if self.is_null(value) => builder.append_null(),
                 Some(Ok(value)) => builder.append_value(value),
                 Some(Err(_)) => {
                     builder.append_null();
-                    result = Err(Error::new(
-                        SqlState::InvalidTextRepresentation,
-                        "invalid byte sequence for encoding \"UTF8\"",
-                    ));
+                    result = Err(text::not_utf8());
                 }
             }
         }
@@ -234,6 +236,62 @@ impl CsvDecoder {
             None => value.is_empty(),
             Some(null) => value == null,
         }
+    }
+
+    /// The values of the columns.
+    fn parse(&self, columns: Vec<StringBuilder>, failures: &mut Failures) -> Result<Vec<ArrayRef>> {
+        let parsed = self.schema.fields().iter().zip(columns).map(|(field, mut texts)| {
+            let parsed = text::parse(&texts.finish(), field)?;
+            failures.extend(parsed.failures.into_iter().map(|(row, error)| {
+                let named = error.message().starts_with("column ");
+                (row, if named { error } else { text::in_column(error, field) })
+            }));
+            Ok(parsed.array)
+        });
+        parsed.collect()
+    }
+}
+
+/// Decodes records that are already cut apart.
+pub(crate) struct CsvRecords {
+    options: CsvOptions,
+    fields: Fields,
+}
+
+impl CsvRecords {
+    /// `places` of the columns of `schema` in a record of `width` fields.
+    pub fn new(schema: &SchemaRef, places: &[usize], width: usize, options: &CsvOptions) -> Self {
+        let fields = Fields { schema: schema.clone(), places: places.to_vec(), width, null: options.null.clone() };
+        Self { options: options.clone(), fields }
+    }
+
+    fn append(&self, value: &[u8], record: &mut ByteRecord, columns: &mut [StringBuilder]) -> Result<()> {
+        let mut reader = self.options.reader(value);
+        let first = reader.read_byte_record(record);
+        let read = first.and_then(|is_one| Ok(is_one && !reader.read_byte_record(&mut ByteRecord::new())?));
+        if !matches!(read, Ok(true)) {
+            record.clear();
+        }
+        let appended = self.fields.append(record, columns);
+        match read {
+            Ok(true) => appended,
+            Ok(false) => Err(Error::new(SqlState::BadCopyFileFormat, "the record is not exactly one line of CSV")),
+            Err(error) => Err(Error::new(SqlState::BadCopyFileFormat, error.to_string())),
+        }
+    }
+}
+
+impl RecordDecoder for CsvRecords {
+    fn columns(&self, records: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
+        let (values, mut failures) = with_values(records, b"");
+        let (mut columns, mut record) = (self.fields.builders(), ByteRecord::new());
+        for (at, value) in values.into_iter().enumerate() {
+            if let Err(error) = self.append(value, &mut record, &mut columns) {
+                failures.push((at, error));
+            }
+        }
+        let columns = self.fields.parse(columns, &mut failures)?;
+        Ok((columns, failures))
     }
 }
 

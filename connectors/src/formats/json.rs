@@ -194,7 +194,11 @@ impl JsonRecords {
                 Some(text) => builder.append_value(text),
             }
         }
-        Ok(text::Parsed { array: Arc::new(builder.finish()), failures: Vec::new() })
+        let array = builder.finish();
+        match SqlType::from_field(field) {
+            SqlType::Jsonb => text::parse(&array, field),
+            _ => Ok(text::Parsed { array: Arc::new(array), failures: Vec::new() }),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod infer;
 pub mod json;
 mod json_scan;
 pub mod parquet;
+pub(crate) mod record;
 pub mod text;
 
 #[cfg(test)]
@@ -132,7 +133,7 @@ impl Format {
 
 /// Columns as they were parsed, with the rows that failed: what every decoder ends with. `failures` are by record, in any
 /// order; the first of each record counts.
-fn assemble(
+pub(crate) fn assemble(
     schema: &SchemaRef,
     columns: Vec<ArrayRef>,
     records: usize,

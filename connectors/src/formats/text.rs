@@ -14,6 +14,7 @@ use datafusion::arrow::compute::{self, CastOptions};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
 use serde::de::IgnoredAny;
 use tidemark_common::types::SqlType;
+use tidemark_common::values::canonical_json;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::Failures;
@@ -46,7 +47,8 @@ pub fn parse(values: &StringArray, field: &Field) -> Result<Parsed> {
         SqlType::Uuid => {
             texts(values, |text| canonical_uuid(text).map(Cow::Owned).ok_or_else(|| syntax(&sql_type, text)))
         }
-        SqlType::Json | SqlType::Jsonb => texts(values, |text| match serde_json::from_str::<IgnoredAny>(text) {
+        SqlType::Jsonb => texts(values, |text| canonical_json(text).map(Cow::Owned)),
+        SqlType::Json => texts(values, |text| match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => Ok(Cow::Borrowed(text)),
             Err(error) => Err(syntax(&sql_type, text).with_detail(error.to_string())),
         }),
@@ -116,6 +118,10 @@ pub fn cast(array: &ArrayRef, field: &Field) -> Result<Parsed> {
 /// Says in which column it was.
 pub fn in_column(error: Error, field: &Field) -> Error {
     error.context(format!("column \"{}\"", field.name()))
+}
+
+pub fn not_utf8() -> Error {
+    Error::new(SqlState::InvalidTextRepresentation, "invalid byte sequence for encoding \"UTF8\"")
 }
 
 fn by_cast(values: &StringArray, field: &Field, sql_type: &SqlType) -> Result<Parsed> {

@@ -282,9 +282,11 @@ impl Generator {
             format!("(SELECT {KEYS}, {value} AS x FROM {} GROUP BY {KEYS})", shape.over(stream))
         };
         let by_key = if self.percent(70) { " AND l.k = r.k" } else { "" };
+        // A row without key is final as soon as its own side is.
+        let with_key = if by_key.is_empty() || left.reads == right.reads { "" } else { " WHERE l.k IS NOT NULL" };
         let query = format!(
             "SELECT l.window_start AS ls, l.window_end AS le, l.k AS lk, l.x AS lx, r.window_end AS re, r.k AS rk, r.x AS rx \
-             FROM {} AS l {kind} {} AS r ON l.window_start = r.window_start AND l.window_end = r.window_end{by_key}",
+             FROM {} AS l {kind} {} AS r ON l.window_start = r.window_start AND l.window_end = r.window_end{by_key}{with_key}",
             side(&left, x),
             side(&right, y)
         );

@@ -1,0 +1,24 @@
+//! Apache Kafka, by librdkafka.
+//!
+//! ```text
+//!   topic ─ partition 0 ─┐  Worker (a thread, a consumer of its own)    ┌─▶ SourceBatch, lane "0" ─┐
+//!         ─ partition 1 ─┼─ poll ─▶ records of a partition ─▶ decode ──┼─▶ SourceBatch, lane "1" ─┼─▶ bounded channel ─▶ driver
+//!         ─ partition 2 ─┘                                             └─▶ SourceBatch, lane "2" ─┘
+//!   new partitions, new topics ──Discovery──▶ the worker that has the fewest
+//! ```
+//!
+//! A source has all partitions of its topics itself: it assigns them and takes part in no group, so no rebalance can take one
+//! away. Where it stands is what the epochs have stored; offsets committed to `group.id` are for people's dashboards.
+
+mod client;
+mod error;
+mod included;
+mod options;
+mod position;
+mod reader;
+mod source;
+mod stored;
+mod topics;
+mod worker;
+
+pub(crate) use source::{infer, open};

@@ -1,0 +1,200 @@
+//! The options of a Kafka source, checked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use tidemark_common::types::SqlType;
+use tidemark_common::{Clock, Error, Result, SqlState};
+
+use super::client::ClientOptions;
+use super::included::{Included, known};
+use super::topics::Topics;
+use crate::formats::record::RecordFormat;
+use crate::formats::text;
+use crate::options::{OnError, Options};
+use crate::spec::{FormatSpec, SourceSpec, with_include};
+
+/// How often new partitions and topics are looked for.
+const DISCOVERY: Duration = Duration::from_secs(30);
+
+/// Where a partition begins that has not been read yet, if it was there when the source was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Startup {
+    Earliest,
+    Latest,
+    /// The first record at or after this time, in milliseconds.
+    Timestamp(i64),
+    /// By partition; those that are not named begin at the earliest.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+#[derive(Debug)]
+pub(super) struct KafkaOptions {
+    pub name: String,
+    pub client: ClientOptions,
+    pub topics: Topics,
+    pub startup: Startup,
+    /// Finished when what was there at its start has been read.
+    pub bounded: bool,
+    pub discovery: Duration,
+    pub rows_per_second: Option<f64>,
+    pub on_error: OnError,
+    pub format: RecordFormat,
+    pub included: Vec<Included>,
+    pub declared: SchemaRef,
+    /// The declared columns and the included.
+    pub schema: SchemaRef,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl KafkaOptions {
+    pub fn parse(spec: SourceSpec, mut options: Options) -> Result<Self> {
+        if spec.columns.fields().is_empty() {
+            return Err(Error::new(SqlState::InvalidTableDefinition, "a kafka source must have columns")
+                .with_hint("Declare them, or take them from the data: CREATE SOURCE name (*) WITH (..)."));
+        }
+        let schema = with_include(&spec, &known())?;
+        let included = spec.include.iter().filter_map(|(what, _)| Included::of(what)).collect();
+        let (client, topics, format) = where_and_what(&mut options, spec.format.as_ref())?;
+        format.check(&spec.columns)?;
+        let startup = startup(&mut options)?;
+        let bounded = options.bool("bounded")?.unwrap_or(false);
+        let discovery = options.duration("discovery_interval")?.unwrap_or(DISCOVERY);
+        let rows_per_second = options.positive("rows_per_second")?;
+        let on_error = options.on_error()?;
+        options.finish()?;
+        Ok(Self {
+            name: spec.name,
+            client,
+            topics,
+            startup,
+            bounded,
+            discovery,
+            rows_per_second,
+            on_error,
+            format,
+            included,
+            declared: spec.columns,
+            schema,
+            clock: spec.clock,
+        })
+    }
+}
+
+/// The options that say which records there are and how to read them.
+pub(super) fn where_and_what(
+    options: &mut Options,
+    format: Option<&FormatSpec>,
+) -> Result<(ClientOptions, Topics, RecordFormat)> {
+    let client = ClientOptions::take(options)?;
+    let topics = Topics::take(options)?;
+    Ok((client, topics, RecordFormat::choose(format, options)?))
+}
+
+/// In the words of RisingWave and of Flink.
+fn startup(options: &mut Options) -> Result<Startup> {
+    let millis = match options.parse::<i64>("scan.startup.timestamp.millis", "a number of milliseconds since 1970")? {
+        Some(millis) => Some(millis),
+        None => options.parse("scan.startup.timestamp-millis", "a number of milliseconds since 1970")?,
+    };
+    let timestamp = options.take("scan.startup.timestamp").map(|text| moment(&text)).transpose()?;
+    let offsets = options.take("scan.startup.specific-offsets").map(|text| offsets(&text)).transpose()?;
+    let mode = options.take("scan.startup.mode").map(|mode| mode.to_lowercase());
+    if millis.is_some() && timestamp.is_some() {
+        return Err(Error::invalid(
+            "options \"scan.startup.timestamp\" and \"scan.startup.timestamp.millis\" exclude each other",
+        ));
+    }
+    let millis = millis.or(timestamp);
+    let needs = |mode: &str, option: &str| {
+        Error::invalid(format!("scan.startup.mode = '{mode}' needs the option \"{option}\""))
+    };
+    let only =
+        |option: &str, mode: &str| Error::invalid(format!("option \"{option}\" needs scan.startup.mode = '{mode}'"));
+    let startup = match (mode.as_deref(), millis, offsets) {
+        (None | Some("earliest" | "earliest-offset"), None, None) => Startup::Earliest,
+        (Some("latest" | "latest-offset"), None, None) => Startup::Latest,
+        (None | Some("timestamp"), Some(millis), None) => Startup::Timestamp(millis),
+        (None | Some("specific-offsets"), None, Some(offsets)) => Startup::Offsets(offsets),
+        (Some("timestamp"), None, _) => return Err(needs("timestamp", "scan.startup.timestamp")),
+        (Some("specific-offsets"), _, None) => {
+            return Err(needs("specific-offsets", "scan.startup.specific-offsets")
+                .with_hint("Such as 'partition:0,offset:42;partition:1,offset:300'."));
+        }
+        (Some("earliest" | "earliest-offset" | "latest" | "latest-offset" | "specific-offsets"), Some(_), _) => {
+            return Err(only("scan.startup.timestamp", "timestamp"));
+        }
+        (_, _, Some(_)) => return Err(only("scan.startup.specific-offsets", "specific-offsets")),
+        (Some(other), ..) => {
+            return Err(Error::invalid(format!("option \"scan.startup.mode\" cannot be '{other}'"))
+                .with_hint("Use 'earliest', 'latest', 'timestamp' or 'specific-offsets'."));
+        }
+    };
+    Ok(startup)
+}
+
+/// Milliseconds since 1970.
+fn moment(text: &str) -> Result<i64> {
+    let read =
+        text::parse_one(text, &SqlType::TimestampTz).map_err(|e| e.context("option \"scan.startup.timestamp\""))?;
+    Ok(read.as_primitive::<TimestampMicrosecondType>().value(0).div_euclid(1000))
+}
+
+/// `partition:0,offset:42;partition:1,offset:300`
+fn offsets(text: &str) -> Result<BTreeMap<i32, i64>> {
+    let one = |pair: &str| {
+        let (partition, offset) = pair.split_once(',')?;
+        let partition: i32 = partition.trim().strip_prefix("partition:")?.trim().parse().ok()?;
+        let offset: i64 = offset.trim().strip_prefix("offset:")?.trim().parse().ok()?;
+        (partition >= 0 && offset >= 0).then_some((partition, offset))
+    };
+    let all: Option<BTreeMap<i32, i64>> = text.split(';').filter(|pair| !pair.trim().is_empty()).map(one).collect();
+    all.filter(|offsets| !offsets.is_empty()).ok_or_else(|| {
+        Error::invalid(format!("option \"scan.startup.specific-offsets\" cannot be '{text}'"))
+            .with_hint("Write 'partition:0,offset:42;partition:1,offset:300'.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Startup> {
+        let pairs: Vec<_> =
+            pairs.iter().map(|(key, value)| (format!("scan.startup.{key}"), value.to_string())).collect();
+        let mut options = Options::new(&pairs)?;
+        let startup = startup(&mut options)?;
+        options.finish()?;
+        Ok(startup)
+    }
+
+    #[test]
+    fn where_reading_begins() {
+        assert_eq!(parse(&[]).unwrap(), Startup::Earliest);
+        assert_eq!(parse(&[("mode", "LATEST")]).unwrap(), Startup::Latest);
+        assert_eq!(parse(&[("timestamp.millis", "5")]).unwrap(), Startup::Timestamp(5));
+        assert_eq!(
+            parse(&[("mode", "timestamp"), ("timestamp", "2024-01-01 00:00:00+00")]).unwrap(),
+            Startup::Timestamp(1_704_067_200_000)
+        );
+        assert_eq!(
+            parse(&[("specific-offsets", "partition:0,offset:42; partition:3 , offset:7")]).unwrap(),
+            Startup::Offsets(BTreeMap::from([(0, 42), (3, 7)]))
+        );
+        for wrong in [
+            &[("mode", "sometime")] as &[_],
+            &[("mode", "timestamp")],
+            &[("mode", "latest"), ("timestamp.millis", "5")],
+            &[("mode", "specific-offsets")],
+            &[("mode", "earliest"), ("specific-offsets", "partition:0,offset:1")],
+            &[("specific-offsets", "0:1")],
+            &[("timestamp", "soon")],
+            &[("timestamp", "2024-01-01"), ("timestamp-millis", "5")],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

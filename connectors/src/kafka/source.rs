@@ -1,0 +1,131 @@
+//! The Kafka source: what CREATE SOURCE checks, and its readers.
+
+use std::io::Cursor;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use rdkafka::consumer::Consumer;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tidemark_common::{Error, Result, SqlState};
+
+use super::client::{ClientOptions, Context, Lag};
+use super::error::from_kafka;
+use super::options::{KafkaOptions, where_and_what};
+use super::reader::{self, TIMEOUT};
+use super::stored::Stored;
+use super::topics::Topics;
+use crate::formats::record::RecordFormat;
+use crate::formats::{Format, infer as infer_format};
+use crate::options::Options;
+use crate::spec::{FormatSpec, SourceSpec};
+use crate::{Positions, Source, SourceReader};
+
+/// Records from which columns are taken.
+const SAMPLE: usize = 1000;
+/// How long the next of them is waited for.
+const SAMPLE_WAIT: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+struct KafkaSource {
+    options: Arc<KafkaOptions>,
+    stored: Arc<Stored>,
+}
+
+pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>> {
+    let options = Arc::new(KafkaOptions::parse(spec, options)?);
+    Ok(Arc::new(KafkaSource { options, stored: Arc::default() }))
+}
+
+/// What librdkafka does blocks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Error::internal(format!("asking Kafka failed: {e}"))))
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.options.schema)
+    }
+
+    async fn check(&self) -> Result<()> {
+        let options = Arc::clone(&self.options);
+        blocking(move || {
+            let control = reader::consumer(&options, &Arc::new(Lag::default()), false)?;
+            options.topics.partitions(&control, TIMEOUT).map(drop)
+        })
+        .await
+    }
+
+    async fn reader(
+        &self,
+        from: &Positions,
+        until: Option<&Positions>,
+        projection: Option<&[usize]>,
+    ) -> Result<Box<dyn SourceReader>> {
+        let (options, from, until) = (Arc::clone(&self.options), from.clone(), until.cloned());
+        let projection = projection.map(<[usize]>::to_vec);
+        let stored = Arc::clone(&self.stored);
+        let reader = blocking(move || reader::start(&options, stored, &from, until.as_ref(), projection.as_deref()));
+        Ok(Box::new(reader.await?))
+    }
+
+    fn committed(&self, positions: &Positions) {
+        self.stored.note(positions);
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.options.bounded
+    }
+}
+
+/// The columns that the first records have.
+pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
+    let (client, topics, format) = where_and_what(&mut options, format)?;
+    let RecordFormat::Json(json) = format else {
+        return Err(Error::new(SqlState::InvalidTableDefinition, format!("ENCODE {format} does not name its columns"))
+            .with_hint("Declare the columns."));
+    };
+    let sample = blocking(move || sample(&client, &topics)).await?;
+    if sample.is_empty() {
+        return Err(Error::new(SqlState::IndeterminateDatatype, "no record is there to take columns from")
+            .with_hint("Declare the columns."));
+    }
+    infer_format::from_text(&Format::Json(json), Box::new(Cursor::new(sample)))
+}
+
+/// Some records, a line each. What is no JSON is left out.
+fn sample(client: &ClientOptions, topics: &Topics) -> Result<Vec<u8>> {
+    let mut config = client.config("sample");
+    config.set("enable.partition.eof", "true");
+    let context = Context { source: "(*)".into(), lag: Arc::new(Lag::default()) };
+    let consumer: rdkafka::consumer::BaseConsumer<Context> =
+        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))?;
+    let partitions = topics.partitions(&consumer, TIMEOUT)?;
+    let mut list = TopicPartitionList::new();
+    for one in &partitions {
+        list.add_partition_offset(&one.topic, one.number, Offset::Beginning)
+            .map_err(|e| from_kafka(&e, &format!("reading {one}")))?;
+    }
+    consumer.assign(&list).map_err(|e| from_kafka(&e, "reading partitions"))?;
+    let (mut lines, mut records, mut ended) = (Vec::new(), 0, 0);
+    while records < SAMPLE && ended < partitions.len() {
+        match consumer.poll(SAMPLE_WAIT) {
+            None => break,
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(error)) => return Err(from_kafka(&error, "reading records")),
+            Some(Ok(message)) => {
+                let value = message.payload().and_then(|v| serde_json::from_slice::<serde_json::Value>(v).ok());
+                if let Some(object) = value.filter(serde_json::Value::is_object) {
+                    serde_json::to_writer(&mut lines, &object)
+                        .map_err(|e| Error::internal(format!("a record cannot be written again: {e}")))?;
+                    lines.push(b'\n');
+                    records += 1;
+                }
+            }
+        }
+    }
+    Ok(lines)
+}

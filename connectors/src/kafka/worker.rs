@@ -1,0 +1,229 @@
+//! A worker: a thread with a consumer of its own, which reads some of the partitions and decodes their records.
+//!
+//! ```text
+//!   poll ─▶ up to 8192 records, in order of arrival ─▶ by partition ─▶ decode ─▶ SourceBatch of each ─▶ channel (waits if it is full)
+//! ```
+//!
+//! The records stay where librdkafka has them until they have been decoded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tidemark_common::{Error, Result};
+use tokio::sync::mpsc;
+
+use super::client::Context;
+use super::error::{from_kafka, is_lasting};
+use super::included::Included;
+use super::options::KafkaOptions;
+use super::position::KafkaPosition;
+use super::topics::Partition;
+use crate::formats::record::RecordDecoder;
+use crate::formats::{Bad, assemble};
+use crate::options::OnError;
+use crate::wanted::Wanted;
+use crate::{Positions, SourceBatch};
+
+/// Bytes of values that are decoded together, about.
+const CHUNK_BYTES: usize = 4 << 20;
+/// How long it waits for records before it looks whether somebody still wants them.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// A partition to read.
+#[derive(Debug, Clone)]
+pub(super) struct Assigned {
+    pub partition: Partition,
+    /// Its name among the splits.
+    pub lane: Arc<str>,
+    pub position: KafkaPosition,
+    /// Where reading ends, and does not go on.
+    pub until: Option<i64>,
+}
+
+impl Assigned {
+    fn is_done(&self) -> bool {
+        self.until.is_some_and(|until| self.position.next >= until)
+    }
+}
+
+/// What all workers of a reader have.
+pub(super) struct Shared {
+    pub options: Arc<KafkaOptions>,
+    pub wanted: Wanted<Included>,
+    pub decoder: Box<dyn RecordDecoder>,
+    pub sender: mpsc::Sender<Result<SourceBatch>>,
+    /// Each partition has an end.
+    pub ends: bool,
+    /// Records that a worker takes together at most.
+    pub most: usize,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    consumer: BaseConsumer<Context>,
+    assigned: HashMap<Partition, Assigned>,
+    /// Partitions that have been found since.
+    found: std::sync::mpsc::Receiver<Assigned>,
+}
+
+/// Why it ends.
+enum End {
+    /// Everything that it was to read has been read, or nobody wants it any more.
+    Done,
+    Failed(Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        End::Failed(error)
+    }
+}
+
+impl Worker {
+    pub fn new(
+        shared: Arc<Shared>,
+        consumer: BaseConsumer<Context>,
+        assigned: Vec<Assigned>,
+        found: std::sync::mpsc::Receiver<Assigned>,
+    ) -> Result<Self> {
+        let mut list = TopicPartitionList::new();
+        assigned.iter().try_for_each(|one| add(&mut list, one))?;
+        consumer.assign(&list).map_err(|e| from_kafka(&e, "reading partitions"))?;
+        let assigned = assigned.into_iter().map(|one| (one.partition.clone(), one)).collect();
+        Ok(Self { shared, consumer, assigned, found })
+    }
+
+    /// Reads until all is read, or nobody listens.
+    pub fn run(mut self) {
+        loop {
+            match self.step() {
+                Ok(()) => {}
+                Err(End::Done) => return,
+                Err(End::Failed(error)) => {
+                    // Nobody to tell if the reader is gone.
+                    let _told = self.shared.sender.blocking_send(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), End> {
+        while let Ok(found) = self.found.try_recv() {
+            let mut list = TopicPartitionList::new();
+            add(&mut list, &found)?;
+            self.consumer.incremental_assign(&list).map_err(|e| from_kafka(&e, "reading a new partition"))?;
+            self.assigned.insert(found.partition.clone(), found);
+        }
+        let is_read = self.shared.ends && self.assigned.values().all(Assigned::is_done);
+        if is_read || self.shared.sender.is_closed() {
+            return Err(End::Done);
+        }
+        for batch in self.read()? {
+            self.shared.sender.blocking_send(Ok(batch)).map_err(|_| End::Done)?;
+        }
+        Ok(())
+    }
+
+    /// The records that are there, or that come within a moment.
+    fn read(&mut self) -> Result<Vec<SourceBatch>> {
+        let mut groups: Vec<(Partition, Vec<BorrowedMessage<'_>>)> = Vec::new();
+        let (mut records, mut bytes, mut at_end) = (0, 0, Vec::new());
+        while records < self.shared.most && bytes < CHUNK_BYTES {
+            let wait = if records == 0 { WAIT } else { Duration::ZERO };
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    records += 1;
+                    bytes += message.payload_len() + message.key_len();
+                    let same =
+                        |(p, _): &&mut (Partition, _)| p.number == message.partition() && *p.topic == *message.topic();
+                    match groups.iter_mut().find(same) {
+                        Some((_, group)) => group.push(message),
+                        None => {
+                            let partition = Partition { topic: message.topic().into(), number: message.partition() };
+                            groups.push((partition, vec![message]));
+                        }
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(number))) => {
+                    at_end.push(number);
+                    break;
+                }
+                Some(Err(error)) => self.bear(&error)?,
+            }
+        }
+        let mut batches = Vec::new();
+        for (partition, messages) in &groups {
+            let Some(assigned) = self.assigned.get_mut(partition) else { continue };
+            batches.extend(decoded(&self.shared, assigned, messages)?);
+        }
+        for number in at_end {
+            // Where reading ends no two partitions of a worker have one number.
+            let ended = self.assigned.values_mut().filter(|one| one.partition.number == number);
+            ended.for_each(|one| one.position.next = one.position.next.max(one.until.unwrap_or(0)));
+        }
+        Ok(batches)
+    }
+
+    /// What passes is waited for, however long: librdkafka tries again, and says so in the log.
+    fn bear(&self, error: &KafkaError) -> Result<()> {
+        match error.rdkafka_error_code() {
+            Some(code) if !is_lasting(code) => {
+                tracing::warn!(source = self.shared.options.name, %error, "kafka");
+                Ok(())
+            }
+            _ => Err(from_kafka(error, "reading from Kafka")),
+        }
+    }
+}
+
+fn add(list: &mut TopicPartitionList, one: &Assigned) -> Result<()> {
+    let Partition { topic, number } = &one.partition;
+    let added = list.add_partition_offset(topic, *number, Offset::Offset(one.position.next));
+    added.map_err(|e| from_kafka(&e, &format!("reading {}", one.partition)))
+}
+
+/// The rows of some records of a partition; none if all lie behind its end.
+fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage<'_>]) -> Result<Option<SourceBatch>> {
+    let (from, until) = (assigned.position.next, assigned.until.unwrap_or(i64::MAX));
+    let wanted = |message: &&BorrowedMessage<'_>| from <= message.offset() && message.offset() < until;
+    let mut records: Vec<&BorrowedMessage<'_>> = messages.iter().filter(wanted).collect();
+    // What lay before one that is too far is there no longer.
+    let after = messages.last().map_or(from, |last| last.offset().saturating_add(1));
+    assigned.position.next = after.clamp(from, until.max(from));
+    if records.is_empty() {
+        return Ok(None);
+    }
+    let bytes = records.iter().map(|record| record.payload_len() + record.key_len()).sum();
+    let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
+    let (columns, failures) = shared.decoder.columns(&payloads)?;
+    let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
+    if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
+        return Err(bad_record(bad, &assigned.partition, records[bad.record].offset()));
+    }
+    let mut bad = chunk.bad.iter().map(|bad| bad.record).peekable();
+    let mut number = 0..;
+    records.retain(|_| bad.next_if_eq(&number.next().unwrap_or_default()).is_none());
+    let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
+    Ok(Some(SourceBatch {
+        lane: Arc::clone(&assigned.lane),
+        batch,
+        places: Some(records.iter().map(|record| record.offset() as u64).collect()),
+        positions: Positions::from([(assigned.lane.to_string(), assigned.position.to_string())]),
+        bytes,
+        dropped: chunk.bad.len() as u64,
+    }))
+}
+
+fn bad_record(bad: &Bad, partition: &Partition, offset: i64) -> Error {
+    bad.reason
+        .clone()
+        .context(format!("{partition}, offset {offset}"))
+        .with_hint("Leave such records out: on_error = 'drop'.")
+}

@@ -1,0 +1,162 @@
+//! An Apache Kafka broker: one for all tests, or one of a test's own that can be killed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::harness::repository;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Kafka {
+    child: Child,
+    ports: [u16; 2],
+    dir: tempfile::TempDir,
+}
+
+/// A record to send.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    pub partition: i32,
+    pub key: Option<String>,
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, Vec<u8>>,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+impl Record {
+    pub fn new(partition: i32, value: impl Into<Vec<u8>>) -> Self {
+        Self { partition, value: Some(value.into()), ..Self::default() }
+    }
+}
+
+impl Kafka {
+    /// That of all tests; each makes topics with names of its own.
+    pub fn shared() -> &'static Kafka {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(Kafka::start)
+    }
+
+    /// Gone when dropped, or when this process ends.
+    pub fn start() -> Kafka {
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let dir = tempfile::tempdir().unwrap();
+        Kafka { child: spawn(ports, dir.path()), ports, dir }
+    }
+
+    pub fn servers(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`kill`](Self::kill): with the same data, on the same port.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.ports, self.dir.path());
+    }
+
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.servers());
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.config().create().unwrap()
+    }
+
+    pub async fn topic(&self, name: &str, partitions: i32) {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let made = self.admin().create_topics([&topic], &options).await.unwrap();
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    /// So many partitions from now on.
+    pub async fn widen(&self, name: &str, partitions: usize) {
+        let wider = NewPartitions::new(name, partitions);
+        let made = self.admin().create_partitions([&wider], &AdminOptions::new()).await.unwrap();
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    /// Sends, and waits until the broker has them.
+    pub async fn send(&self, topic: &str, records: Vec<Record>) {
+        let producer: BaseProducer = self.config().set("enable.idempotence", "true").create().unwrap();
+        let topic = topic.to_string();
+        tokio::task::spawn_blocking(move || {
+            send(&producer, &topic, &records);
+            producer.flush(PATIENCE).unwrap();
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Texts into partition 0.
+    pub async fn send_texts(&self, topic: &str, texts: &[&str]) {
+        self.send(topic, texts.iter().map(|text| Record::new(0, *text)).collect()).await;
+    }
+}
+
+pub fn send(producer: &BaseProducer, topic: &str, records: &[Record]) {
+    for record in records {
+        let mut sent = BaseRecord::<String, [u8]>::to(topic).partition(record.partition);
+        if let Some(key) = &record.key {
+            sent = sent.key(key);
+        }
+        if let Some(value) = &record.value {
+            sent = sent.payload(value);
+        }
+        if let Some(timestamp) = record.timestamp {
+            sent = sent.timestamp(timestamp);
+        }
+        let headers = record
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        sent = sent.headers(headers);
+        producer.send(sent).map_err(|(error, _)| error).unwrap();
+        producer.poll(Duration::ZERO);
+    }
+}
+
+fn spawn(ports: [u16; 2], dir: &std::path::Path) -> Child {
+    let jars = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("kafka");
+    let mut child = Command::new(repository().join("scripts/kafka.sh"))
+        .arg(jars)
+        .args(["bash", "-c", "echo ready; cat"]) // until its input ends
+        .env("KAFKA_PORT", ports[0].to_string())
+        .env("KAFKA_CONTROLLER_PORT", ports[1].to_string())
+        .env("KAFKA_DIR", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready", "Kafka does not start (make setup installs what it needs)");
+    child
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        // Its input ends, and it with it.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
