@@ -48,7 +48,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
-log.retention.check.interval.ms=1000
+log.retention.ms=-1
 ${KAFKA_CONF:-}
 CONF
 if [ ! -e "$dir/data/meta.properties" ]; then
