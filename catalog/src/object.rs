@@ -263,6 +263,9 @@ pub struct Source {
     pub late_table: Option<Oid>,
     #[serde(default)]
     pub ttl: Option<Ttl>,
+    /// Whose options it has besides its own.
+    #[serde(default)]
+    pub connection: Option<Oid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ mod fail;
 mod file;
 pub mod formats;
 mod generator;
-mod kafka;
+pub mod kafka;
 pub mod load;
 mod nexmark;
 pub mod options;

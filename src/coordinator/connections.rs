@@ -10,13 +10,15 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{CONNECTIONS, Catalog, Change, Connection, Object, ObjectKind, SecretKey};
 use tidemark_common::{Error, Hidden, Oid, Result, SqlState};
+use tidemark_connectors::kafka::{self, KafkaConnection};
 use tidemark_connectors::options::Options;
 use tidemark_connectors::postgres::{CheckRow, PostgresOptions, check};
 use tidemark_sql::ast::{CreateConnection, SecretOptions, WithOptions};
 
-use super::secrets::{altered, interpolated, refuse_secret_variables, resolve};
+use super::secrets::{Resolved, altered, interpolated, refuse_secret_variables, resolve};
 use super::{Target, already_exists};
 use crate::session::{Outcome, Session, one_batch};
+use crate::transaction::PlannedStep;
 
 impl Session {
     pub(crate) fn create_connection(&mut self, create: &CreateConnection) -> Result<Outcome> {
@@ -46,7 +48,7 @@ impl Session {
             Some(before) => Object { kind, depends_on, ..before.as_ref().clone() },
             None => self.object(target, depends_on, kind)?,
         };
-        self.change_catalog(vec![Change::Put(Box::new(object))], vec![])?;
+        self.put_connection(object)?;
         done()
     }
 
@@ -67,21 +69,35 @@ impl Session {
         let after = Connection { options, secrets };
         check_options(&after, self.catalog()?.as_ref())?;
         let depends_on = after.secrets.iter().map(|(_, oid)| *oid).collect();
-        let object = Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() };
-        self.change_catalog(vec![Change::Put(Box::new(object))], vec![])
+        self.put_connection(Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() })
+    }
+
+    /// Sources that read by it begin again where they were, with what it says now.
+    fn put_connection(&mut self, object: Object) -> Result<()> {
+        let reads = |by: &&Arc<Object>| matches!(&by.kind, ObjectKind::Source(s) if s.connection == Some(object.oid));
+        let steps = self.catalog()?.objects().filter(reads).map(|by| PlannedStep::Redefine(by.oid)).collect();
+        self.change_catalog(vec![Change::Put(Box::new(object))], steps)
     }
 
     pub(crate) async fn check_connection(&mut self, name: &sql::ObjectName) -> Result<Outcome> {
         let catalog = self.catalog()?;
         let name = self.global_name(name, "connection")?;
         let object = catalog.connection(&name)?;
-        let rows = match options(object, &catalog, self.database().environment.secret_key.as_ref()) {
-            Ok(options) => {
-                let mut rows = vec![CheckRow::done("options", described(object, &options))];
-                rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
-                rows
+        let key = self.database().environment.secret_key.clone();
+        let rows = if is_kafka(object) {
+            match shared_options(object, &catalog, key.as_ref()).and_then(|r| kafka_options(&r)) {
+                Ok(options) => kafka::check(options).await,
+                Err(error) => vec![CheckRow::failed("options", &error)],
             }
-            Err(error) => vec![CheckRow::failed("options", &error)],
+        } else {
+            match options(object, &catalog, key.as_ref()) {
+                Ok(options) => {
+                    let mut rows = vec![CheckRow::done("options", described(object, &options))];
+                    rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
+                    rows
+                }
+                Err(error) => vec![CheckRow::failed("options", &error)],
+            }
         };
         let text =
             |of: fn(&CheckRow) -> Option<&str>| Arc::new(rows.iter().map(of).collect::<StringArray>()) as ArrayRef;
@@ -123,21 +139,68 @@ pub fn check_columns() -> SchemaRef {
     Arc::new(Schema::new(vec![text("step"), Field::new("ok", DataType::Boolean, true), text("detail"), text("hint")]))
 }
 
-/// The options of a connection with all values in their places.
+/// The options of a connection to PostgreSQL with all values in their places.
 pub fn options(object: &Object, catalog: &Catalog, key: Option<&SecretKey>) -> Result<PostgresOptions> {
+    let resolved = shared_options(object, catalog, key)?;
+    let parsed = Options::with_secrets(&resolved.options, &resolved.secrets).and_then(PostgresOptions::parse);
+    parsed.map_err(|e| e.context(format_args!("connection \"{}\"", object.name)))
+}
+
+fn shared_options(object: &Object, catalog: &Catalog, key: Option<&SecretKey>) -> Result<Resolved> {
     let ObjectKind::Connection(connection) = &object.kind else {
         return Err(Error::internal(format!("\"{}\" is no connection", object.name)));
     };
     let resolved = resolve(&connection.options, &connection.secrets, catalog, key);
-    let parsed = resolved.and_then(|r| PostgresOptions::parse(Options::with_secrets(&r.options, &r.secrets)?));
-    parsed.map_err(|e| e.context(format_args!("connection \"{}\"", object.name)))
+    resolved.map_err(|e| e.context(format_args!("connection \"{}\"", object.name)))
+}
+
+fn kafka_options(resolved: &Resolved) -> Result<KafkaConnection> {
+    KafkaConnection::parse(Options::with_secrets(&resolved.options, &resolved.secrets)?)
+}
+
+fn is_kafka(object: &Object) -> bool {
+    matches!(&object.kind, ObjectKind::Connection(connection) if has_type(&connection.options, "kafka"))
+}
+
+fn has_type(options: &[(String, String)], kind: &str) -> bool {
+    options.iter().any(|(key, value)| key == "type" && value.eq_ignore_ascii_case(kind))
+}
+
+/// Takes the option out that names the connection by which a source reads.
+pub fn of_source(options: &mut WithOptions, catalog: &Catalog) -> Result<Option<Oid>> {
+    let Some(at) = options.iter().position(|(key, _)| key == "connection") else { return Ok(None) };
+    let (_, name) = options.remove(at);
+    if !options.iter().any(|(key, value)| key == "connector" && value.eq_ignore_ascii_case("kafka")) {
+        return Err(Error::invalid("option \"connection\" is for sources with connector = 'kafka'"));
+    }
+    let connection = catalog.connection(&name)?;
+    if !is_kafka(connection) {
+        return Err(Error::invalid(format!("connection \"{name}\" is not of type kafka")));
+    }
+    Ok(Some(connection.oid))
+}
+
+/// Options with those of a connection; what is given in both is the object's own.
+pub fn with_connection(
+    (options, secrets): (&[(String, String)], &[(String, Oid)]),
+    connection: Option<Oid>,
+    catalog: &Catalog,
+    key: Option<&SecretKey>,
+) -> Result<Resolved> {
+    let mut own = resolve(options, secrets, catalog, key)?;
+    let Some(connection) = connection else { return Ok(own) };
+    let shared = shared_options(catalog.expect(connection)?, catalog, key)?;
+    let is_own = |key: &str| options.iter().any(|(k, _)| k == key) || secrets.iter().any(|(k, _)| k == key);
+    own.options.extend(shared.options.into_iter().filter(|(key, _)| key != "type" && !is_own(key)));
+    own.secrets.extend(shared.secrets.into_iter().filter(|(key, _)| !is_own(key)));
+    Ok(own)
 }
 
 /// As far as can be said before any secret is read.
 fn check_options(connection: &Connection, catalog: &Catalog) -> Result<()> {
     refuse_secret_variables(&connection.options, catalog)?;
     // Stored and shown as it stands, which no password should be.
-    for key in ["password", "sslkey"] {
+    for key in CREDENTIALS {
         let plain = connection.options.iter().find(|(k, _)| k == key);
         if plain.is_some_and(|(_, value)| !is_reference(key, value)) {
             return Err(Error::invalid(format!("option \"{key}\" must be a secret")).with_hint(format!(
@@ -147,9 +210,16 @@ fn check_options(connection: &Connection, catalog: &Catalog) -> Result<()> {
     }
     let known = |(key, _): &(String, Oid)| (key.clone(), Hidden::new("not read yet"));
     let secrets: Vec<(String, Hidden)> = connection.secrets.iter().map(known).collect();
-    PostgresOptions::parse(Options::with_secrets(&interpolated(&connection.options)?, &secrets)?)?;
-    Ok(())
+    let options = Options::with_secrets(&interpolated(&connection.options)?, &secrets)?;
+    match has_type(&connection.options, "kafka") {
+        true => KafkaConnection::parse(options).map(drop),
+        false => PostgresOptions::parse(options).map(drop),
+    }
 }
+
+/// Options that are secrets.
+const CREDENTIALS: [&str; 5] =
+    ["password", "sslkey", "properties.sasl.password", "properties.ssl.key.password", "properties.ssl.key.pem"];
 
 /// Says only where the value is.
 fn is_reference(key: &str, value: &str) -> bool {

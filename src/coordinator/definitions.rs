@@ -26,7 +26,7 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::event_time::EventTime;
-use super::{secrets, views};
+use super::{connections, secrets, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::query::{Names, Scans, stored_relation};
@@ -204,7 +204,8 @@ pub fn source_schema(object: &Object) -> SchemaRef {
 pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let resolved = secrets::resolve(&source.options, &source.secrets, catalog, env.secret_key.as_ref())?;
+    let given = (source.options.as_slice(), source.secrets.as_slice());
+    let resolved = connections::with_connection(given, source.connection, catalog, env.secret_key.as_ref())?;
     let (time, options) = EventTime::split(&resolved.options)?;
     let spec = SourceSpec {
         name: object.name.clone(),

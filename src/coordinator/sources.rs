@@ -9,8 +9,8 @@ use tidemark_sql::ast::CreateSource;
 use tidemark_sql::grammar;
 
 use super::event_time::EventTime;
-use super::secrets::{self, Resolved};
-use super::{already_exists, definitions, ttl};
+use super::secrets::Resolved;
+use super::{already_exists, connections, definitions, ttl};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
@@ -33,7 +33,8 @@ impl Session {
             steps.push(PlannedStep::Drop(before.oid));
         }
         let source = self.source_object(create).await?;
-        let depends_on = source.secrets.iter().map(|(_, oid)| *oid).chain(source.late_table).collect();
+        let besides = source.late_table.into_iter().chain(source.connection);
+        let depends_on = source.secrets.iter().map(|(_, oid)| *oid).chain(besides).collect();
         let object = self.object(target, depends_on, ObjectKind::Source(source))?;
         let ObjectKind::Source(source) = &object.kind else { return done() };
         // Opened here for its errors; the engine opens its own.
@@ -51,7 +52,10 @@ impl Session {
         let secrets = self.secret_options(&create.secrets)?;
         let mut options = create.options.clone();
         let ttl = ttl::Wanted::take(&mut options)?;
-        let resolved = secrets::resolve(&options, &secrets, self.catalog()?.as_ref(), env.secret_key.as_ref())?;
+        let catalog = self.catalog()?;
+        let connection = connections::of_source(&mut options, &catalog)?;
+        let given = (options.as_slice(), secrets.as_slice());
+        let resolved = connections::with_connection(given, connection, &catalog, env.secret_key.as_ref())?;
         if let Some(constraint) = create.constraints.first() {
             return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
                 .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
@@ -99,7 +103,8 @@ impl Session {
         };
         let ttl = ttl.map(|ttl| ttl.of(&columns, watermark.as_ref().map(|w| w.column))).transpose()?;
         let late_table = None;
-        let mut source = Source { columns, declared, include, watermark, options, secrets, format, late_table, ttl };
+        let mut source =
+            Source { columns, declared, include, watermark, options, secrets, format, late_table, ttl, connection };
         if source.watermark.is_some() {
             source.late_table = self.late_table(create, &source.columns, &late_options)?;
         }

@@ -183,7 +183,9 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
             source.include.iter().map(|(what, column)| format!("{what} AS {}", quote_ident(column))).collect();
         text.push_str(&format!("\nINCLUDE {}", include.join(", ")));
     }
-    let options: Vec<_> = source.options.iter().cloned().chain(ttl_options(source.ttl, &source.columns)).collect();
+    let connection = source.connection.and_then(|oid| catalog.get(oid)).map(|c| ("connection".into(), c.name.clone()));
+    let beside = connection.into_iter().chain(ttl_options(source.ttl, &source.columns));
+    let options: Vec<_> = source.options.iter().cloned().chain(beside).collect();
     text.push_str(&format!("\n{}", with_secrets(catalog, &options, &source.secrets)));
     text.push_str(&format_clause(source.format.as_ref()));
     text

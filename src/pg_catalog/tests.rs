@@ -220,6 +220,7 @@ fn clicks() -> Object {
         format: Some(Format { format: "PLAIN".into(), encode: "CSV".into(), options: vec![] }),
         late_table: None,
         ttl: None,
+        connection: None,
     };
     object(16416, PUBLIC, "clicks", &[], ObjectKind::Source(source))
 }

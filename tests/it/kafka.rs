@@ -124,6 +124,39 @@ async fn reading_begins_where_it_is_told_to() {
         .await;
 }
 
+/// What retention takes is gone for who reads again; who has not read it yet is told.
+#[tokio::test]
+async fn what_the_topic_no_longer_has() {
+    let kafka = Kafka::shared();
+    kafka.topic("forgotten", 1).await;
+    kafka.send("forgotten", numbered(0, 100, 1)).await;
+    let instance = start().await;
+    instance.run(&source(kafka, "s", "(id BIGINT)", "forgotten", "")).await;
+    instance
+        .run(&source(kafka, "lenient", "(id BIGINT)", "forgotten", ", properties.auto.offset.reset = 'earliest'"))
+        .await;
+    for name in ["s", "lenient"] {
+        instance
+            .run(&format!("CREATE MATERIALIZED VIEW of_{name} AS SELECT count(*) AS n, sum(id) AS ids FROM {name}"))
+            .await;
+        instance.wait_for(&format!("SELECT * FROM of_{name}"), &["100 4950"]).await;
+        instance.run(&format!("ALTER SOURCE {name} PAUSE")).await;
+    }
+    kafka.forget("forgotten", 50).await;
+    assert_eq!(instance.value("SELECT count(*), min(id) FROM s").await, "50 50");
+    instance.run("CREATE MATERIALIZED VIEW later AS SELECT count(*) AS n FROM s").await;
+    instance.wait_for("SELECT * FROM later", &["50"]).await;
+    kafka.send("forgotten", numbered(100, 100, 1)).await;
+    kafka.forget("forgotten", 150).await;
+    assert_eq!(instance.value("SELECT count(*) FROM s").await, "0");
+    for name in ["s", "lenient"] {
+        instance.run(&format!("ALTER SOURCE {name} RESUME")).await;
+    }
+    instance.wait_for("SELECT n FROM of_lenient", &["150"]).await;
+    instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 's'", &["failed"]).await;
+    assert_eq!(instance.value("SELECT n FROM of_s").await, "100");
+}
+
 #[tokio::test]
 async fn bad_records_stop_the_source_or_are_left_out() {
     let kafka = Kafka::shared();
@@ -291,6 +324,50 @@ async fn nothing_is_lost_or_doubled_when_server_and_broker_are_killed() {
     let all = format!("{sent} {sent}");
     assert_eq!(instance.value("SELECT count(*), count(DISTINCT id) FROM ids").await, all);
     assert_eq!(instance.value("SELECT count(*), count(DISTINCT id) FROM s").await, all);
+}
+
+/// What sources share stands in a connection; what it says anew, they read by from then on.
+#[tokio::test]
+async fn sources_share_a_connection() {
+    let kafka = Kafka::shared();
+    kafka.topic("shared", 1).await;
+    kafka.send("shared", numbered(0, 10, 1)).await;
+    let mut instance = start().await;
+    let servers = kafka.servers();
+    instance
+        .run(&format!("CREATE CONNECTION k WITH (type = 'kafka', properties.bootstrap.servers = '{servers}')"))
+        .await;
+    let checked = instance.lines("CHECK CONNECTION k").await;
+    assert!(checked.len() == 2 && checked[1].starts_with("connect t 1 brokers"), "{checked:?}");
+    let with = "WITH (connector = 'kafka', connection = k, topic = 'shared') FORMAT PLAIN ENCODE JSON";
+    instance.run(&format!("CREATE SOURCE s (id BIGINT) {with}")).await;
+    instance.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM s").await;
+    instance.wait_for("SELECT n FROM m", &["10"]).await;
+    let made = instance.value("SELECT definition FROM tidemark.objects WHERE name = 's'").await;
+    assert!(made.contains("connection = 'k'") && !made.contains("bootstrap"), "{made}");
+    let (code, _) = instance.error("DROP CONNECTION k").await;
+    assert_eq!(code, "2BP01");
+    instance.run("ALTER CONNECTION k SET (properties.client.id = 'another')").await;
+    kafka.send("shared", numbered(10, 10, 1)).await;
+    instance.wait_for("SELECT n FROM m", &["20"]).await;
+    let (code, said) = instance.error("ALTER CONNECTION k SET (properties.no.such = '1')").await;
+    assert!(code == "22023" && said.contains("no.such"), "{code} {said}");
+    instance.server.kill_and_restart().await.unwrap();
+    kafka.send("shared", numbered(20, 10, 1)).await;
+    instance.wait_for("SELECT n FROM m", &["30"]).await;
+    for (statement, message) in [
+        ("CREATE CONNECTION bad WITH (type = 'kafka')", "bootstrap.servers"),
+        ("CREATE CONNECTION bad WITH (type = 'kafka', properties.bootstrap.servers = 'h:1', topic = 't')", "topic"),
+        (
+            "CREATE CONNECTION bad WITH (type = 'kafka', properties.bootstrap.servers = 'h:1', properties.sasl.password = 'x')",
+            "must be a secret",
+        ),
+        ("CREATE SOURCE bad (id INT) WITH (connector = 'datagen', connection = k)", "connector = 'kafka'"),
+        ("CREATE TABLE bad (id INT) WITH (connection = k, table = 't')", "type kafka"),
+    ] {
+        let (code, said) = instance.error(statement).await;
+        assert!(code == "22023" && said.contains(message), "{statement}: {code} {said}");
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use tidemark_common::{Error, Hidden, Result};
 
+use super::error::from_kafka;
 use crate::options::Options;
 
 const PREFIX: &str = "properties.";
@@ -54,6 +55,8 @@ impl ClientOptions {
             return Err(Error::invalid(format!("option \"properties.{key}\" cannot be set: {why}")));
         }
         this.check_security()?;
+        // librdkafka knows its properties, and what they may be.
+        this.config("check").create_native_config().map_err(|e| from_kafka(&e, "properties"))?;
         Ok(this)
     }
 
@@ -111,6 +114,10 @@ impl ClientOptions {
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set_log_level(RDKafkaLogLevel::Warning);
         config
+    }
+
+    pub fn servers(&self) -> &str {
+        self.get(SERVERS).unwrap_or_default()
     }
 
     /// Where a partition's missing rows are passed over.

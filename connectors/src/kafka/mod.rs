@@ -11,6 +11,8 @@
 //! away. Where it stands is what the epochs have stored; offsets committed to `group.id` are for people's dashboards.
 
 mod client;
+mod connection;
+mod discovery;
 mod error;
 mod included;
 mod options;
@@ -21,4 +23,5 @@ mod stored;
 mod topics;
 mod worker;
 
+pub use connection::{KafkaConnection, check};
 pub(crate) use source::{infer, open};

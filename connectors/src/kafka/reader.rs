@@ -1,18 +1,20 @@
 //! The reader of a Kafka source: workers that read, and a look now and then at whether there are new partitions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
 use super::client::{Context, Lag};
+use super::discovery::Discovery;
 use super::error::from_kafka;
 use super::options::{KafkaOptions, Startup};
 use super::position::KafkaPosition;
@@ -28,14 +30,28 @@ use crate::{CHUNK_ROWS, Positions, SourceBatch, SourceReader};
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches that wait between the workers and the reader.
 const QUEUED_BATCHES: usize = 4;
-/// How often offsets are committed to the group.
-const COMMITS: Duration = Duration::from_secs(5);
 /// With a limit of rows a second, batches are no longer than the rows of this part of a second.
 const BATCHES_A_SECOND: f64 = 20.0;
 
-pub(super) fn consumer(options: &KafkaOptions, lag: &Arc<Lag>, tells_ends: bool) -> Result<BaseConsumer<Context>> {
+/// What a consumer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To ask what there is, and to read on and on.
+    Follow,
+    /// To read to an end.
+    Bounded,
+    /// To read again what has been read: what the topic still has of it.
+    Replay,
+}
+
+pub(super) fn consumer(options: &KafkaOptions, lag: &Arc<Lag>, purpose: Purpose) -> Result<BaseConsumer<Context>> {
     let mut config = options.client.config(&options.name);
-    config.set("enable.partition.eof", if tells_ends { "true" } else { "false" });
+    if purpose != Purpose::Follow {
+        config.set("enable.partition.eof", "true");
+    }
+    if purpose == Purpose::Replay {
+        config.set("auto.offset.reset", "earliest");
+    }
     let context = Context { source: options.name.clone(), lag: Arc::clone(lag) };
     config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
 }
@@ -54,36 +70,57 @@ pub(super) fn start(
     let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
     let rate = options.rows_per_second.filter(|_| until.is_none());
     let most = rate.map_or(CHUNK_ROWS, |rate| ((rate / BATCHES_A_SECOND).ceil() as usize).clamp(1, CHUNK_ROWS));
+    let purpose = match until {
+        Some(_) => Purpose::Replay,
+        None if options.bounded => Purpose::Bounded,
+        None => Purpose::Follow,
+    };
     let schema = Arc::clone(&wanted.schema);
-    let ends = until.is_some() || options.bounded;
+    let ends = purpose != Purpose::Follow;
     let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, sender, ends, most });
     let lag = Arc::new(Lag::default());
-    let control = consumer(options, &lag, false)?;
     let positions = from.iter().map(|(split, text)| Ok((options.topics.partition(split)?, text.parse()?)));
     let positions: BTreeMap<Partition, KafkaPosition> = positions.collect::<Result<_>>()?;
-    let (assigned, begun) = match until {
-        Some(until) => (replayed(options, &positions, until)?, Vec::new()),
-        None => followed(options, &control, positions)?,
-    };
-    let known = assigned.iter().map(|one| one.partition.clone()).collect();
-    let mut found = Vec::new();
-    for share in shares(assigned, ends) {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        found.push((sender, share.len()));
-        let worker = Worker::new(Arc::clone(&shared), consumer(options, &lag, ends)?, share, receiver)?;
-        let thread = std::thread::Builder::new().name(format!("kafka {}", options.name));
-        thread.spawn(move || worker.run()).map_err(|e| Error::new(SqlState::IoError, e.to_string()))?;
+    let mut first = Vec::new();
+    match until {
+        Some(until) => drop(workers(&shared, &lag, purpose, replayed(options, &positions, until)?)?),
+        None => {
+            let control = consumer(options, &lag, Purpose::Follow)?;
+            let (assigned, begun) = followed(options, &control, positions)?;
+            first = begun.iter().map(|one| nothing_yet(one, &schema)).collect();
+            let known = assigned.iter().map(|one| one.partition.clone()).collect();
+            let workers = workers(&shared, &lag, purpose, assigned)?;
+            if !ends {
+                let options = Arc::clone(options);
+                tokio::spawn(Discovery { options, control, shared, stored, known, workers, schema }.run());
+            }
+        }
     }
-    let mut first: Vec<SourceBatch> = begun.iter().map(|one| nothing_yet(one, &schema)).collect();
     // All with the first that is handed out, and so in one epoch: a partition that is not known later is a new one.
-    let positions = first.iter_mut().flat_map(|batch| std::mem::take(&mut batch.positions)).collect();
-    first.last_mut().into_iter().for_each(|batch| batch.positions = Positions::clone(&positions));
-    if !ends {
-        let options = Arc::clone(options);
-        let discovery = Discovery { options, control, shared, stored, known, workers: found, schema };
-        tokio::spawn(discovery.run());
+    let positions: Positions = first.iter_mut().flat_map(|batch| std::mem::take(&mut batch.positions)).collect();
+    if let Some(batch) = first.last_mut() {
+        batch.positions = positions;
     }
     Ok(KafkaReader { first, batches, pending: None, pace: Pace::new(Arc::clone(&options.clock), rate), lag })
+}
+
+/// Starts the workers. Each with how to give it another partition, and how many it has.
+fn workers(
+    shared: &Arc<Shared>,
+    lag: &Arc<Lag>,
+    purpose: Purpose,
+    assigned: Vec<Assigned>,
+) -> Result<Vec<(Sender<Assigned>, usize)>> {
+    let mut workers = Vec::new();
+    for share in shares(assigned, shared.ends).into_iter().filter(|share| !shared.ends || !share.is_empty()) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        workers.push((sender, share.len()));
+        let consumer = consumer(&shared.options, lag, purpose)?;
+        let worker = Worker::new(Arc::clone(shared), consumer, share, receiver)?;
+        let thread = std::thread::Builder::new().name(format!("kafka {}", shared.options.name));
+        thread.spawn(move || worker.run()).map_err(|e| Error::new(SqlState::IoError, e.to_string()))?;
+    }
+    Ok(workers)
 }
 
 /// The partitions of `until`, each up to there.
@@ -188,7 +225,7 @@ fn shares(assigned: Vec<Assigned>, ends: bool) -> Vec<Vec<Assigned>> {
 }
 
 /// Tells of a partition before its first row, so that its lane is waited for.
-fn nothing_yet(one: &Assigned, schema: &datafusion::arrow::datatypes::SchemaRef) -> SourceBatch {
+pub(super) fn nothing_yet(one: &Assigned, schema: &SchemaRef) -> SourceBatch {
     SourceBatch {
         lane: Arc::clone(&one.lane),
         batch: RecordBatch::new_empty(Arc::clone(schema)),
@@ -196,76 +233,6 @@ fn nothing_yet(one: &Assigned, schema: &datafusion::arrow::datatypes::SchemaRef)
         positions: Positions::from([(one.lane.to_string(), one.position.to_string())]),
         bytes: 0,
         dropped: 0,
-    }
-}
-
-/// Looks for new partitions, and topics, and hands each to the worker that has the fewest; and tells the group how far the source is.
-struct Discovery {
-    options: Arc<KafkaOptions>,
-    control: BaseConsumer<Context>,
-    shared: Arc<Shared>,
-    stored: Arc<Stored>,
-    known: BTreeSet<Partition>,
-    workers: Vec<(Sender<Assigned>, usize)>,
-    schema: datafusion::arrow::datatypes::SchemaRef,
-}
-
-impl Discovery {
-    async fn run(mut self) {
-        let every = self.options.discovery.min(COMMITS);
-        let looks = (self.options.discovery.as_secs_f64() / every.as_secs_f64()).ceil() as u64;
-        for round in 1.. {
-            tokio::select! {
-                () = self.shared.sender.closed() => return,
-                () = tokio::time::sleep(every) => {}
-            }
-            let asked = tokio::task::spawn_blocking(move || {
-                if let Err(error) = self.stored.send(&self.options.topics, &self.control) {
-                    tracing::warn!(source = self.options.name, %error, "the group does not know how far the source is");
-                }
-                let found = if round % looks == 0 { self.look() } else { Ok(Vec::new()) };
-                (self, found)
-            });
-            let Ok((this, found)) = asked.await else { return };
-            self = this;
-            match found {
-                Ok(found) => {
-                    for one in found {
-                        if !self.hand_out(one).await {
-                            return;
-                        }
-                    }
-                }
-                // The next look may find them.
-                Err(error) => tracing::warn!(source = self.options.name, %error, "looking for new partitions"),
-            }
-        }
-    }
-
-    fn look(&self) -> Result<Vec<Assigned>> {
-        let there = self.options.topics.partitions(&self.control, TIMEOUT)?;
-        let new = there.into_iter().filter(|partition| !self.known.contains(partition));
-        let one = |partition: Partition| {
-            let watermarks = self.control.fetch_watermarks(&partition.topic, partition.number, TIMEOUT);
-            let (start, _) = watermarks.map_err(|e| from_kafka(&e, &format!("reading {partition}")))?;
-            let lane = self.options.topics.split(&partition).into();
-            Ok(Assigned { partition, lane, position: KafkaPosition { start, next: start }, until: None })
-        };
-        new.map(one).collect()
-    }
-
-    /// False if nobody reads any more.
-    async fn hand_out(&mut self, one: Assigned) -> bool {
-        tracing::info!(source = self.options.name, "found {}", one.partition);
-        self.known.insert(one.partition.clone());
-        if self.shared.sender.send(Ok(nothing_yet(&one, &self.schema))).await.is_err() {
-            return false;
-        }
-        let worker = self.workers.iter_mut().min_by_key(|(_, partitions)| *partitions);
-        worker.is_some_and(|(sender, partitions)| {
-            *partitions += 1;
-            sender.send(one).is_ok()
-        })
     }
 }
 

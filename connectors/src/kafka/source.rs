@@ -13,7 +13,7 @@ use tidemark_common::{Error, Result, SqlState};
 use super::client::{ClientOptions, Context, Lag};
 use super::error::from_kafka;
 use super::options::{KafkaOptions, where_and_what};
-use super::reader::{self, TIMEOUT};
+use super::reader::{self, Purpose, TIMEOUT};
 use super::stored::Stored;
 use super::topics::Topics;
 use crate::formats::record::RecordFormat;
@@ -53,7 +53,7 @@ impl Source for KafkaSource {
     async fn check(&self) -> Result<()> {
         let options = Arc::clone(&self.options);
         blocking(move || {
-            let control = reader::consumer(&options, &Arc::new(Lag::default()), false)?;
+            let control = reader::consumer(&options, &Arc::new(Lag::default()), Purpose::Follow)?;
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
         .await

@@ -66,8 +66,13 @@ pub struct PostgresOptions {
 impl PostgresOptions {
     pub fn parse(mut options: Options) -> Result<Self> {
         let kind = options.require("type")?;
+        if kind.eq_ignore_ascii_case("kafka") {
+            return Err(Error::invalid("it is of type kafka, not postgres"));
+        }
         if !kind.eq_ignore_ascii_case("postgres") && !kind.eq_ignore_ascii_case("postgresql") {
-            return Err(Error::invalid(format!("unknown type of connection \"{kind}\"")).with_hint("Known: postgres."));
+            return Err(
+                Error::invalid(format!("unknown type of connection \"{kind}\"")).with_hint("Known: kafka, postgres.")
+            );
         }
         let host = options.take("host").unwrap_or_else(|| "localhost".into());
         let port = options.parse("port", "a port number")?.unwrap_or(5432);
