@@ -182,7 +182,8 @@ pub fn of_source(options: &mut WithOptions, catalog: &Catalog) -> Result<Option<
 
 /// Options with those of a connection; what is given in both is the object's own.
 pub fn with_connection(
-    (options, secrets): (&[(String, String)], &[(String, Oid)]),
+    options: &[(String, String)],
+    secrets: &[(String, Oid)],
     connection: Option<Oid>,
     catalog: &Catalog,
     key: Option<&SecretKey>,

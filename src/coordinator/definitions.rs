@@ -204,8 +204,8 @@ pub fn source_schema(object: &Object) -> SchemaRef {
 pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let given = (source.options.as_slice(), source.secrets.as_slice());
-    let resolved = connections::with_connection(given, source.connection, catalog, env.secret_key.as_ref())?;
+    let key = env.secret_key.as_ref();
+    let resolved = connections::with_connection(&source.options, &source.secrets, source.connection, catalog, key)?;
     let (time, options) = EventTime::split(&resolved.options)?;
     let spec = SourceSpec {
         name: object.name.clone(),

@@ -54,8 +54,8 @@ impl Session {
         let ttl = ttl::Wanted::take(&mut options)?;
         let catalog = self.catalog()?;
         let connection = connections::of_source(&mut options, &catalog)?;
-        let given = (options.as_slice(), secrets.as_slice());
-        let resolved = connections::with_connection(given, connection, &catalog, env.secret_key.as_ref())?;
+        let key = env.secret_key.as_ref();
+        let resolved = connections::with_connection(&options, &secrets, connection, &catalog, key)?;
         if let Some(constraint) = create.constraints.first() {
             return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
                 .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
