@@ -363,7 +363,7 @@ async fn sources_share_a_connection() {
             "must be a secret",
         ),
         ("CREATE SOURCE bad (id INT) WITH (connector = 'datagen', connection = k)", "connector = 'kafka'"),
-        ("CREATE TABLE bad (id INT) WITH (connection = k, table = 't')", "type kafka"),
+        ("CREATE TABLE bad (id INT) WITH (connection = k, table = 't', strategy = 'append')", "type kafka"),
     ] {
         let (code, said) = instance.error(statement).await;
         assert!(code == "22023" && said.contains(message), "{statement}: {code} {said}");
