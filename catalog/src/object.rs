@@ -156,6 +156,13 @@ pub struct Ttl {
     pub micros: i64,
 }
 
+impl Ttl {
+    /// Of its column.
+    pub fn position(&self, columns: &[Column]) -> Option<usize> {
+        columns.iter().position(|column| column.attnum == self.attnum)
+    }
+}
+
 /// The table of another system that holds what is loaded: WITH (connection = ..).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Remote {

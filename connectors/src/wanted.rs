@@ -6,6 +6,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::Result;
 
+use crate::options::OnError;
 use crate::spec::projected;
 
 /// `I`: what the connector can tell of a record.
@@ -28,18 +29,21 @@ enum Output<I> {
 }
 
 impl<I: Clone> Wanted<I> {
-    /// `schema`: the `declared` columns, then those `included`. `all`: every declared column is decoded. Which records are bad must
-    /// not depend on who reads, where they are left out. `beside`: a declared column that the reader needs for itself.
+    /// `schema`: the `declared` columns, then those `included`. Where bad records are left out every declared column is decoded: which
+    /// are bad must not depend on who reads. `beside`: a declared column that the reader needs for itself.
     pub fn new(
         schema: &SchemaRef,
         declared: &SchemaRef,
         included: &[I],
         projection: Option<&[usize]>,
-        all: bool,
+        on_error: OnError,
         beside: Option<usize>,
     ) -> Result<Self> {
         let (schema, indices) = projected(schema, projection)?;
-        let mut places: Vec<usize> = if all { (0..declared.fields().len()).collect() } else { Vec::new() };
+        let mut places: Vec<usize> = match on_error {
+            OnError::Drop => (0..declared.fields().len()).collect(),
+            OnError::Fail => Vec::new(),
+        };
         let mut place_of = |column: usize| match places.iter().position(|p| *p == column) {
             Some(at) => at,
             None => {

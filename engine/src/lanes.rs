@@ -244,13 +244,14 @@ impl Lane {
 /// The watermark that each row makes: none without a time, or with one that has no end.
 fn made(def: &WatermarkDef, batch: &RecordBatch, times: &[Option<i64>]) -> Result<Vec<Option<i64>>> {
     let endless = |time: &Option<i64>| matches!(time, Some(i64::MIN | i64::MAX));
-    let mut columns = batch.columns().to_vec();
-    if times.iter().any(endless) {
-        let mask: BooleanArray = times.iter().map(|time| Some(endless(time))).collect();
-        columns[def.column] = nullif(&columns[def.column], &mask)?;
+    let evaluated = |rows: &RecordBatch| micros(&def.expr.evaluate(rows)?.into_array(rows.num_rows())?);
+    if !times.iter().any(endless) {
+        return evaluated(batch);
     }
-    let rows = RecordBatch::try_new(batch.schema(), columns)?;
-    micros(&def.expr.evaluate(&rows)?.into_array(rows.num_rows())?)
+    let mask: BooleanArray = times.iter().map(|time| Some(endless(time))).collect();
+    let mut columns = batch.columns().to_vec();
+    columns[def.column] = nullif(&columns[def.column], &mask)?;
+    evaluated(&RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 /// The value of the last entry at or before this row.

@@ -84,21 +84,16 @@ impl Session {
         let name = self.global_name(name, "connection")?;
         let object = catalog.connection(&name)?;
         let key = self.database().environment.secret_key.clone();
-        let rows = if is_kafka(object) {
-            match shared_options(object, &catalog, key.as_ref()).and_then(|r| kafka_options(&r)) {
-                Ok(options) => kafka::check(options).await,
-                Err(error) => vec![CheckRow::failed("options", &error)],
+        let checking = async {
+            if is_kafka(object) {
+                return Ok(kafka::check(kafka_options(&shared_options(object, &catalog, key.as_ref())?)?).await);
             }
-        } else {
-            match options(object, &catalog, key.as_ref()) {
-                Ok(options) => {
-                    let mut rows = vec![CheckRow::done("options", described(object, &options))];
-                    rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
-                    rows
-                }
-                Err(error) => vec![CheckRow::failed("options", &error)],
-            }
+            let options = options(object, &catalog, key.as_ref())?;
+            let mut rows = vec![CheckRow::done("options", described(object, &options))];
+            rows.extend(check(&Arc::from(name.as_str()), &Arc::new(options)).await);
+            Ok(rows)
         };
+        let rows = checking.await.unwrap_or_else(|error: Error| vec![CheckRow::failed("options", &error)]);
         let text =
             |of: fn(&CheckRow) -> Option<&str>| Arc::new(rows.iter().map(of).collect::<StringArray>()) as ArrayRef;
         let columns = vec![

@@ -155,7 +155,7 @@ pub fn table(object: &Object, table: &Table, catalog: &Catalog) -> Result<TableD
     indexes.extend(created_indexes(object, &schema, table.generation, catalog)?);
     let layout = Layout::Keyed { key: key.clone() };
     let ttl = table.ttl.map(|ttl| -> Result<TableTtl> {
-        let column = table.columns.iter().position(|column| column.attnum == ttl.attnum);
+        let column = ttl.position(&table.columns);
         let column = column.ok_or_else(|| Error::internal("the column of a ttl is not there"))?;
         let index = Arc::new(Index::new(state(TTL_INDEX), "ttl", &schema, vec![column], false)?);
         Ok(TableTtl { column, micros: ttl.micros, index })

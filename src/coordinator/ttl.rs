@@ -73,7 +73,7 @@ pub(super) fn of_table(
 /// The column by which rows go stays, as a time.
 pub(super) fn refuse_if_expired_by(object: &Object, column: &str) -> Result<()> {
     let ObjectKind::Table(Table { ttl: Some(ttl), columns, .. }) = &object.kind else { return Ok(()) };
-    match columns.iter().any(|c| c.attnum == ttl.attnum && c.name == column) {
+    match ttl.position(columns).is_some_and(|at| columns[at].name == column) {
         false => Ok(()),
         true => Err(Error::new(
             SqlState::DependentObjectsStillExist,

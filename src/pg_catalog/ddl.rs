@@ -92,7 +92,7 @@ fn create_table(catalog: &Catalog, object: &Object, name: &str, table: &Table) -
 
 fn ttl_options(ttl: Option<Ttl>, columns: &[Column]) -> Vec<(String, String)> {
     let Some(ttl) = ttl else { return Vec::new() };
-    let column = columns.iter().find(|column| column.attnum == ttl.attnum);
+    let column = ttl.position(columns).map(|at| &columns[at]);
     let duration = ("ttl".to_string(), duration_text(ttl.micros));
     [duration].into_iter().chain(column.map(|column| ("ttl_column".to_string(), column.name.clone()))).collect()
 }

@@ -137,10 +137,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         ObjectKind::Source(source) => {
             relation.append_only = true;
             relation.watermark = source.watermark.as_ref().map(|w| w.column);
-            relation.ttl = source.ttl.and_then(|ttl| {
-                let column = source.columns.iter().position(|column| column.attnum == ttl.attnum)?;
-                Some((column, ttl.micros))
-            });
+            relation.ttl = source.ttl.and_then(|ttl| Some((ttl.position(&source.columns)?, ttl.micros)));
             relation.schema = definitions::source_schema(object);
         }
         ObjectKind::MaterializedView(view) => {

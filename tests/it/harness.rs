@@ -1,7 +1,8 @@
 //! What every test here needs: a server on a directory of its own, psql, a client, and waiting for something to be so.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use tidemark_sqllogictest::Server;
@@ -120,6 +121,22 @@ impl Instance {
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
     }
+}
+
+/// Ports that nobody listens on, each another one.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// A service that `script` runs for as long as its input is open; its command is given here.
+pub fn service(script: &mut Command) -> Child {
+    script.args(["bash", "-c", "echo ready; cat"]); // until its input ends
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "ready", "{script:?} does not start (make setup installs what it needs)");
+    child
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -1,8 +1,7 @@
 //! An Apache Kafka broker: one for all tests, or one of a test's own that can be killed.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::harness::repository;
+use crate::harness::{free_ports, repository, service};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,8 +48,7 @@ impl Kafka {
 
     /// Gone when dropped, or when this process ends.
     pub fn start() -> Kafka {
-        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let ports = free_ports();
         let dir = tempfile::tempdir().unwrap();
         Kafka { child: spawn(ports, dir.path()), ports, dir }
     }
@@ -145,20 +143,9 @@ pub fn send(producer: &BaseProducer, topic: &str, records: &[Record]) {
 
 fn spawn(ports: [u16; 2], dir: &std::path::Path) -> Child {
     let jars = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("kafka");
-    let mut child = Command::new(repository().join("scripts/kafka.sh"))
-        .arg(jars)
-        .args(["bash", "-c", "echo ready; cat"]) // until its input ends
-        .env("KAFKA_PORT", ports[0].to_string())
-        .env("KAFKA_CONTROLLER_PORT", ports[1].to_string())
-        .env("KAFKA_DIR", dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "ready", "Kafka does not start (make setup installs what it needs)");
-    child
+    let mut script = Command::new(repository().join("scripts/kafka.sh"));
+    script.arg(jars).env("KAFKA_PORT", ports[0].to_string()).env("KAFKA_CONTROLLER_PORT", ports[1].to_string());
+    service(script.env("KAFKA_DIR", dir))
 }
 
 impl Drop for Kafka {

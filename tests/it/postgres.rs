@@ -1,12 +1,11 @@
 //! A PostgreSQL of a test's own: fresh, with TCP on a port of its own, gone when dropped.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tokio_postgres::NoTls;
 
-use crate::harness::repository;
+use crate::harness::{free_ports, repository, service};
 
 pub struct Postgres {
     child: Child,
@@ -16,20 +15,9 @@ pub struct Postgres {
 impl Postgres {
     /// Superuser `tidemark` without a password, database `postgres`.
     pub async fn start() -> Postgres {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut child = Command::new(repository().join("scripts/postgres.sh"))
-            .args(["bash", "-c", "echo ready; cat"]) // until its input ends
-            .env("PG_LISTEN", "127.0.0.1")
-            .env("PG_PORT", port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "ready", "PostgreSQL does not start (make setup installs it)");
+        let [port] = free_ports();
+        let mut script = Command::new(repository().join("scripts/postgres.sh"));
+        let child = service(script.env("PG_LISTEN", "127.0.0.1").env("PG_PORT", port.to_string()));
         Postgres { child, port }
     }
 

@@ -145,6 +145,11 @@ impl Join {
 }
 
 impl Within {
+    /// Rows so far apart.
+    pub fn new(left: usize, right: usize, least: Option<i64>, most: Option<i64>) -> Self {
+        Self { left, right, least, most, until_met: false, emit_on_close: false }
+    }
+
     /// How much later than a left row's (a right row's) a partner's time may be.
     pub fn reach(&self, of_left: bool) -> Option<i64> {
         if of_left { self.most } else { self.least.map(i64::saturating_neg) }
@@ -154,9 +159,9 @@ impl Within {
         let let_go = |of: &str, other: &str, column: &str, reach: Option<i64>| {
             reach.map(|reach| format!("the {of} until {} {column} is {} later", other, duration_text(reach)))
         };
-        let met = || Some(format!("the left ones until the right {right} that they meet is passed"));
+        let met = || format!("the left ones until the right {right} that they meet is passed");
         let both = [
-            let_go("left ones", "the right", right, self.reach(true)).or_else(|| self.until_met.then(met).flatten()),
+            let_go("left ones", "the right", right, self.reach(true)).or_else(|| self.until_met.then(met)),
             let_go("right ones", "the left", left, self.reach(false)),
         ];
         let both: Vec<String> = both.into_iter().flatten().collect();

@@ -122,7 +122,7 @@ impl Job {
         if let (OnError::Fail, Some(bad)) = (self.options.on_error, chunk.bad.first()) {
             return Err(bad_record(bad, first));
         }
-        let numbers = (!chunk.bad.is_empty()).then(|| good_records(&chunk));
+        let numbers = (!chunk.bad.is_empty()).then(|| chunk.good_records());
         let rows = chunk.batch.num_rows();
         let include = |what: &Included| self.include(*what, first, rows, numbers.as_deref());
         let batch = self.wanted.batch(&chunk.batch, include)?;
@@ -182,9 +182,4 @@ fn bad_record(bad: &Bad, first: u64) -> Error {
         None => format!("row {}", first + bad.record as u64 + 1),
     };
     bad.reason.clone().context(place).with_hint(DROP_HINT)
-}
-
-fn good_records(chunk: &Chunk) -> Vec<u32> {
-    let mut bad = chunk.bad.iter().map(|b| b.record).peekable();
-    (0..chunk.records).filter(|record| bad.next_if_eq(record).is_none()).map(|record| record as u32).collect()
 }

@@ -39,6 +39,14 @@ pub struct Chunk {
     pub bad: Vec<Bad>,
 }
 
+impl Chunk {
+    /// The record of each row.
+    pub fn good_records(&self) -> Vec<u32> {
+        let mut bad = self.bad.iter().map(|b| b.record).peekable();
+        (0..self.records).filter(|record| bad.next_if_eq(record).is_none()).map(|record| record as u32).collect()
+    }
+}
+
 /// A record that could not be decoded.
 #[derive(Debug, Clone)]
 pub struct Bad {

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use tidemark_common::{Error, Hidden, Result};
@@ -39,6 +40,26 @@ const DEFAULTS: [(&str, &str); 6] = [
     // What is no longer there is told, not passed over.
     ("auto.offset.reset", "error"),
 ];
+
+/// How long brokers may take to answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a consumer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To ask what there is, and to read on and on.
+    Follow,
+    /// To read to an end.
+    Bounded,
+    /// To read again what has been read: what the topic still has of it.
+    Replay,
+}
+
+/// What librdkafka does blocks.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(Error::internal(format!("asking Kafka failed: {e}"))))
+}
 
 /// Checked properties, the prefix cut off.
 #[derive(Debug, Clone)]
@@ -102,7 +123,7 @@ impl ClientOptions {
         }
     }
 
-    pub fn config(&self, source: &str) -> ClientConfig {
+    fn config(&self, source: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (key, value) in DEFAULTS {
             config.set(key, value);
@@ -114,6 +135,19 @@ impl ClientOptions {
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set_log_level(RDKafkaLogLevel::Warning);
         config
+    }
+
+    /// A client by these, named in the log after `source`.
+    pub fn consumer(&self, source: &str, lag: &Arc<Lag>, purpose: Purpose) -> Result<BaseConsumer<Context>> {
+        let mut config = self.config(source);
+        if purpose != Purpose::Follow {
+            config.set("enable.partition.eof", "true");
+        }
+        if purpose == Purpose::Replay {
+            config.set("auto.offset.reset", "earliest");
+        }
+        let context = Context { source: source.to_string(), lag: Arc::clone(lag) };
+        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
     }
 
     pub fn servers(&self) -> &str {

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use tidemark_common::{Error, Result};
+use rdkafka::consumer::Consumer;
+use tidemark_common::Result;
 
-use super::client::{ClientOptions, Context, Lag};
+use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
 use super::error::from_kafka;
-use super::reader::TIMEOUT;
 use crate::options::Options;
 use crate::postgres::CheckRow;
 
@@ -26,9 +25,7 @@ impl KafkaConnection {
 /// Signs in, and looks what there is.
 pub async fn check(connection: KafkaConnection) -> Vec<CheckRow> {
     let servers = connection.0.servers().to_string();
-    let looked = tokio::task::spawn_blocking(move || look(&connection.0)).await;
-    let looked = looked.unwrap_or_else(|e| Err(Error::internal(format!("asking Kafka failed: {e}"))));
-    let reached = match looked {
+    let reached = match blocking(move || look(&connection.0)).await {
         Ok(found) => CheckRow::done("connect", found),
         Err(error) => CheckRow::failed("connect", &error),
     };
@@ -36,9 +33,7 @@ pub async fn check(connection: KafkaConnection) -> Vec<CheckRow> {
 }
 
 fn look(client: &ClientOptions) -> Result<String> {
-    let context = Context { source: "CHECK CONNECTION".into(), lag: Arc::new(Lag::default()) };
-    let consumer: BaseConsumer<Context> =
-        client.config("check").create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))?;
+    let consumer = client.consumer("check", &Arc::default(), Purpose::Follow)?;
     let found = consumer.fetch_metadata(None, TIMEOUT).map_err(|e| from_kafka(&e, "listing topics"))?;
     Ok(format!("{} brokers, {} topics", found.brokers().len(), found.topics().len()))
 }

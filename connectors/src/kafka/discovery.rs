@@ -5,15 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::SchemaRef;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use tidemark_common::Result;
 
-use super::client::Context;
-use super::error::from_kafka;
-use super::options::KafkaOptions;
+use super::client::{Context, TIMEOUT};
 use super::position::KafkaPosition;
-use super::reader::{TIMEOUT, nothing_yet};
 use super::stored::Stored;
 use super::topics::Partition;
 use super::worker::{Assigned, Shared};
@@ -23,27 +19,25 @@ const COMMITS: Duration = Duration::from_secs(5);
 
 /// Looks for new partitions, and topics, and hands each to the worker that has the fewest; and tells the group how far the source is.
 pub(super) struct Discovery {
-    pub options: Arc<KafkaOptions>,
     pub control: BaseConsumer<Context>,
     pub shared: Arc<Shared>,
     pub stored: Arc<Stored>,
     pub known: BTreeSet<Partition>,
     pub workers: Vec<(Sender<Assigned>, usize)>,
-    pub schema: SchemaRef,
 }
 
 impl Discovery {
     pub async fn run(mut self) {
-        let every = self.options.discovery.min(COMMITS);
-        let looks = (self.options.discovery.as_secs_f64() / every.as_secs_f64()).ceil() as u64;
+        let every = self.shared.options.discovery.min(COMMITS);
+        let looks = (self.shared.options.discovery.as_secs_f64() / every.as_secs_f64()).ceil() as u64;
         for round in 1.. {
             tokio::select! {
                 () = self.shared.sender.closed() => return,
                 () = tokio::time::sleep(every) => {}
             }
             let asked = tokio::task::spawn_blocking(move || {
-                if let Err(error) = self.stored.send(&self.options.topics, &self.control) {
-                    tracing::warn!(source = self.options.name, %error, "the group does not know how far the source is");
+                if let Err(error) = self.stored.send(&self.shared.options.topics, &self.control) {
+                    tracing::warn!(source = self.shared.options.name, %error, "the group does not know how far the source is");
                 }
                 let found = if round % looks == 0 { self.look() } else { Ok(Vec::new()) };
                 (self, found)
@@ -59,18 +53,17 @@ impl Discovery {
                     }
                 }
                 // The next look may find them.
-                Err(error) => tracing::warn!(source = self.options.name, %error, "looking for new partitions"),
+                Err(error) => tracing::warn!(source = self.shared.options.name, %error, "looking for new partitions"),
             }
         }
     }
 
     fn look(&self) -> Result<Vec<Assigned>> {
-        let there = self.options.topics.partitions(&self.control, TIMEOUT)?;
+        let there = self.shared.options.topics.partitions(&self.control, TIMEOUT)?;
         let new = there.into_iter().filter(|partition| !self.known.contains(partition));
         let one = |partition: Partition| {
-            let watermarks = self.control.fetch_watermarks(&partition.topic, partition.number, TIMEOUT);
-            let (start, _) = watermarks.map_err(|e| from_kafka(&e, &format!("reading {partition}")))?;
-            let lane = self.options.topics.split(&partition).into();
+            let (start, _) = partition.range(&self.control, TIMEOUT)?;
+            let lane = self.shared.options.topics.split(&partition).into();
             Ok(Assigned { partition, lane, position: KafkaPosition { start, next: start }, until: None })
         };
         new.map(one).collect()
@@ -78,9 +71,9 @@ impl Discovery {
 
     /// False if nobody reads any more.
     async fn hand_out(&mut self, one: Assigned) -> bool {
-        tracing::info!(source = self.options.name, "found {}", one.partition);
+        tracing::info!(source = self.shared.options.name, "found {}", one.partition);
         self.known.insert(one.partition.clone());
-        if self.shared.sender.send(Ok(nothing_yet(&one, &self.schema))).await.is_err() {
+        if self.shared.sender.send(Ok(self.shared.nothing_yet(&one))).await.is_err() {
             return false;
         }
         let worker = self.workers.iter_mut().min_by_key(|(_, partitions)| *partitions);

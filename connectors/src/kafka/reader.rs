@@ -3,58 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
-use super::client::{Context, Lag};
+use super::client::{Context, Lag, Purpose, TIMEOUT};
 use super::discovery::Discovery;
 use super::error::from_kafka;
 use super::options::{KafkaOptions, Startup};
 use super::position::KafkaPosition;
 use super::stored::Stored;
-use super::topics::Partition;
+use super::topics::{Partition, list_of};
 use super::worker::{Assigned, Shared, Worker};
-use crate::options::OnError;
 use crate::pace::Pace;
 use crate::wanted::Wanted;
 use crate::{CHUNK_ROWS, Positions, SourceBatch, SourceReader};
 
-/// How long brokers may take to answer.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches that wait between the workers and the reader.
 const QUEUED_BATCHES: usize = 4;
 /// With a limit of rows a second, batches are no longer than the rows of this part of a second.
 const BATCHES_A_SECOND: f64 = 20.0;
-
-/// What a consumer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To ask what there is, and to read on and on.
-    Follow,
-    /// To read to an end.
-    Bounded,
-    /// To read again what has been read: what the topic still has of it.
-    Replay,
-}
-
-pub(super) fn consumer(options: &KafkaOptions, lag: &Arc<Lag>, purpose: Purpose) -> Result<BaseConsumer<Context>> {
-    let mut config = options.client.config(&options.name);
-    if purpose != Purpose::Follow {
-        config.set("enable.partition.eof", "true");
-    }
-    if purpose == Purpose::Replay {
-        config.set("auto.offset.reset", "earliest");
-    }
-    let context = Context { source: options.name.clone(), lag: Arc::clone(lag) };
-    config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
-}
 
 /// Starts reading. Blocks for as long as brokers take to say what there is.
 pub(super) fn start(
@@ -64,8 +35,8 @@ pub(super) fn start(
     until: Option<&Positions>,
     projection: Option<&[usize]>,
 ) -> Result<KafkaReader> {
-    let all = options.on_error == OnError::Drop;
-    let wanted = Wanted::new(&options.schema, &options.declared, &options.included, projection, all, None)?;
+    let (on_error, included) = (options.on_error, &options.included);
+    let wanted = Wanted::new(&options.schema, &options.declared, included, projection, on_error, None)?;
     let decoder = options.format.decoder(&options.declared, &wanted.decoded, &wanted.places)?;
     let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
     let rate = options.rows_per_second.filter(|_| until.is_none());
@@ -75,7 +46,6 @@ pub(super) fn start(
         None if options.bounded => Purpose::Bounded,
         None => Purpose::Follow,
     };
-    let schema = Arc::clone(&wanted.schema);
     let ends = purpose != Purpose::Follow;
     let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, sender, ends, most });
     let lag = Arc::new(Lag::default());
@@ -85,14 +55,13 @@ pub(super) fn start(
     match until {
         Some(until) => drop(workers(&shared, &lag, purpose, replayed(options, &positions, until)?)?),
         None => {
-            let control = consumer(options, &lag, Purpose::Follow)?;
+            let control = options.client.consumer(&options.name, &lag, Purpose::Follow)?;
             let (assigned, begun) = followed(options, &control, positions)?;
-            first = begun.iter().map(|one| nothing_yet(one, &schema)).collect();
+            first = begun.iter().map(|one| shared.nothing_yet(one)).collect();
             let known = assigned.iter().map(|one| one.partition.clone()).collect();
             let workers = workers(&shared, &lag, purpose, assigned)?;
             if !ends {
-                let options = Arc::clone(options);
-                tokio::spawn(Discovery { options, control, shared, stored, known, workers, schema }.run());
+                tokio::spawn(Discovery { control, shared, stored, known, workers }.run());
             }
         }
     }
@@ -115,7 +84,7 @@ fn workers(
     for share in shares(assigned, shared.ends).into_iter().filter(|share| !shared.ends || !share.is_empty()) {
         let (sender, receiver) = std::sync::mpsc::channel();
         workers.push((sender, share.len()));
-        let consumer = consumer(&shared.options, lag, purpose)?;
+        let consumer = shared.options.client.consumer(&shared.options.name, lag, purpose)?;
         let worker = Worker::new(Arc::clone(shared), consumer, share, receiver)?;
         let thread = std::thread::Builder::new().name(format!("kafka {}", shared.options.name));
         thread.spawn(move || worker.run()).map_err(|e| Error::new(SqlState::IoError, e.to_string()))?;
@@ -155,8 +124,7 @@ fn followed(
     }
     let (mut all, mut begun) = (Vec::new(), Vec::new());
     for partition in there {
-        let watermarks = control.fetch_watermarks(&partition.topic, partition.number, TIMEOUT);
-        let (low, high) = watermarks.map_err(|e| from_kafka(&e, &format!("reading {partition}")))?;
+        let (low, high) = partition.range(control, TIMEOUT)?;
         let position = match known.get(&partition) {
             Some(position) => *position,
             None => {
@@ -195,11 +163,9 @@ fn beginning(
             )),
         },
         Startup::Timestamp(millis) => {
-            let what = || format!("looking for a time in {partition}");
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*millis))
-                .map_err(|e| from_kafka(&e, &what()))?;
-            let found = control.offsets_for_times(list, TIMEOUT).map_err(|e| from_kafka(&e, &what()))?;
+            let list = list_of([(partition.clone(), Offset::Offset(*millis))])?;
+            let found = control.offsets_for_times(list, TIMEOUT);
+            let found = found.map_err(|e| from_kafka(&e, &format!("looking for a time in {partition}")))?;
             let found = found.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
             Ok(if let Some(Offset::Offset(offset)) = found { offset } else { high })
         }
@@ -222,18 +188,6 @@ fn shares(assigned: Vec<Assigned>, ends: bool) -> Vec<Vec<Assigned>> {
         }
     }
     shares
-}
-
-/// Tells of a partition before its first row, so that its lane is waited for.
-pub(super) fn nothing_yet(one: &Assigned, schema: &SchemaRef) -> SourceBatch {
-    SourceBatch {
-        lane: Arc::clone(&one.lane),
-        batch: RecordBatch::new_empty(Arc::clone(schema)),
-        places: None,
-        positions: Positions::from([(one.lane.to_string(), one.position.to_string())]),
-        bytes: 0,
-        dropped: 0,
-    }
 }
 
 pub(super) struct KafkaReader {

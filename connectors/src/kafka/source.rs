@@ -7,15 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use rdkafka::consumer::Consumer;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{Message, Offset};
 use tidemark_common::{Error, Result, SqlState};
 
-use super::client::{ClientOptions, Context, Lag};
+use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
 use super::error::from_kafka;
 use super::options::{KafkaOptions, where_and_what};
-use super::reader::{self, Purpose, TIMEOUT};
+use super::reader;
 use super::stored::Stored;
-use super::topics::Topics;
+use super::topics::{Topics, list_of};
 use crate::formats::record::RecordFormat;
 use crate::formats::{Format, infer as infer_format};
 use crate::options::Options;
@@ -38,12 +38,6 @@ pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>
     Ok(Arc::new(KafkaSource { options, stored: Arc::default() }))
 }
 
-/// What librdkafka does blocks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|e| Err(Error::internal(format!("asking Kafka failed: {e}"))))
-}
-
 #[async_trait]
 impl Source for KafkaSource {
     fn schema(&self) -> SchemaRef {
@@ -53,7 +47,7 @@ impl Source for KafkaSource {
     async fn check(&self) -> Result<()> {
         let options = Arc::clone(&self.options);
         blocking(move || {
-            let control = reader::consumer(&options, &Arc::new(Lag::default()), Purpose::Follow)?;
+            let control = options.client.consumer(&options.name, &Arc::default(), Purpose::Follow)?;
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
         .await
@@ -98,17 +92,9 @@ pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> 
 
 /// Some records, a line each. What is no JSON is left out.
 fn sample(client: &ClientOptions, topics: &Topics) -> Result<Vec<u8>> {
-    let mut config = client.config("sample");
-    config.set("enable.partition.eof", "true");
-    let context = Context { source: "(*)".into(), lag: Arc::new(Lag::default()) };
-    let consumer: rdkafka::consumer::BaseConsumer<Context> =
-        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))?;
+    let consumer = client.consumer("sample", &Arc::default(), Purpose::Bounded)?;
     let partitions = topics.partitions(&consumer, TIMEOUT)?;
-    let mut list = TopicPartitionList::new();
-    for one in &partitions {
-        list.add_partition_offset(&one.topic, one.number, Offset::Beginning)
-            .map_err(|e| from_kafka(&e, &format!("reading {one}")))?;
-    }
+    let list = list_of(partitions.iter().map(|one| (one.clone(), Offset::Beginning)))?;
     consumer.assign(&list).map_err(|e| from_kafka(&e, "reading partitions"))?;
     let (mut lines, mut records, mut ended) = (Vec::new(), 0, 0);
     while records < SAMPLE && ended < partitions.len() {

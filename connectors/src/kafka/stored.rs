@@ -2,14 +2,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
+
 use tidemark_common::Result;
 
 use super::client::Context;
 use super::error::from_kafka;
 use super::position::KafkaPosition;
-use super::topics::Topics;
+use super::topics::{Partition, Topics, list_of};
 use crate::Positions;
 
 /// The last ones, until they have been sent.
@@ -24,13 +25,12 @@ impl Stored {
     /// Blocks for as long as the broker takes.
     pub fn send(&self, topics: &Topics, consumer: &BaseConsumer<Context>) -> Result<()> {
         let Some(positions) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
-        let refused = |error| from_kafka(&error, "committing offsets to the group");
-        let mut list = TopicPartitionList::new();
-        for (split, text) in &positions {
-            let (partition, position) = (topics.partition(split)?, text.parse::<KafkaPosition>()?);
-            list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(position.next))
-                .map_err(refused)?;
-        }
-        consumer.commit(&list, CommitMode::Sync).map_err(refused)
+        let one = |(split, text): (&String, &String)| {
+            Ok((topics.partition(split)?, Offset::Offset(text.parse::<KafkaPosition>()?.next)))
+        };
+        let offsets: Vec<(Partition, Offset)> = positions.iter().map(one).collect::<Result<_>>()?;
+        consumer
+            .commit(&list_of(offsets)?, CommitMode::Sync)
+            .map_err(|e| from_kafka(&e, "committing offsets to the group"))
     }
 }

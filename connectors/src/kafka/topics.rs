@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
+use rdkafka::{Offset, TopicPartitionList};
 use regex::Regex;
 use tidemark_common::{Error, Result, SqlState};
 
@@ -35,6 +36,24 @@ impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "partition {} of topic \"{}\"", self.number, self.topic)
     }
+}
+
+impl Partition {
+    /// The offsets that the broker has: the first, and the one after the last. Blocks.
+    pub fn range(&self, consumer: &BaseConsumer<Context>, timeout: Duration) -> Result<(i64, i64)> {
+        let range = consumer.fetch_watermarks(&self.topic, self.number, timeout);
+        range.map_err(|e| from_kafka(&e, &format!("reading {self}")))
+    }
+}
+
+/// As librdkafka takes them.
+pub(super) fn list_of(partitions: impl IntoIterator<Item = (Partition, Offset)>) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (one, offset) in partitions {
+        let added = list.add_partition_offset(&one.topic, one.number, offset);
+        added.map_err(|e| from_kafka(&e, &format!("reading {one}")))?;
+    }
+    Ok(list)
 }
 
 impl Topics {

@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Offset, TopicPartitionList};
 use tidemark_common::{Error, Result};
 use tokio::sync::mpsc;
 
@@ -22,7 +23,7 @@ use super::error::{from_kafka, is_lasting};
 use super::included::Included;
 use super::options::KafkaOptions;
 use super::position::KafkaPosition;
-use super::topics::Partition;
+use super::topics::{Partition, list_of};
 use crate::formats::record::RecordDecoder;
 use crate::formats::{Bad, assemble};
 use crate::options::OnError;
@@ -46,6 +47,10 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
+    fn begins(&self) -> (Partition, Offset) {
+        (self.partition.clone(), Offset::Offset(self.position.next))
+    }
+
     fn is_done(&self) -> bool {
         self.until.is_some_and(|until| self.position.next >= until)
     }
@@ -61,6 +66,20 @@ pub(super) struct Shared {
     pub ends: bool,
     /// Records that a worker takes together at most.
     pub most: usize,
+}
+
+impl Shared {
+    /// Tells of a partition before its first row, so that its lane is waited for.
+    pub fn nothing_yet(&self, one: &Assigned) -> SourceBatch {
+        SourceBatch {
+            lane: Arc::clone(&one.lane),
+            batch: RecordBatch::new_empty(Arc::clone(&self.wanted.schema)),
+            places: None,
+            positions: Positions::from([(one.lane.to_string(), one.position.to_string())]),
+            bytes: 0,
+            dropped: 0,
+        }
+    }
 }
 
 pub(super) struct Worker {
@@ -91,8 +110,7 @@ impl Worker {
         assigned: Vec<Assigned>,
         found: std::sync::mpsc::Receiver<Assigned>,
     ) -> Result<Self> {
-        let mut list = TopicPartitionList::new();
-        assigned.iter().try_for_each(|one| add(&mut list, one))?;
+        let list = list_of(assigned.iter().map(Assigned::begins))?;
         consumer.assign(&list).map_err(|e| from_kafka(&e, "reading partitions"))?;
         let assigned = assigned.into_iter().map(|one| (one.partition.clone(), one)).collect();
         Ok(Self { shared, consumer, assigned, found })
@@ -115,8 +133,7 @@ impl Worker {
 
     fn step(&mut self) -> Result<(), End> {
         while let Ok(found) = self.found.try_recv() {
-            let mut list = TopicPartitionList::new();
-            add(&mut list, &found)?;
+            let list = list_of([found.begins()])?;
             self.consumer.incremental_assign(&list).map_err(|e| from_kafka(&e, "reading a new partition"))?;
             self.assigned.insert(found.partition.clone(), found);
         }
@@ -183,12 +200,6 @@ impl Worker {
     }
 }
 
-fn add(list: &mut TopicPartitionList, one: &Assigned) -> Result<()> {
-    let Partition { topic, number } = &one.partition;
-    let added = list.add_partition_offset(topic, *number, Offset::Offset(one.position.next));
-    added.map_err(|e| from_kafka(&e, &format!("reading {}", one.partition)))
-}
-
 /// The rows of some records of a partition; none if all lie behind its end.
 fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage<'_>]) -> Result<Option<SourceBatch>> {
     let (from, until) = (assigned.position.next, assigned.until.unwrap_or(i64::MAX));
@@ -207,9 +218,9 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
         return Err(bad_record(bad, &assigned.partition, records[bad.record].offset()));
     }
-    let mut bad = chunk.bad.iter().map(|bad| bad.record).peekable();
-    let mut number = 0..;
-    records.retain(|_| bad.next_if_eq(&number.next().unwrap_or_default()).is_none());
+    if !chunk.bad.is_empty() {
+        records = chunk.good_records().into_iter().map(|record| records[record as usize]).collect();
+    }
     let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
     Ok(Some(SourceBatch {
         lane: Arc::clone(&assigned.lane),

@@ -66,9 +66,7 @@ pub(super) fn of_versions(condition: &Arc<dyn PhysicalExpr>, right: &Schema, wid
         ))
     })?;
     match operator {
-        Operator::Lt | Operator::LtEq => {
-            Some(Within { left, right: bound, least: Some(0), most: Some(0), until_met: false, emit_on_close: false })
-        }
+        Operator::Lt | Operator::LtEq => Some(Within::new(left, bound, Some(0), Some(0))),
         Operator::Gt | Operator::GtEq => {
             let met = of(condition, width).into_iter().find(|within| within.left == left && within.least == Some(0))?;
             Some(Within { until_met: true, ..met })
@@ -98,22 +96,8 @@ fn comparison(part: &Arc<dyn PhysicalExpr>, width: usize) -> Option<Within> {
     // smaller + s <= greater + g, so greater - smaller is s - g at least.
     let least = smaller.least.saturating_sub(greater.most);
     match (smaller.column < width, greater.column < width) {
-        (true, false) => Some(Within {
-            left: smaller.column,
-            right: greater.column - width,
-            least: Some(least),
-            most: None,
-            until_met: false,
-            emit_on_close: false,
-        }),
-        (false, true) => Some(Within {
-            left: greater.column,
-            right: smaller.column - width,
-            least: None,
-            most: Some(least.saturating_neg()),
-            until_met: false,
-            emit_on_close: false,
-        }),
+        (true, false) => Some(Within::new(smaller.column, greater.column - width, Some(least), None)),
+        (false, true) => Some(Within::new(greater.column, smaller.column - width, None, Some(least.saturating_neg()))),
         _ => None,
     }
 }

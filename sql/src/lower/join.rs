@@ -125,14 +125,7 @@ impl Lowering {
         }
         // NULL equals NULL there, but has no time.
         let on = if null_equal { &[] } else { on };
-        let equal = on.iter().map(|&(left, right)| Within {
-            left,
-            right,
-            least: Some(0),
-            most: Some(0),
-            until_met: false,
-            emit_on_close: false,
-        });
+        let equal = on.iter().map(|&(left, right)| Within::new(left, right, Some(0), Some(0)));
         let mut found: Vec<Within> =
             equal.chain(residual.map_or_else(Vec::new, |expr| intervals::of(expr, width))).collect();
         found.retain(|within| known(within.left, within.right));
