@@ -77,6 +77,30 @@ pub struct SourceBatch {
     pub bytes: usize,
     /// Records that could not be decoded and were left out because the user chose `on_error = 'drop'`.
     pub dropped: u64,
+    /// What the rows do, if the source has a primary key; `None`: each is put under its key.
+    pub changes: Option<RowChanges>,
+    /// More rows of the same transaction follow: no epoch ends here.
+    pub unfinished: bool,
+}
+
+/// What the rows of a batch do to a source with a primary key, in their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RowChanges {
+    /// One for each row.
+    pub ops: Vec<RowOp>,
+    /// Values that stay as they were (and are NULL in the batch), because the system does not repeat what has not changed: row and
+    /// column of the batch, ascending.
+    pub kept: Vec<(u32, u32)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOp {
+    /// The row is there from now on, in place of the one with its key.
+    Put,
+    /// No row has this key any more. Only the columns of the key count.
+    Delete,
+    /// All rows are gone. No column counts.
+    Truncate,
 }
 
 /// Where changes go.

@@ -123,6 +123,8 @@ impl<G: Generate> SourceReader for GeneratorReader<G> {
             places: None,
             positions: Positions::from([(SPLIT.to_string(), after.to_string())]),
             dropped: 0,
+            changes: None,
+            unfinished: false,
         }))
     }
 

@@ -27,7 +27,9 @@ mod testing;
 mod wanted;
 
 pub use fail::fail_point;
-pub use tidemark_common::connector::{Positions, Sink, SinkWriter, Source, SourceBatch, SourceReader};
+pub use tidemark_common::connector::{
+    Positions, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
+};
 
 pub use spec::{FormatSpec, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};
 

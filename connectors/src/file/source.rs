@@ -316,6 +316,8 @@ impl FileReader {
             positions: Positions::from([(piece.split.to_string(), position.to_string())]),
             bytes,
             dropped: records - rows as u64,
+            changes: None,
+            unfinished: false,
         };
         if rows < all {
             piece.first += records;

@@ -78,6 +78,8 @@ impl Shared {
             positions: Positions::from([(one.lane.to_string(), one.position.to_string())]),
             bytes: 0,
             dropped: 0,
+            changes: None,
+            unfinished: false,
         }
     }
 }
@@ -229,6 +231,8 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         positions: Positions::from([(assigned.lane.to_string(), assigned.position.to_string())]),
         bytes,
         dropped: chunk.bad.len() as u64,
+        changes: None,
+        unfinished: false,
     }))
 }
 
