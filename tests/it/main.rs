@@ -24,6 +24,8 @@ mod harness;
 mod indexes;
 mod kafka;
 mod kafka_broker;
+mod kafka_exactly_once;
+mod kafka_sink;
 mod limits;
 mod loads;
 mod loads_elsewhere;

@@ -3,6 +3,7 @@
 //! ```text
 //!   bytes of a file ──cut into records──▶ wanted columns only ──parse by SqlType──▶ Chunk (good rows; bad ones named)
 //!   RecordBatch ──encode──▶ bytes of a file
+//!   changes ──envelope──▶ messages ──record_encode──▶ keys and values of a topic
 //! ```
 //!
 //! Text is the common ground: what a format cannot hold natively is read as text and parsed by [`text`], by the rules that
@@ -10,11 +11,13 @@
 
 pub mod csv;
 pub mod encode;
+pub(crate) mod envelope;
 pub mod infer;
 pub mod json;
 mod json_scan;
 pub mod parquet;
 pub(crate) mod record;
+pub(crate) mod record_encode;
 pub mod text;
 
 #[cfg(test)]
