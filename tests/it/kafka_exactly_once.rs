@@ -3,7 +3,7 @@
 //! ```text
 //!   datagen ─▶ sink ─▶ topic in ─▶ source ─┬─▶ join with a table ─▶ sink ─▶ topic joined      (read_committed)
 //!                                          ├─▶ windows, closed ───▶ sink ─▶ topic windows     (read_committed)
-//!                                          └─▶ windows, closed ───▶ pipeline ─▶ PostgreSQL
+//!                                          └─▶ windows, closed ───▶ view ─▶ pipeline ─▶ PostgreSQL
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,8 +52,8 @@ async fn build(instance: &Instance, kafka: &Kafka, postgres: &Postgres, rows: u6
         postgres.connection(""),
         "CREATE TABLE there (window_start TIMESTAMP, k INT, n BIGINT, ids BIGINT) WITH (connection = c, table = 'there', strategy = 'append')"
             .into(),
-        format!("CREATE PIPELINE to_there INTO there AS {WINDOWS}"),
         format!("CREATE MATERIALIZED VIEW closed AS {WINDOWS}"),
+        "CREATE PIPELINE to_there INTO there CONTINUOUS AS SELECT window_start, k, n, ids FROM closed".into(),
         "CREATE MATERIALIZED VIEW seen AS SELECT count(*) AS n, count(DISTINCT id) AS distinct_ids, sum(id) AS ids FROM events".into(),
     ] {
         instance.run(&statement).await;

@@ -9,11 +9,13 @@
 //! Text is the common ground: what a format cannot hold natively is read as text and parsed by [`text`], by the rules that
 //! Postgres has for the same type, so that a uuid or an interval means the same in CSV, JSON and Parquet.
 
+pub(crate) mod changes;
 pub mod csv;
 pub mod encode;
 pub(crate) mod envelope;
 pub mod infer;
 pub mod json;
+pub(crate) mod json_path;
 mod json_scan;
 pub mod parquet;
 pub(crate) mod record;

@@ -77,7 +77,11 @@ impl Source for KafkaSource {
 
 /// The columns that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
-    let (client, topics, format) = where_and_what(&mut options, format)?;
+    let (client, topics, format, changes) = where_and_what(&mut options, format)?;
+    if changes.is_some_and(|changes| !changes.is_of_rows()) {
+        return Err(Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
+            .with_hint("Declare the columns."));
+    }
     let RecordFormat::Json(json) = format else {
         return Err(Error::new(SqlState::InvalidTableDefinition, format!("ENCODE {format} does not name its columns"))
             .with_hint("Declare the columns."));
