@@ -344,6 +344,7 @@ impl Driver {
             Command::Delivered(sink, epoch) => {
                 self.delivered.insert(sink, epoch);
             }
+            Command::SinkFails => self.publish(),
             Command::Stop(_) => {}
         }
     }
@@ -496,7 +497,7 @@ impl Driver {
                 Command::Subscribe(_, answer) => {
                     let _nobody_waits = answer.send(Err(error.clone()));
                 }
-                Command::Delivered(..) => {}
+                Command::Delivered(..) | Command::SinkFails => {}
                 Command::Stop(answer) => {
                     let _nobody_waits = answer.send(());
                     return;

@@ -202,6 +202,8 @@ pub(crate) enum Command {
     Subscribe(Oid, oneshot::Sender<Result<Subscription>>),
     /// A sink has everything up to this epoch.
     Delivered(Oid, Epoch),
+    /// A sink cannot deliver, and says so in its report.
+    SinkFails,
     /// Ends after the epoch that is under way.
     Stop(oneshot::Sender<()>),
 }

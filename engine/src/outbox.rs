@@ -186,14 +186,24 @@ impl Delivery {
                 Err(error) if error.state() == SqlState::ObjectInUse => {
                     tracing::error!(sink = self.name, %error, "the sink has stopped");
                     self.report(|r| (r.error, r.gave_up) = (Some(error.to_string()), true));
+                    self.say_so().await;
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(sink = self.name, %error, "delivery failed, trying again");
                     let pause = self.failed(&error);
+                    self.say_so().await;
                     tokio::time::sleep(pause).await;
                 }
             }
+        }
+    }
+
+    /// The report is shown at the next epoch; there may be none for long.
+    async fn say_so(&self) {
+        if let Some(commands) = self.commands.upgrade() {
+            // If it is not heard, the server stops.
+            let _heard = commands.send(Command::SinkFails).await;
         }
     }
 

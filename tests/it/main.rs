@@ -24,6 +24,7 @@ mod harness;
 mod indexes;
 mod kafka;
 mod kafka_broker;
+mod kafka_changes;
 mod kafka_exactly_once;
 mod kafka_sink;
 mod limits;
