@@ -24,6 +24,7 @@ pub fn spec(columns: &[(&str, SqlType)], options: &[(&str, &str)]) -> SourceSpec
     SourceSpec {
         name: "s".to_string(),
         columns: schema(columns),
+        key: Vec::new(),
         include: Vec::new(),
         options: pairs(options),
         secrets: Vec::new(),

@@ -210,6 +210,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: Arc::new(schema.project(&declared)?),
+        key: Vec::new(),
         include: source.include.clone(),
         options,
         secrets: resolved.secrets,

@@ -141,6 +141,7 @@ fn included_columns(
     let spec = SourceSpec {
         name: create.name.to_string(),
         columns: columns_schema(declared),
+        key: Vec::new(),
         include: include.to_vec(),
         options: EventTime::split(&resolved.options)?.1,
         secrets: resolved.secrets,
