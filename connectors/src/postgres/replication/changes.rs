@@ -31,12 +31,6 @@ pub struct Changes {
     shape: Option<Shape>,
 }
 
-/// How many rows a message makes; 0: it is about another table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    pub rows: usize,
-}
-
 impl Changes {
     pub fn new(options: Arc<CdcOptions>, table: &Table) -> Self {
         let known = undeclared(&options.schema, table.columns.iter().map(|c| c.name.as_str()));
@@ -90,20 +84,20 @@ impl Changes {
         }
     }
 
-    pub fn wants(&self, message: &Message<'_>) -> Result<Wanted> {
-        let (relation, rows) = match message {
-            Message::Insert { relation, .. } | Message::Delete { relation, .. } => (*relation, 1),
-            Message::Update { relation, old, new } if *relation == self.table => {
-                let moves = old.as_ref().is_some_and(|old| self.moves(old, new));
-                (*relation, if moves { 2 } else { 1 })
+    /// How many rows a message makes. None: it is about another table.
+    pub fn rows(&self, message: &Message<'_>) -> usize {
+        match message {
+            Message::Insert { relation, .. } | Message::Delete { relation, .. } => usize::from(*relation == self.table),
+            Message::Update { relation, old: Some(old), new } if *relation == self.table => {
+                1 + usize::from(self.moves(old, new))
             }
-            Message::Truncate { relations } if relations.contains(&self.table) => (self.table, 1),
-            _ => return Ok(Wanted { rows: 0 }),
-        };
-        Ok(Wanted { rows: if relation == self.table { rows } else { 0 } })
+            Message::Update { relation, .. } => usize::from(*relation == self.table),
+            Message::Truncate { relations } => usize::from(relations.contains(&self.table)),
+            _ => 0,
+        }
     }
 
-    /// What [`Self::wants`] has counted.
+    /// Those that [`Self::rows`] has counted.
     pub fn add(&self, message: &Message<'_>, rows: &mut Rows) -> Result<()> {
         let added = match message {
             Message::Insert { new, .. } => self.put(None, new, rows),

@@ -16,7 +16,7 @@ use postgres_protocol::message::frontend::CopyData;
 use tidemark_common::{Error, Result, SqlState};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::changes::{Changes, Wanted};
+use super::changes::Changes;
 use super::lsn::Lsn;
 use super::options::CdcOptions;
 use super::pgoutput::Message;
@@ -81,7 +81,6 @@ pub async fn follow(worker: &mut Worker, from: Lsn) -> Result<()> {
         literal(&identifier(&options.publication))
     );
     wire.copy_both(&sql).await.map_err(|e| options.place.named(e))?;
-    worker.tries = 0;
     worker.feedback.set_left_out(false);
     let _watch = Watch::start(&options, &worker.feedback, true);
     let mut beat = interval(BEAT);
@@ -186,8 +185,8 @@ impl Stream<'_> {
             Message::Relation(relation) => self.changes.relation(&relation).await,
             Message::Aside => Ok(()),
             row => {
-                let wanted = self.changes.wants(&row)?;
-                if self.counts(wanted)? {
+                let rows = self.changes.rows(&row);
+                if self.counts(rows)? {
                     self.changes.add(&row, &mut self.worker.rows)?;
                 }
                 match self.worker.rows.is_full() {
@@ -224,12 +223,12 @@ impl Stream<'_> {
     }
 
     /// True if rows of the table are to be handed out: not those of what has been before.
-    fn counts(&mut self, wanted: Wanted) -> Result<bool> {
+    fn counts(&mut self, rows: usize) -> Result<bool> {
         let open = self.open.as_mut().ok_or_else(|| malformed("a row is outside of a transaction"))?;
         let before = open.rows;
-        open.rows += wanted.rows;
+        open.rows += rows;
         let is_handed = self.worker.half.is_some_and(|half| half.commit == open.commit && before < half.rows);
-        Ok(wanted.rows > 0 && open.commit >= self.from && !is_handed)
+        Ok(rows > 0 && open.commit >= self.from && !is_handed)
     }
 
     /// The rows so far are those of whole transactions.
@@ -266,7 +265,7 @@ impl Stream<'_> {
             }
         }
         (self.worker.at, self.worker.half) = (Some(self.position), half);
-        (self.idle, self.reads) = (0, 0);
+        (self.idle, self.reads, self.worker.tries) = (0, 0, 0);
         Ok(())
     }
 
