@@ -85,12 +85,24 @@ pub struct SourceBatch {
     pub positions: Positions,
     /// Raw bytes read for these rows.
     pub bytes: usize,
-    /// Records that could not be decoded and were left out because the user chose `on_error = 'drop'`.
+    /// Records that could not be decoded and were left out because the user chose so.
     pub dropped: u64,
+    /// Those among them that are kept: `on_error = 'dlq'`.
+    pub dead: Vec<DeadLetter>,
     /// What the rows do, if the source has a primary key; `None`: each is put under its key.
     pub changes: Option<RowChanges>,
     /// More rows of the same transaction follow: no epoch ends here.
     pub unfinished: bool,
+}
+
+/// A record that could not be decoded, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its place in its split: an offset.
+    pub position: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub error: String,
 }
 
 /// What the rows of a batch do to a source with a primary key, in their order.

@@ -124,6 +124,7 @@ impl<G: Generate> SourceReader for GeneratorReader<G> {
             positions: Positions::from([(SPLIT.to_string(), after.to_string())]),
             dropped: 0,
             changes: None,
+            dead: Vec::new(),
             unfinished: false,
         }))
     }

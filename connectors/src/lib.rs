@@ -28,7 +28,7 @@ mod wanted;
 
 pub use fail::fail_point;
 pub use tidemark_common::connector::{
-    Positions, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
+    DeadLetter, Positions, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
 };
 
 pub use spec::{FormatSpec, KEY_METADATA, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};

@@ -16,6 +16,8 @@ use crate::formats::text;
 pub(crate) enum OnError {
     Fail,
     Drop,
+    /// Left out and kept, with why, in `tidemark.dead_letters`.
+    DeadLetters,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -101,8 +103,9 @@ impl Options {
         match self.take("on_error").map(|text| text.to_lowercase()).as_deref() {
             None | Some("fail") => Ok(OnError::Fail),
             Some("drop") => Ok(OnError::Drop),
+            Some("dlq") => Ok(OnError::DeadLetters),
             Some(other) => {
-                Err(Error::invalid(format!("option \"on_error\" must be 'fail' or 'drop', not \"{other}\"")))
+                Err(Error::invalid(format!("option \"on_error\" must be 'fail', 'drop' or 'dlq', not \"{other}\"")))
             }
         }
     }

@@ -41,7 +41,7 @@ impl<I: Clone> Wanted<I> {
     ) -> Result<Self> {
         let (schema, indices) = projected(schema, projection)?;
         let mut places: Vec<usize> = match on_error {
-            OnError::Drop => (0..declared.fields().len()).collect(),
+            OnError::Drop | OnError::DeadLetters => (0..declared.fields().len()).collect(),
             OnError::Fail => Vec::new(),
         };
         let mut place_of = |column: usize| match places.iter().position(|p| *p == column) {

@@ -103,6 +103,8 @@ pub struct SourceDef {
     pub idle_timeout: Option<i64>,
     /// The table that takes the rows that are refused.
     pub late_table: Option<Oid>,
+    /// The table that takes records that could not be decoded.
+    pub dead_letters: Option<Oid>,
     /// Where its rows are, if it has a primary key: they come and go by it.
     pub rows: Option<TableDef>,
 }

@@ -16,6 +16,7 @@
 
 mod backfill;
 pub mod dataflow;
+mod dead_letters;
 mod driver;
 mod engine;
 mod job;

@@ -18,7 +18,7 @@ use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch,
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::connector::{Positions, Source, SourceBatch};
+use tidemark_common::connector::{DeadLetter, Positions, Source, SourceBatch};
 use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
 use tokio::sync::Notify;
@@ -248,6 +248,7 @@ pub(crate) fn widen(schema: &SchemaRef, projection: &[usize], batch: &RecordBatc
 struct Taken {
     chunks: Chunks,
     positions: Positions,
+    letters: Vec<(Arc<str>, DeadLetter)>,
 }
 
 /// Where a source's [`History`] is stored.
@@ -304,6 +305,8 @@ pub(crate) struct SourceInput {
     pub lanes: Lanes,
     /// Rarely changes, so that what it was before an epoch costs nothing.
     pub history: Arc<History>,
+    /// Records of this epoch that could not be decoded, with their lanes.
+    pub letters: Vec<(Arc<str>, DeadLetter)>,
     /// The last rows that were refused.
     pub samples: Arc<VecDeque<RefusedRow>>,
     reader: Option<ReadAhead>,
@@ -341,6 +344,7 @@ impl SourceInput {
             moved: false,
             lanes,
             history,
+            letters: Vec::new(),
             samples: Arc::default(),
             reader: None,
             projection: Vec::new(),
@@ -418,6 +422,7 @@ impl SourceInput {
                 return Err(error);
             }
         };
+        self.letters = taken.letters;
         for (split, position) in taken.positions {
             let key = Key::SourcePosition { source: self.def.oid, split: &split };
             commit.put(&key, &value::encode(&position)?);
@@ -463,6 +468,7 @@ impl SourceInput {
             self.lanes.bytes += taken.bytes as u64;
             all.positions.extend(taken.positions);
             refused.extend(judged.refused);
+            all.letters.extend(taken.dead.into_iter().map(|letter| (Arc::clone(&taken.lane), letter)));
             if self.def.rows.is_some() {
                 records.push((judged.kept, taken.changes));
             } else if judged.kept.num_rows() > 0 {

@@ -17,6 +17,7 @@ use tidemark_storage::{EpochCommit, Key, value};
 
 use crate::backfill::{Allowed, Progress, scan_step};
 use crate::dataflow::CollectionChanges;
+use crate::dead_letters;
 use crate::driver::{Driver, TIME};
 use crate::engine::{Definition, Step, Transaction};
 use crate::job::{ChunkWork, Job, Output};
@@ -409,6 +410,13 @@ impl Driver {
                     source.failed = Some(error);
                     source.stop_reading();
                 }
+            }
+        }
+        for source in self.sources.values_mut() {
+            let letters = std::mem::take(&mut source.letters);
+            let table = source.def.dead_letters.and_then(|table| self.tables.get_mut(&table));
+            if let Some(table) = table.filter(|_| !letters.is_empty()) {
+                table.add(&self.snapshot, dead_letters::rows(table, &source.def, &letters, now)?)?;
             }
         }
         Ok(changes)

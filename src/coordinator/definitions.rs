@@ -15,7 +15,9 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
-use tidemark_catalog::{Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, Table};
+use tidemark_catalog::{
+    Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, TIDEMARK_SCHEMA, Table,
+};
 use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
 use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
@@ -29,6 +31,7 @@ use super::event_time::EventTime;
 use super::{connections, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
+use crate::pipelines::history::DEAD_LETTERS;
 use crate::query::{Names, Scans, stored_relation};
 
 /// Which of a table's states has its rows by the time at which they go.
@@ -76,6 +79,7 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 watermark: None,
                 idle_timeout: None,
                 late_table: None,
+                dead_letters: None,
                 rows: match &object.kind {
                     ObjectKind::Source(source) => source_rows(object, source)?,
                     _ => None,
@@ -223,6 +227,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     };
     let watermark = source.watermark.as_ref().map(|w| watermark(w, &time, &schema, env)).transpose()?;
     time.check(watermark.is_some())?;
+    let dead_letters = resolved_dead_letters(&source.options, catalog)?;
     Ok(SourceDef {
         oid: object.oid,
         name: object.name.clone(),
@@ -231,8 +236,20 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         watermark,
         idle_timeout: time.idle_timeout,
         late_table: source.late_table,
+        dead_letters,
         rows: source_rows(object, source)?,
     })
+}
+
+/// The table that takes records that cannot be decoded, if they are to be kept.
+fn resolved_dead_letters(options: &[(String, String)], catalog: &Catalog) -> Result<Option<Oid>> {
+    let kept = options.iter().any(|(key, value)| key == "on_error" && value.eq_ignore_ascii_case("dlq"));
+    if !kept {
+        return Ok(None);
+    }
+    let table = catalog.find_in(TIDEMARK_SCHEMA, DEAD_LETTERS);
+    let missing = || Error::internal(format!("there is no table tidemark.{DEAD_LETTERS}"));
+    table.map(|table| Some(table.oid)).ok_or_else(missing)
 }
 
 /// Where a source with a primary key has its rows.

@@ -14,7 +14,7 @@ use tidemark_connectors::load::Counts;
 use crate::session::{Session, time_literal};
 
 /// Made when a data directory has none.
-const TABLES: [(&str, &str); 3] = [
+const TABLES: [(&str, &str); 4] = [
     (
         "run_history",
         "CREATE TABLE tidemark.run_history (run BIGINT, attempt INT, pipeline TEXT NOT NULL, pipeline_id BIGINT NOT NULL, \
@@ -33,7 +33,15 @@ const TABLES: [(&str, &str); 3] = [
         "CREATE TABLE tidemark.schema_history (changed_at TIMESTAMPTZ NOT NULL, relation_id BIGINT NOT NULL, schema_name TEXT NOT NULL, \
          name TEXT NOT NULL, connection TEXT, remote_table TEXT, change TEXT NOT NULL, sql TEXT NOT NULL)",
     ),
+    (
+        DEAD_LETTERS,
+        "CREATE TABLE tidemark.dead_letters (source TEXT, split TEXT, position BIGINT, key BYTEA, value BYTEA, error TEXT, \
+         read_at TIMESTAMPTZ)",
+    ),
 ];
+
+/// Records that sources could not decode and that are kept: `on_error = 'dlq'`.
+pub const DEAD_LETTERS: &str = "dead_letters";
 
 /// Why a run began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

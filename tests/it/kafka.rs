@@ -176,6 +176,41 @@ async fn bad_records_stop_the_source_or_are_left_out() {
     assert!(error.contains("partition 0 of topic \"bad\", offset 1"), "{error}");
 }
 
+/// What cannot be decoded is kept as it came, once, whatever is killed.
+#[tokio::test]
+async fn bad_records_are_kept() {
+    let kafka = Kafka::shared();
+    kafka.topic("dead", 2).await;
+    kafka.send_texts("dead", &["{\"id\": 1}", "{\"id\": \"x\"}", "no json", "{\"id\": 2}"]).await;
+    kafka.send("dead", vec![Record { key: Some("k".into()), partition: 1, ..Record::default() }]).await;
+    let mut instance = start().await;
+    instance.run(&source(kafka, "s", "(id BIGINT)", "dead", ", on_error = 'dlq'")).await;
+    instance.run("CREATE MATERIALIZED VIEW v AS SELECT sum(id) AS ids FROM s").await;
+    instance.wait_for("SELECT ids FROM v", &["3"]).await;
+    let letters = "SELECT source, split, position, convert_from(key, 'UTF8'), convert_from(value, 'UTF8') FROM tidemark.dead_letters \
+                   ORDER BY split, position";
+    let all = ["s 0 1 NULL {\"id\": \"x\"}", "s 0 2 NULL no json", "s 1 0 k NULL"];
+    instance.wait_for(letters, &all).await;
+    instance.server.kill_and_restart().await.unwrap();
+    kafka.send_texts("dead", &["{\"id\": 5}"]).await;
+    instance.wait_for("SELECT ids FROM v", &["8"]).await;
+    // Who reads the topic again finds them again, and keeps them no second time.
+    instance.run("CREATE MATERIALIZED VIEW later AS SELECT count(*) AS n FROM s").await;
+    instance.wait_for("SELECT n FROM later", &["3"]).await;
+    assert_eq!(instance.lines(letters).await, all);
+    let why = instance.value("SELECT error FROM tidemark.dead_letters WHERE position = 1").await;
+    assert!(why.contains("failed to parse \"x\""), "{why}");
+    instance.wait_for("SELECT bad_rows FROM tidemark.sources", &["3"]).await;
+    instance.run("DELETE FROM tidemark.dead_letters WHERE source = 's'").await;
+    assert_eq!(instance.lines(letters).await, Vec::<String>::new());
+    let (code, said) = instance
+        .error(
+            "CREATE SOURCE f (id INT) WITH (connector = 'file', path = '.', on_error = 'dlq') FORMAT PLAIN ENCODE JSON",
+        )
+        .await;
+    assert!(code == "0A000" && said.contains("dlq"), "{code} {said}");
+}
+
 #[tokio::test]
 async fn new_partitions_and_topics_are_found() {
     let kafka = Kafka::shared();

@@ -57,6 +57,10 @@ impl FileOptions {
         });
         let (location, format) = where_and_what(&mut options, spec.format.as_ref())?;
         let on_error = options.on_error()?;
+        if on_error == OnError::DeadLetters {
+            return Err(Error::unsupported("on_error = 'dlq' is for records of topics, not of files")
+                .with_hint("on_error = 'drop' leaves bad records out, and counts them: the file still has them."));
+        }
         let rows_per_second = options.positive("rows_per_second")?;
         let replay = replay(&mut options, &spec.columns)?;
         let poll_interval = options.duration("poll_interval")?.unwrap_or(Duration::from_secs(1));

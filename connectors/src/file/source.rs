@@ -317,6 +317,7 @@ impl FileReader {
             bytes,
             dropped: records - rows as u64,
             changes: None,
+            dead: Vec::new(),
             unfinished: false,
         };
         if rows < all {

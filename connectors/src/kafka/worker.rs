@@ -29,7 +29,7 @@ use crate::formats::record::RecordDecoder;
 use crate::formats::{Failures, assemble};
 use crate::options::OnError;
 use crate::wanted::Wanted;
-use crate::{Positions, SourceBatch};
+use crate::{DeadLetter, Positions, SourceBatch};
 
 /// Bytes of values that are decoded together, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -80,6 +80,7 @@ impl Shared {
             bytes: 0,
             dropped: 0,
             changes: None,
+            dead: Vec::new(),
             unfinished: false,
         }
     }
@@ -224,6 +225,7 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         bytes,
         dropped: 0,
         changes: None,
+        dead: Vec::new(),
         unfinished: false,
     };
     if let Some(decoder) = &shared.options.changes {
@@ -236,12 +238,13 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
         return Err(bad_record(&bad.reason, &assigned.partition, records[bad.record].offset()));
     }
+    let dead = dead_letters(shared, chunk.bad.iter().map(|bad| (records[bad.record], &bad.reason)));
     if !chunk.bad.is_empty() {
         records = chunk.good_records().into_iter().map(|record| records[record as usize]).collect();
     }
     let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
     let places = Some(records.iter().map(|record| record.offset() as u64).collect());
-    Ok(Some(SourceBatch { batch, places, dropped: chunk.bad.len() as u64, ..read }))
+    Ok(Some(SourceBatch { batch, places, dropped: chunk.bad.len() as u64, dead, ..read }))
 }
 
 /// As [`decoded`], of records that say what became of rows.
@@ -262,7 +265,25 @@ fn changed(
     let options = RecordBatchOptions::new().with_row_count(Some(of_rows.len()));
     let rows = RecordBatch::try_new_with_options(Arc::clone(&shared.wanted.decoded), columns, &options)?;
     let batch = shared.wanted.batch(&rows, |included| included.column(&of_rows))?;
-    Ok(SourceBatch { batch, dropped: changed.failures.len() as u64, changes: Some(changed.changes), ..read })
+    let dead = dead_letters(shared, changed.failures.iter().map(|(record, reason)| (records[*record], reason)));
+    Ok(SourceBatch { batch, dropped: changed.failures.len() as u64, dead, changes: Some(changed.changes), ..read })
+}
+
+/// Bad records as they came, if they are to be kept.
+fn dead_letters<'a>(
+    shared: &Shared,
+    bad: impl Iterator<Item = (&'a BorrowedMessage<'a>, &'a Error)>,
+) -> Vec<DeadLetter> {
+    let letter = |(record, reason): (&BorrowedMessage<'_>, &Error)| DeadLetter {
+        position: record.offset(),
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.payload().map(<[u8]>::to_vec),
+        error: reason.to_string(),
+    };
+    match shared.options.on_error {
+        OnError::DeadLetters => bad.map(letter).collect(),
+        OnError::Fail | OnError::Drop => Vec::new(),
+    }
 }
 
 /// Records whose rows would have no key.
@@ -286,5 +307,5 @@ fn bad_record(reason: &Error, partition: &Partition, offset: i64) -> Error {
     reason
         .clone()
         .context(format!("{partition}, offset {offset}"))
-        .with_hint("Leave such records out: on_error = 'drop'.")
+        .with_hint("Leave such records out: on_error = 'drop', or 'dlq', which keeps them in tidemark.dead_letters.")
 }

@@ -106,6 +106,7 @@ impl Worker {
             positions: Positions::from_iter(positions),
             bytes,
             dropped: 0,
+            dead: Vec::new(),
             changes: Some(changes),
         })
     }
