@@ -91,7 +91,8 @@ pub(super) fn where_and_what(
 ) -> Result<(ClientOptions, Topics, RecordFormat)> {
     let client = ClientOptions::take(options)?;
     let topics = Topics::take(options)?;
-    Ok((client, topics, RecordFormat::choose(format, options)?))
+    let format = RecordFormat::choose(format, options, topics.names())?;
+    Ok((client, topics, format))
 }
 
 /// In the words of RisingWave and of Flink.

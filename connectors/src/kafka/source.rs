@@ -50,7 +50,8 @@ impl Source for KafkaSource {
             let control = options.client.consumer(&options.name, &Arc::default(), Purpose::Follow)?;
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
-        .await
+        .await?;
+        self.options.format.reach(&self.options.declared).await
     }
 
     async fn reader(
@@ -75,9 +76,12 @@ impl Source for KafkaSource {
     }
 }
 
-/// The columns that the first records have.
+/// The columns that the schema names, or else those that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
     let (client, topics, format) = where_and_what(&mut options, format)?;
+    if let Some(columns) = format.columns().await? {
+        return Ok(columns);
+    }
     let RecordFormat::Json(json) = format else {
         return Err(Error::new(SqlState::InvalidTableDefinition, format!("ENCODE {format} does not name its columns"))
             .with_hint("Declare the columns."));

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -25,7 +25,7 @@ use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
 use crate::formats::record::RecordDecoder;
-use crate::formats::{Bad, assemble};
+use crate::formats::{Bad, Failures, assemble, registry};
 use crate::options::OnError;
 use crate::wanted::Wanted;
 use crate::{Positions, SourceBatch};
@@ -34,6 +34,8 @@ use crate::{Positions, SourceBatch};
 const CHUNK_BYTES: usize = 4 << 20;
 /// How long it waits for records before it looks whether somebody still wants them.
 const WAIT: Duration = Duration::from_millis(100);
+/// How long it waits before it asks again for what it cannot decode without.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// A partition to read.
 #[derive(Debug, Clone)]
@@ -215,7 +217,7 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
     }
     let bytes = records.iter().map(|record| record.payload_len() + record.key_len()).sum();
     let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
-    let (columns, failures) = shared.decoder.columns(&payloads)?;
+    let (columns, failures) = columns(shared, &payloads)?;
     let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
         return Err(bad_record(bad, &assigned.partition, records[bad.record].offset()));
@@ -234,6 +236,19 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         changes: None,
         unfinished: false,
     }))
+}
+
+/// Waits for a schema registry that is away, as for a broker: for as long as somebody wants the records.
+fn columns(shared: &Shared, payloads: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
+    loop {
+        match shared.decoder.columns(payloads) {
+            Err(error) if registry::is_passing(&error) && !shared.sender.is_closed() => {
+                tracing::warn!(source = shared.options.name, %error, "waiting for the schema registry");
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            decoded => return decoded,
+        }
+    }
 }
 
 fn bad_record(bad: &Bad, partition: &Partition, offset: i64) -> Error {
