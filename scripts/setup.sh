@@ -7,14 +7,14 @@ mac=()       # the same for Homebrew
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# bindgen (RocksDB) loads libclang at build time.
+# bindgen (RocksDB) loads libclang at build time; libclang-cpp is another library.
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     case "$(uname -s)" in
     Darwin) [ -e "$(xcode-select -p 2>/dev/null)/usr/lib/libclang.dylib" ] \
         || [ -e "$(xcode-select -p 2>/dev/null)/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib" ] ;;
-    *) [[ "$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true)" == *libclang[-.]* ]] \
-        || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ;;
+    *) [[ "$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true)" =~ libclang(-[0-9]+)?\.so ]] \
+        || compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null ;;
     esac
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tidemark_engine::SinkStatus;
+
 use crate::database::Database;
 use crate::http::{Histogram, Metric, MetricsSource};
 
@@ -70,11 +72,8 @@ impl MetricsSource for DatabaseMetrics {
             entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
             out = out.with(&[("job", &job.name)], job.rows_out as f64);
         }
-        let mut pending = Metric::labelled_gauge("tidemark_sink_pending_bytes", "Bytes that a sink has yet to deliver");
-        for sink in &status.sinks {
-            pending = pending.with(&[("sink", &sink.name)], sink.pending_bytes as f64);
-        }
-        metrics.extend([rows, late, future, lag, entries, out, pending]);
+        metrics.extend([rows, late, future, lag, entries, out]);
+        metrics.extend(sink_metrics(&status.sinks));
         let catalog = self.db.moment().catalog;
         let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");
         let mut failing =
@@ -108,4 +107,21 @@ impl MetricsSource for DatabaseMetrics {
             None => Err("the clock does not run yet".into()),
         }
     }
+}
+
+fn sink_metrics(sinks: &[SinkStatus]) -> [Metric; 5] {
+    let mut delivered = Metric::labelled_counter("tidemark_sink_rows_total", "Changes that a sink has delivered");
+    let mut epochs = Metric::labelled_gauge("tidemark_sink_pending_epochs", "Epochs that a sink has yet to deliver");
+    let mut rows = Metric::labelled_gauge("tidemark_sink_pending_rows", "Changes that a sink has yet to deliver");
+    let mut bytes = Metric::labelled_gauge("tidemark_sink_pending_bytes", "Bytes that a sink has yet to deliver");
+    let mut failing = Metric::labelled_gauge("tidemark_sink_failing", "1 if a sink's last delivery did not succeed");
+    for sink in sinks {
+        let label = [("sink", sink.name.as_str())];
+        delivered = delivered.with(&label, sink.delivered_rows as f64);
+        epochs = epochs.with(&label, sink.pending_epochs as f64);
+        rows = rows.with(&label, sink.pending_rows as f64);
+        bytes = bytes.with(&label, sink.pending_bytes as f64);
+        failing = failing.with(&label, f64::from(u8::from(sink.error.is_some())));
+    }
+    [delivered, epochs, rows, bytes, failing]
 }

@@ -273,6 +273,9 @@ pub struct Source {
     /// Whose options it has besides its own.
     #[serde(default)]
     pub connection: Option<Oid>,
+    /// Positions of the primary key, by which its rows are put and deleted; empty: rows only come.
+    #[serde(default)]
+    pub key: Vec<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -298,9 +301,18 @@ pub struct Sink {
     pub emit: Emit,
     pub columns: Vec<Column>,
     pub append_only: bool,
+    /// Positions of columns that tell the rows apart; `None`: not known.
+    #[serde(default)]
+    pub key: Option<Vec<usize>>,
+    /// What it is called in the system that it writes to: nothing else ever has this name.
+    #[serde(default)]
+    pub identity: String,
     pub options: Vec<(String, String)>,
     #[serde(default)]
     pub secrets: Vec<(String, Oid)>,
+    /// By which it reaches that system, where it does not say so itself.
+    #[serde(default)]
+    pub connection: Option<Oid>,
     #[serde(default)]
     pub format: Option<Format>,
     pub fingerprint: String,

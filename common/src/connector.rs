@@ -106,7 +106,7 @@ pub enum RowOp {
 /// Where changes go.
 #[async_trait]
 pub trait Sink: Send + Sync + Debug {
-    /// Opens the target and checks that it can be written. Called at CREATE SINK and at each start.
+    /// Opens the target and checks that it can be written. Called at CREATE SINK, at each start and after each failure.
     async fn writer(&self) -> Result<Box<dyn SinkWriter>>;
 
     /// True if rows are to be counted and forgotten, so that nothing needs to be kept for delivery.
@@ -118,6 +118,17 @@ pub trait Sink: Send + Sync + Debug {
 #[async_trait]
 pub trait SinkWriter: Send {
     /// Makes the changes of one epoch durable in the target, all or nothing. After a crash the last epoch may be delivered
-    /// again: delivering the same epoch twice must leave the target as once.
+    /// again: delivering the same epoch twice must leave the target as once. An error is tried again, with another writer, unless
+    /// its state is [`ObjectInUse`](crate::SqlState::ObjectInUse): then somebody else delivers in our place.
     async fn deliver(&mut self, epoch: Epoch, changes: Vec<Delta>) -> Result<()>;
+
+    /// The last epoch that the target had when the writer was opened, where the target can tell: only later ones are delivered.
+    fn last(&self) -> Option<Epoch> {
+        None
+    }
+
+    /// An error if the target's last epoch did not have these changes. Asked if it is not yet known here that it has it.
+    async fn confirm(&mut self, _changes: Vec<Delta>) -> Result<()> {
+        Ok(())
+    }
 }

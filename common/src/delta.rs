@@ -9,6 +9,10 @@ use datafusion::arrow::array::{
 use datafusion::arrow::compute;
 use datafusion::arrow::datatypes::SchemaRef;
 
+use std::collections::HashMap;
+
+use datafusion::arrow::row::{OwnedRow, RowConverter, SortField};
+
 use crate::error::Result;
 
 #[derive(Debug, Clone)]
@@ -103,6 +107,58 @@ impl Delta {
             Int64Array::from(all)
         });
         Ok(Self { batch, weights })
+    }
+}
+
+/// What some deltas come to.
+#[derive(Debug, Clone)]
+pub struct Net {
+    pub batch: RecordBatch,
+    /// Distinct rows of `batch` with their weights summed up, in order of first appearance, none of them 0. `None`: every row of
+    /// `batch` counts once.
+    pub weights: Option<Vec<(u32, i64)>>,
+}
+
+impl Net {
+    pub fn of(schema: &SchemaRef, deltas: &[Delta]) -> Result<Self> {
+        let restated = deltas.iter().map(|delta| -> Result<Delta> {
+            let options = RecordBatchOptions::new().with_row_count(Some(delta.num_rows()));
+            let columns = delta.batch.columns().to_vec();
+            Ok(delta.with_batch(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?))
+        });
+        let all = Delta::concat(schema, &restated.collect::<Result<Vec<_>>>()?)?;
+        let Some(weights) = &all.weights else { return Ok(Self { batch: all.batch, weights: None }) };
+        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+        let rows = RowConverter::new(fields)?.convert_columns(all.batch.columns())?;
+        let mut sums: HashMap<OwnedRow, (u32, i64)> = HashMap::new();
+        for (row, weight) in weights.values().iter().enumerate() {
+            sums.entry(rows.row(row).owned()).or_insert((row as u32, 0)).1 += weight;
+        }
+        let mut sums: Vec<(u32, i64)> = sums.into_values().filter(|(_, weight)| *weight != 0).collect();
+        sums.sort_unstable();
+        Ok(Self { batch: all.batch, weights: Some(sums) })
+    }
+
+    /// Rows that are there and were not, each as often as it is there more.
+    pub fn come(&self) -> Result<RecordBatch> {
+        self.repeated(1)
+    }
+
+    /// Rows that were there and are not.
+    pub fn gone(&self) -> Result<RecordBatch> {
+        self.repeated(-1)
+    }
+
+    fn repeated(&self, sign: i64) -> Result<RecordBatch> {
+        let rows: UInt32Array = match &self.weights {
+            None if sign > 0 => return Ok(self.batch.clone()),
+            None => UInt32Array::from(Vec::<u32>::new()),
+            Some(weights) => {
+                let times = |(row, weight): &(u32, i64)| std::iter::repeat_n(*row, (weight * sign).max(0) as usize);
+                UInt32Array::from_iter_values(weights.iter().flat_map(times))
+            }
+        };
+        Ok(compute::take_record_batch(&self.batch, &rows)?)
     }
 }
 

@@ -21,7 +21,7 @@ pub mod types;
 pub mod values;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use delta::Delta;
+pub use delta::{Delta, Net};
 pub use error::{Error, Result, SqlState};
 pub use error_datafusion::nearest;
 pub use hidden::Hidden;

@@ -22,6 +22,8 @@ pub struct SourceSpec {
     pub columns: SchemaRef,
     /// INCLUDE what AS column: `what` lower-case, and the column's name.
     pub include: Vec<(String, String)>,
+    /// Positions of the primary key; empty: it has none.
+    pub key: Vec<usize>,
     pub options: Vec<(String, String)>,
     pub secrets: Vec<(String, Hidden)>,
     pub format: Option<FormatSpec>,
@@ -41,15 +43,20 @@ pub struct FormatSpec {
 pub struct SinkSpec {
     pub name: String,
     pub schema: SchemaRef,
+    /// What it may be called in another system: nothing else has this name, and it keeps it for life.
+    pub identity: String,
     /// False if rows of the input are ever updated or deleted.
     pub append_only: bool,
+    /// Columns that tell the rows apart, if there are such.
+    pub key: Option<Vec<usize>>,
     pub options: Vec<(String, String)>,
     pub secrets: Vec<(String, Hidden)>,
     pub format: Option<FormatSpec>,
+    pub clock: Arc<dyn Clock>,
 }
 
 const SOURCES: [&str; 4] = ["datagen", "file", "kafka", "nexmark"];
-const SINKS: [&str; 2] = ["blackhole", "file"];
+const SINKS: [&str; 3] = ["blackhole", "file", "kafka"];
 
 /// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
 pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
@@ -67,6 +74,7 @@ pub fn open_sink(spec: SinkSpec) -> Result<Arc<dyn Sink>> {
     let mut options = Options::with_secrets(&spec.options, &spec.secrets)?;
     match connector(&mut options, "sink", &SINKS)?.as_str() {
         "blackhole" => blackhole::open(spec, options),
+        "kafka" => kafka::open_sink(spec, options),
         _ => file::open_sink(spec, options),
     }
 }

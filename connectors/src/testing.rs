@@ -25,6 +25,7 @@ pub fn spec(columns: &[(&str, SqlType)], options: &[(&str, &str)]) -> SourceSpec
         name: "s".to_string(),
         columns: schema(columns),
         include: Vec::new(),
+        key: Vec::new(),
         options: pairs(options),
         secrets: Vec::new(),
         format: None,

@@ -156,11 +156,15 @@ impl Driver {
                 self.tables.insert(table.def.oid, table);
             }
             Definition::Source(def) => {
+                if let Some(rows) = def.rows.clone() {
+                    let table = Table::open(rows, &self.snapshot, self.config.state_cache_bytes / 16)?;
+                    self.tables.insert(def.oid, table);
+                }
                 let source = SourceInput::open(def, &self.snapshot)?;
                 self.sources.insert(source.def.oid, source);
             }
             job => {
-                let is_source = |oid| self.sources.contains_key(&oid);
+                let is_source = |oid| self.sources.contains_key(&oid) && !self.tables.contains_key(&oid);
                 let cache = self.config.state_cache_bytes / 4;
                 let job = Job::open(
                     job,
@@ -210,7 +214,7 @@ impl Driver {
                     }
                 }
             }
-            job.start_delivery(&self.store, &self.commands, &self.runtime);
+            job.start_delivery(&self.store, &self.commands, &self.runtime, &self.clock);
         }
         let limits = self.limits();
         for (oid, source) in &mut self.sources {
@@ -340,6 +344,7 @@ impl Driver {
             Command::Delivered(sink, epoch) => {
                 self.delivered.insert(sink, epoch);
             }
+            Command::SinkFails => self.publish(),
             Command::Stop(_) => {}
         }
     }
@@ -372,7 +377,7 @@ impl Driver {
     /// A sink has reached its bound: nothing that could add to it is taken until it has delivered.
     pub fn outbox_full(&self) -> bool {
         self.jobs.values().any(|job| match &job.output {
-            Output::Sink { outbox, .. } => outbox.pending_bytes >= self.config.outbox_max_bytes,
+            Output::Sink { outbox, .. } => outbox.pending.bytes >= self.config.outbox_max_bytes,
             _ => false,
         })
     }
@@ -492,7 +497,7 @@ impl Driver {
                 Command::Subscribe(_, answer) => {
                     let _nobody_waits = answer.send(Err(error.clone()));
                 }
-                Command::Delivered(..) => {}
+                Command::Delivered(..) | Command::SinkFails => {}
                 Command::Stop(answer) => {
                     let _nobody_waits = answer.send(());
                     return;

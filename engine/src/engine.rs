@@ -103,6 +103,8 @@ pub struct SourceDef {
     pub idle_timeout: Option<i64>,
     /// The table that takes the rows that are refused.
     pub late_table: Option<Oid>,
+    /// Where its rows are, if it has a primary key: they come and go by it.
+    pub rows: Option<TableDef>,
 }
 
 #[derive(Debug, Clone)]
@@ -200,6 +202,8 @@ pub(crate) enum Command {
     Subscribe(Oid, oneshot::Sender<Result<Subscription>>),
     /// A sink has everything up to this epoch.
     Delivered(Oid, Epoch),
+    /// A sink cannot deliver, and says so in its report.
+    SinkFails,
     /// Ends after the epoch that is under way.
     Stop(oneshot::Sender<()>),
 }

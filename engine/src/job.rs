@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidemark_common::plan::{Dataflow, Op};
-use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
+use tidemark_common::{Clock, Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{Collection, CollectionWriter, EpochCommit, Key, Snapshot, Store};
 use tokio::sync::mpsc;
 
@@ -348,7 +348,8 @@ impl Job {
 
     pub fn pause(&mut self, paused: bool) {
         self.stored.paused = paused;
-        if let (Output::Sink { outbox, .. }, true) = (&mut self.output, paused) {
+        // RESUME of a sink that has given up, or waits to try again, begins anew.
+        if let Output::Sink { outbox, .. } = &mut self.output {
             outbox.stop();
         }
     }
@@ -359,12 +360,13 @@ impl Job {
         store: &Arc<Store>,
         commands: &mpsc::WeakSender<Command>,
         runtime: &tokio::runtime::Handle,
+        clock: &Arc<dyn Clock>,
     ) {
         if let Output::Sink { outbox, def } = &mut self.output
             && !self.stored.paused
-            && !outbox.is_running()
+            && !outbox.is_started()
         {
-            outbox.start(def, store.clone(), commands.clone(), runtime);
+            outbox.start(def, store.clone(), commands.clone(), runtime, clock.clone());
         }
     }
 
@@ -403,30 +405,29 @@ impl Job {
     }
 
     pub fn sink_status(&self) -> Option<SinkStatus> {
-        let (delivered_epoch, delivered_rows, error, pending_epochs, pending_bytes) = match &self.output {
+        let mut status = SinkStatus { oid: self.oid, name: self.name.clone(), ..SinkStatus::default() };
+        let mut gave_up = false;
+        match &self.output {
             Output::View(_) => return None,
-            Output::Discard { rows } => (0, *rows, None, 0, 0),
+            Output::Discard { rows } => status.delivered_rows = *rows,
             Output::Sink { outbox, .. } => {
                 let report = outbox.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-                (outbox.delivered, report.rows, report.error, outbox.pending_epochs(), outbox.pending_bytes)
+                (status.error, gave_up) = (report.error, report.gave_up);
+                (status.failures, status.next_attempt) = (report.failures, report.next_attempt);
+                (status.delivered_epoch, status.delivered_rows) = (outbox.delivered, report.rows);
+                status.pending_epochs = outbox.pending_epochs();
+                (status.pending_rows, status.pending_bytes) = (outbox.pending.rows, outbox.pending.bytes);
             }
+        }
+        status.error = self.stored.failed.clone().or(status.error);
+        status.state = match (&self.stored.failed, self.stored.paused, &status.error) {
+            (Some(_), ..) => "failed",
+            (_, true, _) => "paused",
+            _ if gave_up => "failed",
+            (_, _, Some(_)) => "retrying",
+            _ => "running",
         };
-        let error = self.stored.failed.clone().or(error);
-        Some(SinkStatus {
-            oid: self.oid,
-            name: self.name.clone(),
-            state: match (&self.stored.failed, self.stored.paused, &error) {
-                (Some(_), ..) => "failed",
-                (_, true, _) => "paused",
-                (_, _, Some(_)) => "retrying",
-                _ => "running",
-            },
-            error,
-            delivered_epoch,
-            delivered_rows,
-            pending_epochs,
-            pending_bytes,
-        })
+        Some(status)
     }
 }
 

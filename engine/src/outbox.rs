@@ -16,7 +16,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use tidemark_common::connector::Sink;
-use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
+use tidemark_common::{Clock, Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{EpochCommit, Key, Snapshot, Store, value};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
@@ -24,7 +24,8 @@ use tokio::task::AbortHandle;
 use crate::engine::{Command, SinkDef};
 use crate::operators::Chunks;
 
-/// Longest wait between two attempts.
+/// Waits between two attempts: the first, and the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const WEIGHT_COLUMN: &str = "__tidemark_weight";
 
@@ -32,18 +33,30 @@ const WEIGHT_COLUMN: &str = "__tidemark_weight";
 pub(crate) struct Outbox {
     sink: Oid,
     pub delivered: Epoch,
-    /// Epochs that wait, with their bytes.
-    pending: std::collections::VecDeque<(Epoch, u64)>,
-    pub pending_bytes: u64,
+    /// Epochs that wait.
+    waiting: std::collections::VecDeque<(Epoch, Waiting)>,
+    pub pending: Waiting,
     task: Option<AbortHandle>,
     wake: Arc<Notify>,
     pub report: Arc<Mutex<Report>>,
+}
+
+/// How much has not been delivered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub rows: u64,
+    pub bytes: u64,
 }
 
 /// What the task has to say.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     pub error: Option<String>,
+    /// It has given up: somebody else delivers in its place.
+    pub gave_up: bool,
+    /// Attempts in a row that have failed, and when the next is due, in microseconds since 1970.
+    pub failures: u64,
+    pub next_attempt: Option<i64>,
     pub rows: u64,
 }
 
@@ -53,8 +66,8 @@ impl Outbox {
         let mut outbox = Self {
             sink,
             delivered,
-            pending: Default::default(),
-            pending_bytes: 0,
+            waiting: Default::default(),
+            pending: Waiting::default(),
             task: None,
             wake: Arc::new(Notify::new()),
             report: Arc::default(),
@@ -63,28 +76,31 @@ impl Outbox {
         for entry in snapshot.scan(&span.start, &span.end) {
             let (key, stored) = entry?;
             if let Key::Outbox { epoch, .. } = Key::decode(&key)? {
-                outbox.note(epoch, stored.len() as u64);
+                outbox.note(epoch, rows_of(value::unframe(&stored)?)?, stored.len() as u64);
             }
         }
         Ok(outbox)
     }
 
-    fn note(&mut self, epoch: Epoch, bytes: u64) {
-        self.pending_bytes += bytes;
-        match self.pending.back_mut() {
-            Some((last, sum)) if *last == epoch => *sum += bytes,
-            _ => self.pending.push_back((epoch, bytes)),
+    fn note(&mut self, epoch: Epoch, rows: u64, bytes: u64) {
+        if self.waiting.back().is_none_or(|(last, _)| *last != epoch) {
+            self.waiting.push_back((epoch, Waiting::default()));
+        }
+        let of_epoch = self.waiting.back_mut().map(|(_, waiting)| waiting);
+        for sum in of_epoch.into_iter().chain([&mut self.pending]) {
+            sum.rows += rows;
+            sum.bytes += bytes;
         }
     }
 
     pub fn pending_epochs(&self) -> u64 {
-        self.pending.len() as u64
+        self.waiting.len() as u64
     }
 
     pub fn append(&mut self, epoch: Epoch, changes: &Chunks, commit: &mut EpochCommit) -> Result<()> {
         for (seq, delta) in changes.iter().enumerate() {
             let stored = value::frame(&encode(delta)?);
-            self.note(epoch, stored.len() as u64);
+            self.note(epoch, delta.num_rows() as u64, stored.len() as u64);
             commit.put(&Key::Outbox { sink: self.sink, epoch, seq: seq as u32 }, &stored);
         }
         Ok(())
@@ -93,11 +109,9 @@ impl Outbox {
     /// Forgets what has been delivered, with the next commit.
     pub fn delivered(&mut self, epoch: Epoch, commit: &mut EpochCommit) -> Result<()> {
         self.delivered = epoch;
-        while let Some((first, bytes)) = self.pending.front().copied()
-            && first <= epoch
-        {
-            self.pending.pop_front();
-            self.pending_bytes -= bytes;
+        while let Some((_, waited)) = self.waiting.pop_front_if(|(first, _)| *first <= epoch) {
+            self.pending.rows -= waited.rows;
+            self.pending.bytes -= waited.bytes;
         }
         commit.put(&Key::SinkProgress(self.sink), &value::encode(&epoch)?);
         commit.delete_outbox_through(self.sink, epoch);
@@ -115,6 +129,7 @@ impl Outbox {
         store: Arc<Store>,
         commands: mpsc::WeakSender<Command>,
         runtime: &tokio::runtime::Handle,
+        clock: Arc<dyn Clock>,
     ) {
         let delivery = Delivery {
             oid: def.oid,
@@ -124,9 +139,11 @@ impl Outbox {
             commands,
             wake: self.wake.clone(),
             report: self.report.clone(),
+            clock,
             delivered: self.delivered,
         };
         self.stop();
+        delivery.report(|r| (r.gave_up, r.failures, r.next_attempt) = (false, 0, None));
         self.task = Some(runtime.spawn(delivery.run()).abort_handle());
     }
 
@@ -136,7 +153,8 @@ impl Outbox {
         }
     }
 
-    pub fn is_running(&self) -> bool {
+    /// True until it is stopped, even if it has given up.
+    pub fn is_started(&self) -> bool {
         self.task.is_some()
     }
 }
@@ -155,29 +173,62 @@ struct Delivery {
     commands: mpsc::WeakSender<Command>,
     wake: Arc<Notify>,
     report: Arc<Mutex<Report>>,
+    clock: Arc<dyn Clock>,
     delivered: Epoch,
 }
 
 impl Delivery {
-    /// Delivers for ever; a failure is tried again, slower each time.
+    /// Delivers for ever; a failure is tried again, slower each time. Ends if somebody else delivers instead.
     async fn run(mut self) {
-        let mut backoff = Duration::from_millis(100);
         loop {
-            match self.deliver_all(&mut backoff).await {
+            match self.deliver_all().await {
                 Ok(()) => return,
+                Err(error) if error.state() == SqlState::ObjectInUse => {
+                    tracing::error!(sink = self.name, %error, "the sink has stopped");
+                    self.report(|r| (r.error, r.gave_up) = (Some(error.to_string()), true));
+                    self.say_so().await;
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(sink = self.name, %error, "delivery failed, trying again");
-                    self.report(|r| r.error = Some(error.to_string()));
-                    tokio::time::sleep(backoff).await;
-                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                    let pause = self.failed(&error);
+                    self.say_so().await;
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
     }
 
+    /// The report is shown at the next epoch; there may be none for long.
+    async fn say_so(&self) {
+        if let Some(commands) = self.commands.upgrade() {
+            // If it is not heard, the server stops.
+            let _heard = commands.send(Command::SinkFails).await;
+        }
+    }
+
+    /// How long to wait before the next attempt.
+    fn failed(&self, error: &Error) -> Duration {
+        let mut pause = Duration::ZERO;
+        self.report(|r| {
+            pause = backoff(r.failures, self.oid);
+            let next = self.clock.now_micros().saturating_add(pause.as_micros() as i64);
+            (r.error, r.failures, r.next_attempt) = (Some(error.to_string()), r.failures + 1, Some(next));
+        });
+        pause
+    }
+
     /// Returns when the server stops.
-    async fn deliver_all(&mut self, backoff: &mut Duration) -> Result<()> {
+    async fn deliver_all(&mut self) -> Result<()> {
         let mut writer = self.sink.writer().await?;
+        if let Some(last) = writer.last().filter(|last| *last > self.delivered) {
+            // A crash has come between this epoch's delivery and the commit that says so.
+            let changes = self.changes_of(last)?;
+            writer.confirm(changes).await?;
+            if !self.delivered(last, 0).await {
+                return Ok(());
+            }
+        }
         loop {
             let Some((epoch, changes)) = self.next_epoch()? else {
                 self.wake.notified().await;
@@ -185,33 +236,39 @@ impl Delivery {
             };
             let rows: usize = changes.iter().map(Delta::num_rows).sum();
             writer.deliver(epoch, changes).await?;
-            self.delivered = epoch;
-            *backoff = Duration::from_millis(100);
-            self.report(|r| {
-                r.error = None;
-                r.rows += rows as u64;
-            });
-            let Some(commands) = self.commands.upgrade() else { return Ok(()) };
-            if commands.send(Command::Delivered(self.oid, epoch)).await.is_err() {
+            if !self.delivered(epoch, rows as u64).await {
                 return Ok(());
             }
         }
     }
 
-    fn next_epoch(&self) -> Result<Option<(Epoch, Chunks)>> {
-        let snapshot = self.store.snapshot();
-        let span = Key::outbox_after(self.oid, self.delivered);
-        let mut found: Option<(Epoch, Chunks)> = None;
-        for entry in snapshot.scan(&span.start, &span.end) {
-            let (key, stored) = entry?;
-            let Key::Outbox { epoch, .. } = Key::decode(&key)? else { continue };
-            match &mut found {
-                None => found = Some((epoch, vec![decode(value::unframe(&stored)?)?])),
-                Some((of, chunks)) if *of == epoch => chunks.push(decode(value::unframe(&stored)?)?),
-                Some(_) => break,
-            }
+    /// False if the server stops.
+    async fn delivered(&mut self, epoch: Epoch, rows: u64) -> bool {
+        self.delivered = epoch;
+        self.report(|r| {
+            *r = Report { rows: r.rows + rows, ..Report::default() };
+        });
+        match self.commands.upgrade() {
+            Some(commands) => commands.send(Command::Delivered(self.oid, epoch)).await.is_ok(),
+            None => false,
         }
-        Ok(found)
+    }
+
+    fn changes_of(&self, epoch: Epoch) -> Result<Chunks> {
+        let snapshot = self.store.snapshot();
+        let span = Key::outbox_of(self.oid, epoch);
+        snapshot.scan(&span.start, &span.end).map(|entry| decode(value::unframe(&entry?.1)?)).collect()
+    }
+
+    fn next_epoch(&self) -> Result<Option<(Epoch, Chunks)>> {
+        let span = Key::outbox_after(self.oid, self.delivered);
+        let Some(first) = self.store.snapshot().scan(&span.start, &span.end).next().transpose()? else {
+            return Ok(None);
+        };
+        let Key::Outbox { epoch, .. } = Key::decode(&first.0)? else {
+            return Err(Error::internal("another key among those of an outbox"));
+        };
+        Ok(Some((epoch, self.changes_of(epoch)?)))
     }
 
     fn report(&self, change: impl FnOnce(&mut Report)) {
@@ -219,7 +276,15 @@ impl Delivery {
     }
 }
 
-/// A delta as an Arrow IPC stream, the weights as one more column where there are any.
+/// Twice as long each time, less up to half of it: sinks that failed together do not come back together.
+fn backoff(failures: u64, sink: Oid) -> Duration {
+    let whole = FIRST_BACKOFF.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF);
+    let jitter = (failures ^ u64::from(sink)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    whole - whole.mul_f64(jitter as f64 / f64::from(u32::MAX) / 2.0)
+}
+
+/// A delta as the number of its rows (4 bytes, little-endian) and an Arrow IPC stream, the weights as one more column where there
+/// are any.
 fn encode(delta: &Delta) -> Result<Vec<u8>> {
     let batch = match &delta.weights {
         None => delta.batch.clone(),
@@ -231,14 +296,24 @@ fn encode(delta: &Delta) -> Result<Vec<u8>> {
             RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?
         }
     };
-    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
+    let rows = u32::try_from(batch.num_rows()).map_err(|_| Error::internal("a delta of more than 2^32 rows"))?;
+    let mut writer = StreamWriter::try_new(rows.to_le_bytes().to_vec(), &batch.schema())?;
     writer.write(&batch)?;
     Ok(writer.into_inner()?)
 }
 
+fn corrupted() -> Error {
+    Error::new(SqlState::DataCorrupted, "an outbox entry holds no batch")
+}
+
+fn rows_of(bytes: &[u8]) -> Result<u64> {
+    let rows = bytes.first_chunk().ok_or_else(corrupted)?;
+    Ok(u64::from(u32::from_le_bytes(*rows)))
+}
+
 fn decode(bytes: &[u8]) -> Result<Delta> {
-    let mut reader = StreamReader::try_new(bytes, None)?;
-    let corrupted = || Error::new(SqlState::DataCorrupted, "an outbox entry holds no batch");
+    let stream = bytes.get(size_of::<u32>()..).ok_or_else(corrupted)?;
+    let mut reader = StreamReader::try_new(stream, None)?;
     let batch = reader.next().ok_or_else(corrupted)??;
     let last = batch.num_columns().saturating_sub(1);
     if batch.schema().fields().get(last).is_none_or(|f| f.name() != WEIGHT_COLUMN) {
@@ -258,7 +333,9 @@ mod tests {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
         let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
         for delta in [Delta::inserts(batch.clone()), Delta::new(batch, Some(Int64Array::from(vec![1, -2])))] {
-            let back = decode(&encode(&delta).unwrap()).unwrap();
+            let stored = encode(&delta).unwrap();
+            assert_eq!(rows_of(&stored).unwrap(), 2);
+            let back = decode(&stored).unwrap();
             assert_eq!(back.batch.column(0), delta.batch.column(0));
             assert_eq!(back.weights, delta.weights);
         }

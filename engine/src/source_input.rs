@@ -62,8 +62,21 @@ struct QueueState {
     ended: Option<Result<()>>,
 }
 
+impl QueueState {
+    /// Batches at the front after which no transaction is open; all, if it is open because the queue is too short for it.
+    fn whole_batches(&self, limits: QueueLimits) -> usize {
+        let is_full = self.rows >= limits.rows || self.bytes >= limits.bytes || self.ended.is_some();
+        match self.batches.iter().rposition(|batch| !batch.unfinished) {
+            Some(last) => last + 1,
+            None if is_full => self.batches.len(),
+            None => 0,
+        }
+    }
+}
+
 /// A reader task and what it has read ahead.
 pub(crate) struct ReadAhead {
+    limits: QueueLimits,
     state: Arc<(Mutex<QueueState>, Notify)>,
     task: AbortHandle,
 }
@@ -89,17 +102,21 @@ impl ReadAhead {
             lock(&shared.0).ended = Some(result);
             waker();
         });
-        Self { state, task: task.abort_handle() }
+        Self { limits, state, task: task.abort_handle() }
     }
 
-    /// Takes whole batches, at least one if there is any, until they hold `rows`.
+    /// Takes whole batches, at least one if there is any, until they hold `rows`; of a transaction all or none, unless it is more
+    /// than the queue holds.
     pub fn take(&self, rows: usize) -> Vec<SourceBatch> {
         let mut state = lock(&self.state.0);
         let mut taken = Vec::new();
         let mut taken_rows = 0;
-        while taken_rows < rows
+        let mut whole = state.whole_batches(self.limits);
+        while (taken_rows < rows || taken.last().is_some_and(|last: &SourceBatch| last.unfinished))
+            && whole > 0
             && let Some(batch) = state.batches.pop_front()
         {
+            whole -= 1;
             taken_rows += batch.batch.num_rows();
             state.rows -= batch.batch.num_rows();
             state.bytes -= batch.bytes;
@@ -115,7 +132,7 @@ impl ReadAhead {
     }
 
     pub fn has_batches(&self) -> bool {
-        !lock(&self.state.0).batches.is_empty()
+        lock(&self.state.0).whole_batches(self.limits) > 0
     }
 
     pub fn lag_rows(&self) -> Option<u64> {
@@ -325,7 +342,7 @@ impl SourceInput {
         if let Some(watermark) = &self.def.watermark {
             columns.extend(watermark.reads.iter().copied());
         }
-        if self.def.late_table.is_some() {
+        if self.def.late_table.is_some() || self.def.rows.is_some() {
             columns = (0..self.def.schema.fields().len()).collect();
         }
         columns.sort_unstable();
@@ -362,17 +379,17 @@ impl SourceInput {
         self.reader.as_ref().and_then(ReadAhead::lag_rows)
     }
 
-    /// This epoch's rows, bounded by `rows`; those that are refused go into `late`, if there is one. Positions and lanes are after
-    /// them. After an error it stands where it stood.
+    /// This epoch's rows, bounded by `rows`. `into`: the table of its own rows, if it has a primary key, and none is left here; or
+    /// that of those that are refused. Positions and lanes are after them. After an error it stands where it stood.
     pub fn take(
         &mut self,
         rows: usize,
         now: i64,
-        late: Option<(&mut Table, &Arc<Snapshot>)>,
+        into: Option<(&mut Table, &Arc<Snapshot>)>,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let (lanes, history) = (self.lanes.clone(), self.history.clone());
-        let taken = match self.judge_rows(rows, now, late) {
+        let taken = match self.judge_rows(rows, now, into) {
             Ok(taken) => taken,
             Err(error) => {
                 (self.lanes, self.history) = (lanes, history);
@@ -410,9 +427,10 @@ impl SourceInput {
         }
     }
 
-    fn judge_rows(&mut self, rows: usize, now: i64, late: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
+    fn judge_rows(&mut self, rows: usize, now: i64, mut into: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
         let mut all = Taken::default();
         let mut refused = Vec::new();
+        let mut records = Vec::new();
         let reader = self.reader.as_ref().filter(|_| !self.frozen);
         for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
             let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
@@ -423,11 +441,15 @@ impl SourceInput {
             self.lanes.bytes += taken.bytes as u64;
             all.positions.extend(taken.positions);
             refused.extend(judged.refused);
-            if judged.kept.num_rows() > 0 {
+            if self.def.rows.is_some() {
+                records.push((judged.kept, taken.changes));
+            } else if judged.kept.num_rows() > 0 {
                 all.chunks.push(Delta::inserts(judged.kept));
             }
         }
-        if let Some((table, snapshot)) = late.filter(|_| !refused.is_empty()) {
+        if let (Some((table, snapshot)), true) = (&mut into, self.def.rows.is_some()) {
+            table.follow(snapshot, records)?;
+        } else if let Some((table, snapshot)) = into.filter(|_| !refused.is_empty()) {
             let schema = table.def.collection.schema().clone();
             let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;
             table.add(snapshot, concat_batches(&schema, &rows)?)?;

@@ -91,16 +91,20 @@ pub struct SourceStatus {
     pub lag_rows: Option<u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SinkStatus {
     pub oid: Oid,
     pub name: String,
-    /// running, paused, retrying
+    /// running, paused, retrying, failed
     pub state: &'static str,
     pub error: Option<String>,
     pub delivered_epoch: Epoch,
     pub delivered_rows: u64,
     pub pending_epochs: u64,
+    /// Attempts in a row that have failed, and when the next is due, in microseconds since 1970.
+    pub failures: u64,
+    pub next_attempt: Option<i64>,
+    pub pending_rows: u64,
     pub pending_bytes: u64,
 }
 

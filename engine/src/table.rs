@@ -10,6 +10,8 @@
 //! takes out must still be what it saw, and each key it puts in must still be free. So the first committer wins, and a
 //! session whose write is refused runs its statement again on newer data.
 
+mod follow;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 

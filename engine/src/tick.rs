@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1 transactions   checked in order of arrival; DDL has an epoch without other DDL
-//!   2 sources        a bounded number of rows each; those that are refused may go into a table
+//!   2 sources        a bounded number of rows each; those that are refused may go into a table, those with a key go into their own
 //!   3 tables         what was admitted becomes changes
 //!   4 jobs           in topological order, each on the changes of its inputs
 //!   5 commit         one WriteBatch, on disk
@@ -396,9 +396,11 @@ impl Driver {
             return Ok(changes);
         }
         for (oid, source) in &mut self.sources {
-            let late = source.def.late_table.and_then(|table| self.tables.get_mut(&table));
-            let late = late.map(|table| (table, &self.snapshot));
-            match source.take(self.config.epoch_rows, now, late, commit) {
+            let into = source.def.rows.as_ref().map(|rows| rows.oid).or(source.def.late_table);
+            let into = into.and_then(|table| self.tables.get_mut(&table)).map(|table| (table, &self.snapshot));
+            match source.take(self.config.epoch_rows, now, into, commit) {
+                // What became of its rows is the table's change.
+                Ok(_) if source.def.rows.is_some() => {}
                 Ok(taken) => {
                     changes.insert(*oid, taken);
                 }

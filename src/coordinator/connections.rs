@@ -72,10 +72,14 @@ impl Session {
         self.put_connection(Object { kind: ObjectKind::Connection(after), depends_on, ..object.clone() })
     }
 
-    /// Sources that read by it begin again where they were, with what it says now.
+    /// Sources and sinks that work by it begin again where they were, with what it says now.
     fn put_connection(&mut self, object: Object) -> Result<()> {
-        let reads = |by: &&Arc<Object>| matches!(&by.kind, ObjectKind::Source(s) if s.connection == Some(object.oid));
-        let steps = self.catalog()?.objects().filter(reads).map(|by| PlannedStep::Redefine(by.oid)).collect();
+        let works_by = |by: &&Arc<Object>| match &by.kind {
+            ObjectKind::Source(source) => source.connection == Some(object.oid),
+            ObjectKind::Sink(sink) => sink.connection == Some(object.oid),
+            _ => false,
+        };
+        let steps = self.catalog()?.objects().filter(works_by).map(|by| PlannedStep::Redefine(by.oid)).collect();
         self.change_catalog(vec![Change::Put(Box::new(object))], steps)
     }
 
@@ -161,12 +165,12 @@ fn has_type(options: &[(String, String)], kind: &str) -> bool {
     options.iter().any(|(key, value)| key == "type" && value.eq_ignore_ascii_case(kind))
 }
 
-/// Takes the option out that names the connection by which a source reads.
-pub fn of_source(options: &mut WithOptions, catalog: &Catalog) -> Result<Option<Oid>> {
+/// Takes the option out that names the connection by which a source or sink works.
+pub fn of_connector(options: &mut WithOptions, catalog: &Catalog) -> Result<Option<Oid>> {
     let Some(at) = options.iter().position(|(key, _)| key == "connection") else { return Ok(None) };
     let (_, name) = options.remove(at);
     if !options.iter().any(|(key, value)| key == "connector" && value.eq_ignore_ascii_case("kafka")) {
-        return Err(Error::invalid("option \"connection\" is for sources with connector = 'kafka'"));
+        return Err(Error::invalid("option \"connection\" is for connector = 'kafka'"));
     }
     let connection = catalog.connection(&name)?;
     if !is_kafka(connection) {

@@ -26,7 +26,7 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::event_time::EventTime;
-use super::{connections, secrets, views};
+use super::{connections, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::query::{Names, Scans, stored_relation};
@@ -76,6 +76,10 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 watermark: None,
                 idle_timeout: None,
                 late_table: None,
+                rows: match &object.kind {
+                    ObjectKind::Source(source) => source_rows(object, source)?,
+                    _ => None,
+                },
             }))
         }
         (Err(error), ObjectKind::Sink(_)) => {
@@ -211,6 +215,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         name: object.name.clone(),
         columns: Arc::new(schema.project(&declared)?),
         include: source.include.clone(),
+        key: source.key.clone(),
         options,
         secrets: resolved.secrets,
         format: source.format.as_ref().map(format_spec),
@@ -226,7 +231,26 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         watermark,
         idle_timeout: time.idle_timeout,
         late_table: source.late_table,
+        rows: source_rows(object, source)?,
     })
+}
+
+/// Where a source with a primary key has its rows.
+pub fn source_rows(object: &Object, source: &Source) -> Result<Option<TableDef>> {
+    if source.key.is_empty() {
+        return Ok(None);
+    }
+    let layout = Layout::Keyed { key: source.key.clone() };
+    let collection = Collection::new(StateId::new(object.oid, 0), source_schema(object), layout)?;
+    Ok(Some(TableDef {
+        oid: object.oid,
+        name: object.name.clone(),
+        collection: Arc::new(collection.with_name(&object.name)),
+        key: source.key.clone(),
+        key_name: Some(format!("{}_pkey", object.name)),
+        indexes: Vec::new(),
+        ttl: None,
+    }))
 }
 
 pub fn format_spec(format: &tidemark_catalog::Format) -> FormatSpec {
@@ -408,14 +432,18 @@ fn view(object: &Object, view: &MaterializedView, catalog: &Arc<Catalog>, env: &
 
 fn sink(object: &Object, sink: &Sink, catalog: &Arc<Catalog>, env: &Environment) -> Result<SinkDef> {
     let dataflow = Arc::new(stored_dataflow(object, catalog, env)?);
-    let resolved = secrets::resolve(&sink.options, &sink.secrets, catalog, env.secret_key.as_ref())?;
+    let key = env.secret_key.as_ref();
+    let resolved = connections::with_connection(&sink.options, &sink.secrets, sink.connection, catalog, key)?;
     let spec = SinkSpec {
         name: object.name.clone(),
         schema: object.arrow_schema(),
+        identity: sink.identity.clone(),
         append_only: sink.append_only,
+        key: sink.key.clone(),
         options: resolved.options,
         secrets: resolved.secrets,
         format: sink.format.as_ref().map(format_spec),
+        clock: env.clock.clone(),
     };
     let sink = tidemark_connectors::open_sink(spec)?;
     Ok(SinkDef { oid: object.oid, name: object.name.clone(), dataflow, sink })

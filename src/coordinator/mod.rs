@@ -22,6 +22,7 @@ mod replace;
 mod schemas;
 pub mod secrets;
 mod sinks;
+mod source_keys;
 mod sources;
 pub mod tables;
 mod ttl;

@@ -1,11 +1,12 @@
 //! CREATE SINK.
 
+use rand::Rng;
 use tidemark_catalog::{Change, Format, ObjectKind, Sink, columns_of};
 use tidemark_common::Result;
 use tidemark_sql::ast::{CreateSink, Emit, SinkFrom};
 
 use super::indexes::indexes_used;
-use super::{already_exists, definitions, dependencies};
+use super::{already_exists, connections, definitions, dependencies};
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
 
@@ -40,14 +41,21 @@ impl Session {
         depends_on.extend(dependencies(&names.plan(&query)?, &names.catalog, &query, &path)?);
         depends_on.extend(indexes_used(&dataflow, &names.catalog));
         let output = dataflow.output();
+        let mut options = create.options.clone();
+        let connection = connections::of_connector(&mut options, &names.catalog)?;
+        #[allow(clippy::disallowed_methods)] // a name, which no query computes with
+        let unique: u64 = rand::rng().random();
         let sink = Sink {
             query: text,
             search_path: path,
             emit,
             columns: super::views::named_columns(columns_of(&output.schema), &query, &[])?,
             append_only: output.properties.append_only,
-            options: create.options.clone(),
+            key: output.properties.key.clone(),
+            identity: format!("tidemark-{}-{unique:016x}", target.name),
+            options,
             secrets: self.secret_options(&create.secrets)?,
+            connection,
             format: create.format.as_ref().map(|f| Format {
                 format: f.format.clone(),
                 encode: f.encode.clone(),
@@ -55,7 +63,7 @@ impl Session {
             }),
             fingerprint: dataflow.fingerprint(),
         };
-        depends_on.extend(sink.secrets.iter().map(|(_, oid)| *oid));
+        depends_on.extend(sink.secrets.iter().map(|(_, oid)| *oid).chain(sink.connection));
         let mut object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
         object.lookups = dataflow.lookups().into_iter().collect();
         // Opened here for its errors; delivery opens its own.

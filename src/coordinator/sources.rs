@@ -10,7 +10,7 @@ use tidemark_sql::grammar;
 
 use super::event_time::EventTime;
 use super::secrets::Resolved;
-use super::{already_exists, connections, definitions, ttl};
+use super::{already_exists, connections, definitions, source_keys, ttl};
 use crate::session::{Outcome, Session, fold};
 use crate::transaction::PlannedStep;
 
@@ -40,7 +40,9 @@ impl Session {
         // Opened here for its errors; the engine opens its own.
         let def = definitions::source(&object, source, self.catalog()?.as_ref(), &self.database().environment)?;
         def.source.check().await?;
-        def.source.reader(&Default::default(), Some(&Default::default()), None).await?;
+        if def.rows.is_none() {
+            def.source.reader(&Default::default(), Some(&Default::default()), None).await?;
+        }
         steps.push(PlannedStep::Create(object.oid));
         changes.push(Change::Put(Box::new(object)));
         self.change_catalog(changes, steps)?;
@@ -53,13 +55,9 @@ impl Session {
         let mut options = create.options.clone();
         let ttl = ttl::Wanted::take(&mut options)?;
         let catalog = self.catalog()?;
-        let connection = connections::of_source(&mut options, &catalog)?;
-        let key = env.secret_key.as_ref();
-        let resolved = connections::with_connection(&options, &secrets, connection, &catalog, key)?;
-        if let Some(constraint) = create.constraints.first() {
-            return Err(Error::unsupported(format!("{constraint} on a source is not supported yet"))
-                .with_hint("A source's rows are only ever added; GROUP BY the key in a view."));
-        }
+        let connection = connections::of_connector(&mut options, &catalog)?;
+        let secret_key = env.secret_key.as_ref();
+        let resolved = connections::with_connection(&options, &secrets, connection, &catalog, secret_key)?;
         let format = create.format.as_ref().map(|f| Format {
             format: f.format.clone(),
             encode: f.encode.clone(),
@@ -81,8 +79,22 @@ impl Session {
             .iter()
             .map(|i| (i.what.clone(), i.alias.as_ref().map_or_else(|| i.what.clone(), fold)))
             .collect();
+        let names: Vec<&str> =
+            columns.iter().map(|c| c.name.as_str()).chain(include.iter().map(|(_, name)| name.as_str())).collect();
+        let key = source_keys::primary_key(create, &names)?;
+        if !key.is_empty() && (create.watermark.is_some() || ttl.is_some()) {
+            return Err(source_keys::rows_that_change());
+        }
         let late_options = resolved.options.clone();
-        columns.extend(included_columns(create, &columns, &include, format.as_ref(), resolved, env.clock.clone())?);
+        columns.extend(included_columns(
+            create,
+            &columns,
+            (&include, &key),
+            format.as_ref(),
+            resolved,
+            env.clock.clone(),
+        )?);
+        source_keys::check_types(&columns, &key)?;
         for (i, column) in columns.iter().enumerate() {
             if columns[..i].iter().any(|c| c.name == column.name) {
                 return Err(Error::new(
@@ -103,8 +115,19 @@ impl Session {
         };
         let ttl = ttl.map(|ttl| ttl.of(&columns, watermark.as_ref().map(|w| w.column))).transpose()?;
         let late_table = None;
-        let mut source =
-            Source { columns, declared, include, watermark, options, secrets, format, late_table, ttl, connection };
+        let mut source = Source {
+            columns,
+            declared,
+            include,
+            watermark,
+            options,
+            secrets,
+            format,
+            late_table,
+            ttl,
+            connection,
+            key,
+        };
         if source.watermark.is_some() {
             source.late_table = self.late_table(create, &source.columns, &late_options)?;
         }
@@ -118,7 +141,8 @@ fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
         .iter()
         .enumerate()
         .map(|(i, column)| {
-            if let Some(option) = column.options.first() {
+            let mut options = column.options.iter().filter(|option| !source_keys::is_key(option));
+            if let Some(option) = options.next() {
                 return Err(Error::unsupported(format!(
                     "{} on column \"{}\" of a source is not supported",
                     option.option, column.name
@@ -133,7 +157,7 @@ fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
 fn included_columns(
     create: &CreateSource,
     declared: &[Column],
-    include: &[(String, String)],
+    (include, key): (&[(String, String)], &[usize]),
     format: Option<&Format>,
     resolved: Resolved,
     clock: Arc<dyn Clock>,
@@ -142,6 +166,7 @@ fn included_columns(
         name: create.name.to_string(),
         columns: columns_schema(declared),
         include: include.to_vec(),
+        key: key.to_vec(),
         options: EventTime::split(&resolved.options)?.1,
         secrets: resolved.secrets,
         format: format.map(definitions::format_spec),

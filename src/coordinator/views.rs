@@ -315,7 +315,7 @@ pub(super) fn keeps_columns(before: &Object, after: &Object) -> Result<()> {
 /// A source, or a view that hands on the rows of one and never takes any back.
 fn is_endless(catalog: &Catalog, object: &Object) -> bool {
     match &object.kind {
-        ObjectKind::Source(_) => true,
+        ObjectKind::Source(source) => source.key.is_empty(),
         ObjectKind::MaterializedView(view) if view.append_only => {
             object.depends_on.iter().filter_map(|oid| catalog.get(*oid)).any(|input| is_endless(catalog, input))
         }

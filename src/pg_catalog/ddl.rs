@@ -174,6 +174,10 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
     {
         lines.push(format!("WATERMARK FOR {} AS {}", quote_ident(&column.name), watermark.expr));
     }
+    if !source.key.is_empty() {
+        let names = source.key.iter().filter_map(|at| source.columns.get(*at)).map(|c| quote_ident(&c.name));
+        lines.push(format!("PRIMARY KEY ({})", names.collect::<Vec<_>>().join(", ")));
+    }
     let mut text = format!("CREATE SOURCE {name}");
     if !lines.is_empty() {
         text.push_str(&format!(" (\n    {}\n)", lines.join(",\n    ")));
@@ -183,8 +187,8 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
             source.include.iter().map(|(what, column)| format!("{what} AS {}", quote_ident(column))).collect();
         text.push_str(&format!("\nINCLUDE {}", include.join(", ")));
     }
-    let connection = source.connection.and_then(|oid| catalog.get(oid)).map(|c| ("connection".into(), c.name.clone()));
-    let beside = connection.into_iter().chain(ttl_options(source.ttl, &source.columns));
+    let beside =
+        connection_option(catalog, source.connection).into_iter().chain(ttl_options(source.ttl, &source.columns));
     let options: Vec<_> = source.options.iter().cloned().chain(beside).collect();
     text.push_str(&format!("\n{}", with_secrets(catalog, &options, &source.secrets)));
     text.push_str(&format_clause(source.format.as_ref()));
@@ -198,11 +202,18 @@ fn create_sink(catalog: &Catalog, object: &Object, name: &str, sink: &Sink) -> S
         Some(relation) if sink.emit == Emit::Changes => format!("\nFROM {relation}"),
         _ => format!(" AS\n{query}{}", emit(sink.emit)),
     };
+    let options: Vec<_> = sink.options.iter().cloned().chain(connection_option(catalog, sink.connection)).collect();
     format!(
         "CREATE SINK {name}{body}\n{}{}",
-        with_secrets(catalog, &sink.options, &sink.secrets),
+        with_secrets(catalog, &options, &sink.secrets),
         format_clause(sink.format.as_ref())
     )
+}
+
+/// How an object names the connection by which it works.
+fn connection_option(catalog: &Catalog, connection: Option<Oid>) -> Option<(String, String)> {
+    let connection = catalog.get(connection?)?;
+    Some(("connection".into(), connection.name.clone()))
 }
 
 fn create_pipeline(catalog: &Catalog, object: &Object, name: &str, pipeline: &Pipeline) -> String {

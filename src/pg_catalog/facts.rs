@@ -88,6 +88,8 @@ pub struct SinkFact {
     pub delivered_epoch: Option<Epoch>,
     pub epochs_behind: u64,
     pub rows: i64,
+    pub failures: i64,
+    pub next_attempt: Option<i64>,
     pub pending_rows: i64,
     pub pending_bytes: i64,
     pub error: Option<String>,

@@ -207,6 +207,7 @@ fn clicks() -> Object {
         column(4, "file", SqlType::Text),
     ];
     let source = Source {
+        key: vec![],
         columns,
         declared: 3,
         include: vec![("file".into(), "file".into())],
@@ -252,8 +253,11 @@ fn sample() -> Catalog {
         emit: Emit::Changes,
         columns: totals.columns.clone(),
         append_only: false,
+        key: None,
+        identity: String::new(),
         options: vec![("connector".into(), "blackhole".into())],
         secrets: vec![],
+        connection: None,
         format: None,
         fingerprint: String::new(),
     };

@@ -131,7 +131,8 @@ fn sink_rows(ctx: &SystemContext, rows: &mut Rows) {
             rows, oid: object.oid, schema_name: schema, name: name,
             connector: ddl::option(&sink.options, "connector"), state: state,
             delivered_epoch: fact.delivered_epoch.map(|e| e as i64), epochs_behind: fact.epochs_behind as i64,
-            rows: fact.rows, pending_rows: fact.pending_rows, pending_bytes: fact.pending_bytes, error: fact.error,
+            rows: fact.rows, pending_rows: fact.pending_rows, pending_bytes: fact.pending_bytes, failures: fact.failures,
+            next_attempt: fact.next_attempt, error: fact.error,
         );
     }
 }

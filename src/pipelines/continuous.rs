@@ -7,17 +7,13 @@
 //!
 //! An epoch that is delivered again, after a crash, is known by that row (in another system by `tidemark.progress`), and left out.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use datafusion::arrow::array::{RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::row::{OwnedRow, RowConverter, SortField};
 use tidemark_catalog::{Object, columns_schema};
 use tidemark_common::connector::{Sink, SinkWriter};
-use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
+use tidemark_common::{Delta, Epoch, Error, Net, Oid, Result, SqlState};
 use tidemark_connectors::load::{Counts, Deletes, LoadRun, Strategy};
 
 use super::history;
@@ -69,15 +65,15 @@ impl SinkWriter for Writer {
     async fn deliver(&mut self, epoch: Epoch, changes: Vec<Delta>) -> Result<()> {
         let stopping = || Error::new(SqlState::AdminShutdown, "the server is shutting down");
         let db = self.database.upgrade().ok_or_else(stopping)?;
-        let changed = net(&self.schema, changes)?;
-        let delivered = self.load(&db, epoch, &changed).await;
+        let net = Net::of(&self.schema, &changes)?;
+        let delivered = self.load(&db, epoch, &net).await;
         db.pipelines.delivered(&db, self.pipeline, delivered.as_ref().err());
         delivered
     }
 }
 
 impl Writer {
-    async fn load(&self, db: &Arc<Database>, epoch: Epoch, changed: &Net) -> Result<()> {
+    async fn load(&self, db: &Arc<Database>, epoch: Epoch, net: &Net) -> Result<()> {
         let definition = Definition::of(&db.moment().catalog, self.pipeline)?;
         let name = definition.object.name.clone();
         let mut session = Session::internal(db, &format!("pipeline {name}"))?;
@@ -93,14 +89,14 @@ impl Writer {
         for target in &there {
             let id = format!("{}-{}-{epoch}", self.pipeline, definition.pipeline.since);
             let run = LoadRun { id, target: target.name.clone(), payload: None, dry: false, anew: false };
-            let rows = changed.of(target)?;
+            let rows = changed(net, target)?;
             let loaded = async |session: &mut Session| session.load_changed(target, rows, Some(run)).await;
             counts = counts.plus(&session.in_own_transaction(loaded).await?);
         }
         let mut tries = 0;
         loop {
             session.script("BEGIN").await?;
-            let done = self.load_here(&mut session, &here, changed, (&name, epoch), counts).await;
+            let done = self.load_here(&mut session, &here, net, (&name, epoch), counts).await;
             if session.block_done(done, &mut tries).await?.is_some() {
                 return Ok(());
             }
@@ -112,63 +108,28 @@ impl Writer {
         &self,
         session: &mut Session,
         targets: &[Arc<Object>],
-        changed: &Net,
+        net: &Net,
         (name, epoch): (&str, Epoch),
         mut counts: Counts,
     ) -> Result<()> {
         for target in targets {
-            counts = counts.plus(&session.load_changed(target, changed.of(target)?, None).await?);
+            counts = counts.plus(&session.load_changed(target, changed(net, target)?, None).await?);
         }
         history::loaded(session, self.pipeline, name, epoch, &counts).await
     }
 }
 
-/// An epoch's changes: rows that are there after it and were not, and the other way round.
-struct Net {
-    schema: SchemaRef,
-    come: RecordBatch,
-    gone: Option<RecordBatch>,
-}
-
-impl Net {
-    /// What there is to do in this target.
-    fn of(&self, target: &Object) -> Result<Changed> {
-        let load = load_of(target)?;
-        let deletes = load.is_some_and(|load| load.deletes != Deletes::Ignore);
-        let gone = match (&self.gone, deletes) {
-            (Some(gone), true) => Some(vec![gone.clone()]),
-            // Nothing goes: and what does not come stays, too.
-            (None, true) => Some(Vec::new()),
-            (_, false) => None,
-        };
-        Ok(Changed { schema: self.schema.clone(), come: vec![self.come.clone()], gone })
-    }
-}
-
-fn net(schema: &SchemaRef, changes: Vec<Delta>) -> Result<Net> {
-    let batches: Vec<RecordBatch> = changes
-        .iter()
-        .map(|delta| Ok(RecordBatch::try_new(schema.clone(), delta.batch.columns().to_vec())?))
-        .collect::<Result<_>>()?;
-    let all = concat_batches(schema, &batches)?;
-    if changes.iter().all(|delta| delta.weights.is_none()) {
-        return Ok(Net { schema: schema.clone(), come: all, gone: None });
-    }
-    let weights = changes.iter().flat_map(|delta| (0..delta.batch.num_rows()).map(|row| delta.weight(row)));
-    let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-    let converter = RowConverter::new(fields)?;
-    let rows = converter.convert_columns(all.columns())?;
-    let mut sums: HashMap<OwnedRow, (u32, i64)> = HashMap::new();
-    for (row, weight) in weights.enumerate() {
-        sums.entry(rows.row(row).owned()).or_insert((row as u32, 0)).1 += weight;
-    }
-    let mut sums: Vec<(u32, i64)> = sums.into_values().collect();
-    sums.sort_unstable();
-    let repeated = |sign: i64| {
-        let rows = sums.iter().flat_map(|(row, weight)| std::iter::repeat_n(*row, (weight * sign).max(0) as usize));
-        take_record_batch(&all, &UInt32Array::from_iter_values(rows))
+/// What there is to do in this target after an epoch.
+fn changed(net: &Net, target: &Object) -> Result<Changed> {
+    let load = load_of(target)?;
+    let deletes = load.is_some_and(|load| load.deletes != Deletes::Ignore);
+    let gone = match (&net.weights, deletes) {
+        (Some(_), true) => Some(vec![net.gone()?]),
+        // Nothing goes: and what does not come stays, too.
+        (None, true) => Some(Vec::new()),
+        (_, false) => None,
     };
-    Ok(Net { schema: schema.clone(), come: repeated(1)?, gone: Some(repeated(-1)?) })
+    Ok(Changed { schema: net.batch.schema(), come: vec![net.come()?], gone })
 }
 
 /// Whether the query's changes can be loaded into the target.

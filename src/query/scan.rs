@@ -71,6 +71,18 @@ impl Scans for StoredRows {
         }
         let mut relation = stored_relation(catalog, object)?;
         let scan: Arc<dyn RelationScan> = match &object.kind {
+            ObjectKind::Source(source) if !source.key.is_empty() => {
+                let rows = definitions::source_rows(object, source)?;
+                let rows = rows.ok_or_else(|| Error::internal("a source with a key has no rows"))?;
+                Arc::new(CollectionScan {
+                    snapshot: self.moment.snapshot.clone(),
+                    name: relation.name.clone(),
+                    own: None,
+                    key: rows.key,
+                    indexes: rows.indexes,
+                    collection: rows.collection,
+                })
+            }
             ObjectKind::Source(source) => {
                 let def = definitions::source(object, source, catalog, &self.environment)?;
                 let positions = source_positions(&self.moment.snapshot, object.oid)?;
@@ -133,6 +145,10 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
                 relation.constraints = Some(Constraints::new_unverified(vec![constraint]));
             }
             relation.indexed.extend(table.unique.iter().filter_map(|key| key.columns.first().copied()));
+        }
+        ObjectKind::Source(source) if !source.key.is_empty() => {
+            relation.schema = definitions::source_schema(object);
+            relation.key = Some(source.key.clone());
         }
         ObjectKind::Source(source) => {
             relation.append_only = true;

@@ -200,7 +200,9 @@ impl SystemFacts for Facts {
                 delivered_epoch: Some(sink.delivered_epoch),
                 epochs_behind: sink.pending_epochs,
                 rows: sink.delivered_rows as i64,
-                pending_rows: 0,
+                failures: sink.failures as i64,
+                next_attempt: sink.next_attempt,
+                pending_rows: sink.pending_rows as i64,
                 pending_bytes: sink.pending_bytes as i64,
                 error: sink.error.clone(),
             })

@@ -190,6 +190,10 @@ impl<'a> Key<'a> {
     }
 
     /// What waits for a sink after `epoch`.
+    pub fn outbox_of(sink: Oid, epoch: Epoch) -> Span {
+        Key::Outbox { sink, epoch, seq: 0 }.encode()..Self::outbox_after(sink, epoch).start
+    }
+
     pub fn outbox_after(sink: Oid, epoch: Epoch) -> Span {
         let whole = Self::outbox(sink);
         match epoch.checked_add(1) {

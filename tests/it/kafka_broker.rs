@@ -8,7 +8,9 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -36,6 +38,12 @@ pub struct Record {
 impl Record {
     pub fn new(partition: i32, value: impl Into<Vec<u8>>) -> Self {
         Self { partition, value: Some(value.into()), ..Self::default() }
+    }
+
+    /// `key value`, `-` for what is not there.
+    pub fn line(&self) -> String {
+        let value = self.value.as_ref().map_or("-".into(), |value| String::from_utf8_lossy(value));
+        format!("{} {value}", self.key.as_deref().unwrap_or("-"))
     }
 }
 
@@ -113,6 +121,15 @@ impl Kafka {
         .unwrap();
     }
 
+    /// All that is committed, by partition, each in its order.
+    pub async fn read(&self, topic: &str) -> Vec<Record> {
+        let mut config = self.config();
+        config.set("group.id", "reader").set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = config.set("enable.auto.commit", "false").create().unwrap();
+        let topic = topic.to_string();
+        tokio::task::spawn_blocking(move || read(&consumer, &topic)).await.unwrap()
+    }
+
     /// Texts into partition 0.
     pub async fn send_texts(&self, topic: &str, texts: &[&str]) {
         self.send(topic, texts.iter().map(|text| Record::new(0, *text)).collect()).await;
@@ -139,6 +156,35 @@ pub fn send(producer: &BaseProducer, topic: &str, records: &[Record]) {
         producer.send(sent).map_err(|(error, _)| error).unwrap();
         producer.poll(Duration::ZERO);
     }
+}
+
+fn read(consumer: &BaseConsumer, topic: &str) -> Vec<Record> {
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let (mut records, mut ended) = (Vec::new(), 0);
+    while ended < list.count() {
+        match consumer.poll(PATIENCE).expect("a broker that answers") {
+            Ok(message) => {
+                let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+                let header = |h: Header<'_, &[u8]>| (h.key.to_string(), h.value.unwrap_or(b"null").to_vec());
+                records.push(Record {
+                    partition: message.partition(),
+                    key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: headers.map(header).collect(),
+                    timestamp: message.timestamp().to_millis(),
+                });
+            }
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    records.sort_by_key(|record| record.partition); // stable
+    records
 }
 
 fn spawn(ports: [u16; 2], dir: &std::path::Path) -> Child {

@@ -7,8 +7,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
-use tidemark_common::Delta;
 use tidemark_common::types::SqlType;
+use tidemark_common::{Delta, SystemClock};
 
 use super::sink::{FileSink, FileWriter};
 use super::store::Location;
@@ -33,10 +33,13 @@ fn sink_spec(dir: &TempDir, format: &str, more: &[(&str, &str)]) -> SinkSpec {
     SinkSpec {
         name: "out".to_string(),
         schema: schema(&columns()),
+        identity: "out-1".to_string(),
         append_only: true,
+        key: None,
         options: pairs(&options),
         secrets: Vec::new(),
         format: encode(format, &[]),
+        clock: Arc::new(SystemClock),
     }
 }
 

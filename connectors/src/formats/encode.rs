@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder as CsvWriterBuilder;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::arrow::error::ArrowError;
@@ -32,6 +32,11 @@ pub fn encode(format: &Format, batch: &RecordBatch) -> Result<Vec<u8>> {
 }
 
 fn csv(options: &CsvOptions, batch: &RecordBatch) -> Result<Vec<u8>> {
+    write_csv(options, &csv_columns(batch)?)
+}
+
+/// With columns that the CSV writer can write.
+pub(super) fn csv_columns(batch: &RecordBatch) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
@@ -39,7 +44,10 @@ fn csv(options: &CsvOptions, batch: &RecordBatch) -> Result<Vec<u8>> {
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);
     }
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+pub(super) fn write_csv(options: &CsvOptions, batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut builder = CsvWriterBuilder::new()
         .with_header(options.header)
         .with_delimiter(options.delimiter)
@@ -51,7 +59,7 @@ fn csv(options: &CsvOptions, batch: &RecordBatch) -> Result<Vec<u8>> {
         builder = builder.with_double_quote(false).with_escape(escape);
     }
     let mut writer = builder.build(Vec::new());
-    writer.write(&batch)?;
+    writer.write(batch)?;
     Ok(writer.into_inner())
 }
 
@@ -64,22 +72,29 @@ fn csv_column(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef> {
         }
         DataType::Interval(_) => interval_texts(column)?,
         other if other.is_nested() => {
-            let options = EncoderOptions::default().with_encoder_factory(Arc::new(Ours));
-            let mut encoder = make_encoder(field, column, &options)?;
-            let mut texts = Vec::with_capacity(column.len());
-            for row in 0..column.len() {
-                texts.push(if encoder.is_null(row) {
-                    None
-                } else {
-                    let mut out = Vec::new();
-                    encoder.encode(row, &mut out);
-                    Some(String::from_utf8(out).map_err(|e| Error::internal(e.to_string()))?)
-                });
+            let mut texts = StringBuilder::new();
+            for value in json_values(field, column)? {
+                let text = value.map(String::from_utf8).transpose();
+                texts.append_option(text.map_err(|e| Error::internal(e.to_string()))?);
             }
-            Arc::new(texts.into_iter().collect::<StringArray>())
+            Arc::new(texts.finish())
         }
         _ => column.clone(),
     })
+}
+
+/// Each value as JSON; `None`: it is NULL.
+pub(super) fn json_values(field: &FieldRef, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
+    let options = EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Ours));
+    let mut encoder = make_encoder(field, column, &options)?;
+    let value = |row: usize| {
+        (!encoder.is_null(row)).then(|| {
+            let mut out = Vec::new();
+            encoder.encode(row, &mut out);
+            out
+        })
+    };
+    Ok((0..column.len()).map(value).collect())
 }
 
 fn interval_texts(column: &ArrayRef) -> Result<ArrayRef> {

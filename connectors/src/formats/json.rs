@@ -185,7 +185,7 @@ impl JsonRecords {
             let mut value: Option<&[u8]> = None;
             // A record that is no object has been reported by arrow-json.
             let _scanned = json_scan::top_level(record, |key, text| {
-                if is_key(key, field.name()) {
+                if json_scan::is_key(key, field.name()) {
                     value = Some(text);
                 }
             });
@@ -205,15 +205,6 @@ impl JsonRecords {
 fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).expect("nulls of the schema's own types")
-}
-
-/// `written` may hold escapes.
-fn is_key(written: &[u8], name: &str) -> bool {
-    if !written.contains(&b'\\') {
-        return written == name.as_bytes();
-    }
-    let quoted = [b"\"", written, b"\""].concat();
-    serde_json::from_slice::<String>(&quoted).is_ok_and(|key| key == name)
 }
 
 fn record_error(error: &ArrowError) -> Error {

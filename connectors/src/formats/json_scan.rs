@@ -33,6 +33,37 @@ pub(super) fn top_level<'a>(object: &'a [u8], mut found: impl FnMut(&'a [u8], &'
     }
 }
 
+/// Calls `found` with the text of each item. `None` if this is not an array.
+pub(super) fn items<'a>(array: &'a [u8], mut found: impl FnMut(&'a [u8])) -> Option<()> {
+    let mut at = skip_blanks(array, 0);
+    if *array.get(at)? != b'[' {
+        return None;
+    }
+    at = skip_blanks(array, at + 1);
+    if *array.get(at)? == b']' {
+        return Some(());
+    }
+    loop {
+        let end = end_of_value(array, at)?;
+        found(&array[at..end]);
+        at = skip_blanks(array, end);
+        match array.get(at)? {
+            b',' => at = skip_blanks(array, at + 1),
+            b']' => return Some(()),
+            _ => return None,
+        }
+    }
+}
+
+/// Whether a key, which may be written with escapes, is this name.
+pub(super) fn is_key(written: &[u8], name: &str) -> bool {
+    if !written.contains(&b'\\') {
+        return written == name.as_bytes();
+    }
+    let quoted = [b"\"", written, b"\""].concat();
+    serde_json::from_slice::<String>(&quoted).is_ok_and(|key| key == name)
+}
+
 fn skip_blanks(text: &[u8], mut at: usize) -> usize {
     while text.get(at).is_some_and(u8::is_ascii_whitespace) {
         at += 1;

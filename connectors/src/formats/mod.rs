@@ -3,17 +3,21 @@
 //! ```text
 //!   bytes of a file ──cut into records──▶ wanted columns only ──parse by SqlType──▶ Chunk (good rows; bad ones named)
 //!   RecordBatch ──encode──▶ bytes of a file
+//!   changes ──envelope──▶ messages ──record_encode──▶ keys and values of a topic
 //! ```
 //!
 //! Text is the common ground: what a format cannot hold natively is read as text and parsed by [`text`], by the rules that
 //! Postgres has for the same type, so that a uuid or an interval means the same in CSV, JSON and Parquet.
 
 mod avro;
+pub(crate) mod changes;
 mod column;
 pub mod csv;
 pub mod encode;
+pub(crate) mod envelope;
 pub mod infer;
 pub mod json;
+pub(crate) mod json_path;
 mod json_scan;
 pub mod parquet;
 mod protobuf;

@@ -304,7 +304,7 @@ fn bytes(values: &StringArray, sql_type: &SqlType) -> Result<Parsed> {
     Ok(Parsed { array: Arc::new(builder.finish()), failures })
 }
 
-fn unhex(digits: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.as_bytes();
     if !digits.len().is_multiple_of(2) {
         return None;

@@ -11,6 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::statistics::Statistics;
 use tidemark_common::{Error, Hidden, Result};
 
@@ -19,6 +20,7 @@ use crate::options::Options;
 
 const PREFIX: &str = "properties.";
 const SERVERS: &str = "bootstrap.servers";
+pub(super) const TRANSACTIONS: &str = "transactional.id";
 
 /// Properties that are not the user's, and why.
 const OURS: [(&str, &str); 5] = [
@@ -30,8 +32,10 @@ const OURS: [(&str, &str); 5] = [
 ];
 
 /// What holds unless a property says otherwise.
-const DEFAULTS: [(&str, &str); 6] = [
-    ("client.id", "tidemark"),
+const DEFAULTS: [(&str, &str); 1] = [("client.id", "tidemark")];
+
+/// And for those who read.
+const READING: [(&str, &str); 5] = [
     ("isolation.level", "read_committed"),
     ("allow.auto.create.topics", "false"),
     ("statistics.interval.ms", "1000"),
@@ -40,6 +44,18 @@ const DEFAULTS: [(&str, &str); 6] = [
     // What is no longer there is told, not passed over.
     ("auto.offset.reset", "error"),
 ];
+
+/// And for those who write.
+const WRITING: [(&str, &str); 4] = [
+    // Of a key everything goes to the partition where a client in Java would put it.
+    ("partitioner", "murmur2_random"),
+    ("enable.idempotence", "true"),
+    ("queue.buffering.max.kbytes", "65536"),
+    ("compression.codec", "lz4"),
+];
+
+/// A property has two names in librdkafka.
+const SYNONYMS: [(&str, &str); 1] = [("compression.type", "compression.codec")];
 
 /// How long brokers may take to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,7 +83,12 @@ pub(super) struct ClientOptions(BTreeMap<String, Hidden>);
 
 impl ClientOptions {
     pub fn take(options: &mut Options) -> Result<Self> {
-        let this = Self(options.take_credentials(PREFIX));
+        let mut this = Self(options.take_credentials(PREFIX));
+        for (synonym, name) in SYNONYMS {
+            if let Some(value) = this.0.remove(synonym) {
+                this.0.insert(name.to_string(), value);
+            }
+        }
         if !this.0.contains_key(SERVERS) {
             return Err(Error::invalid("option \"properties.bootstrap.servers\" is missing")
                 .with_hint("Add properties.bootstrap.servers = 'host:9092' to WITH (..)."));
@@ -77,11 +98,11 @@ impl ClientOptions {
         }
         this.check_security()?;
         // librdkafka knows its properties, and what they may be.
-        this.config("check").create_native_config().map_err(|e| from_kafka(&e, "properties"))?;
+        this.config(&[]).create_native_config().map_err(|e| from_kafka(&e, "properties"))?;
         Ok(this)
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
+    pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(Hidden::reveal)
     }
 
@@ -123,23 +144,28 @@ impl ClientOptions {
         }
     }
 
-    fn config(&self, source: &str) -> ClientConfig {
+    fn config(&self, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
-        for (key, value) in DEFAULTS {
-            config.set(key, value);
+        for (key, value) in DEFAULTS.iter().chain(defaults) {
+            config.set(*key, *value);
         }
-        config.set("group.id", format!("tidemark-{source}"));
         for (key, value) in &self.0 {
             config.set(key, value.reveal());
         }
-        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+
+    fn reading(&self, group: &str) -> ClientConfig {
+        let group = [("group.id", group)];
+        let mut config = self.config(&READING.iter().chain(&group).copied().collect::<Vec<_>>());
+        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config
     }
 
     /// A client by these, named in the log after `source`.
     pub fn consumer(&self, source: &str, lag: &Arc<Lag>, purpose: Purpose) -> Result<BaseConsumer<Context>> {
-        let mut config = self.config(source);
+        let mut config = self.reading(&format!("tidemark-{source}"));
         if purpose != Purpose::Follow {
             config.set("enable.partition.eof", "true");
         }
@@ -147,6 +173,27 @@ impl ClientOptions {
             config.set("auto.offset.reset", "earliest");
         }
         let context = Context { source: source.to_string(), lag: Arc::clone(lag) };
+        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
+    }
+
+    /// A client that asks what a group has stored.
+    pub fn member(&self, sink: &str, group: &str) -> Result<BaseConsumer<Context>> {
+        let mut config = self.reading(group);
+        // What a transaction is about to store is waited for.
+        config.set("isolation.level", "read_committed");
+        let context = Context { source: sink.to_string(), lag: Arc::default() };
+        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
+    }
+
+    /// A client that sends; with `transactions`, all or nothing under that id.
+    pub fn producer(&self, sink: &str, transactions: Option<&str>) -> Result<BaseProducer<Sending>> {
+        let mut config = self.config(&WRITING);
+        if let Some(id) = transactions
+            && self.get(TRANSACTIONS).is_none()
+        {
+            config.set(TRANSACTIONS, id);
+        }
+        let context = Sending { sink: sink.to_string(), refused: Mutex::default() };
         config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
     }
 
@@ -198,13 +245,7 @@ pub(super) struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::error!(source = self.source, facility, "kafka: {message}");
-            }
-            RDKafkaLogLevel::Warning => tracing::warn!(source = self.source, facility, "kafka: {message}"),
-            _ => tracing::debug!(source = self.source, facility, "kafka: {message}"),
-        }
+        log(&self.source, level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -217,6 +258,51 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// What librdkafka tells of a client that sends.
+#[derive(Debug)]
+pub(super) struct Sending {
+    /// The sink, for the log.
+    sink: String,
+    /// The first record that could not be delivered, since it was asked last.
+    refused: Mutex<Option<KafkaError>>,
+}
+
+impl Sending {
+    pub fn refused(&self) -> Option<KafkaError> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Sending {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(&self.sink, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(sink = self.sink, %error, "kafka: {reason}");
+    }
+}
+
+impl ProducerContext for Sending {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.clone());
+        }
+    }
+}
+
+fn log(of: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::error!(of, facility, "kafka: {message}");
+        }
+        RDKafkaLogLevel::Warning => tracing::warn!(of, facility, "kafka: {message}"),
+        _ => tracing::debug!(of, facility, "kafka: {message}"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -253,10 +339,13 @@ mod tests {
     #[test]
     fn properties_come_before_defaults() {
         let options = take(&[("isolation.level", "read_uncommitted"), ("group.id", "g")]).unwrap();
-        let config = options.config("s");
+        let config = options.reading("s");
         assert_eq!(config.get("isolation.level"), Some("read_uncommitted"));
         assert_eq!(config.get("group.id"), Some("g"));
         assert_eq!(config.get("auto.offset.reset"), Some("error"));
+        assert_eq!(options.config(&WRITING).get("auto.offset.reset"), None);
+        let options = take(&[("compression.type", "zstd")]).unwrap();
+        assert_eq!(options.config(&WRITING).get("compression.codec"), Some("zstd"));
         assert_eq!(config.get("enable.auto.commit"), Some("false"));
     }
 }

@@ -8,6 +8,9 @@ pub(super) fn from_kafka(error: &KafkaError, what: &str) -> Error {
     if let KafkaError::ClientConfig(_, why, key, value) = error {
         return from_config(why, key, value);
     }
+    if let KafkaError::ClientCreation(why) = error {
+        return Error::invalid(format!("the options \"properties.*\" do not go together: {why}"));
+    }
     let Some(code) = error.rdkafka_error_code() else {
         return Error::new(SqlState::ConnectionException, format!("{what}: {error}"));
     };

@@ -42,6 +42,10 @@ impl Included {
         KNOWN.iter().find(|(known, _, _)| *known == word).map(|(_, _, included)| *included)
     }
 
+    pub fn name(self) -> &'static str {
+        KNOWN.iter().find(|(_, _, included)| *included == self).map_or("", |(word, _, _)| word)
+    }
+
     /// The column for records of one partition.
     pub fn column(self, records: &[&BorrowedMessage<'_>]) -> ArrayRef {
         match self {

@@ -5,6 +5,8 @@
 //!         ─ partition 1 ─┼─ poll ─▶ records of a partition ─▶ decode ──┼─▶ SourceBatch, lane "1" ─┼─▶ bounded channel ─▶ driver
 //!         ─ partition 2 ─┘                                             └─▶ SourceBatch, lane "2" ─┘
 //!   new partitions, new topics ──Discovery──▶ the worker that has the fewest
+//!
+//!   outbox ─▶ an epoch's changes ──envelope──▶ messages ──Sender──▶ one transaction with the epoch's number ──▶ topic
 //! ```
 //!
 //! A source has all partitions of its topics itself: it assigns them and takes part in no group, so no rebalance can take one
@@ -18,10 +20,14 @@ mod included;
 mod options;
 mod position;
 mod reader;
+mod sink;
+mod sink_options;
 mod source;
 mod stored;
 mod topics;
+mod transaction;
 mod worker;
 
 pub use connection::{KafkaConnection, check};
+pub(crate) use sink::open as open_sink;
 pub(crate) use source::{infer, open};

@@ -12,6 +12,7 @@ use tidemark_common::{Clock, Error, Result, SqlState};
 use super::client::ClientOptions;
 use super::included::{Included, known};
 use super::topics::Topics;
+use crate::formats::changes::{ChangeDecoder, ChangeFormat};
 use crate::formats::record::RecordFormat;
 use crate::formats::text;
 use crate::options::{OnError, Options};
@@ -31,7 +32,6 @@ pub(super) enum Startup {
     Offsets(BTreeMap<i32, i64>),
 }
 
-#[derive(Debug)]
 pub(super) struct KafkaOptions {
     pub name: String,
     pub client: ClientOptions,
@@ -43,11 +43,20 @@ pub(super) struct KafkaOptions {
     pub rows_per_second: Option<f64>,
     pub on_error: OnError,
     pub format: RecordFormat,
+    /// The primary key, if there is one.
+    pub key: Key,
+    pub changes: Option<ChangeDecoder>,
     pub included: Vec<Included>,
     pub declared: SchemaRef,
     /// The declared columns and the included.
     pub schema: SchemaRef,
     pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaSource").field("name", &self.name).field("topics", &self.topics).finish_non_exhaustive()
+    }
 }
 
 impl KafkaOptions {
@@ -57,9 +66,22 @@ impl KafkaOptions {
                 .with_hint("Declare them, or take them from the data: CREATE SOURCE name (*) WITH (..)."));
         }
         let schema = with_include(&spec, &known())?;
-        let included = spec.include.iter().filter_map(|(what, _)| Included::of(what)).collect();
-        let (client, topics, format) = where_and_what(&mut options, spec.format.as_ref())?;
+        let included: Vec<Included> = spec.include.iter().filter_map(|(what, _)| Included::of(what)).collect();
+        let (client, topics, format, changes) = where_and_what(&mut options, spec.format.as_ref())?;
         format.check(&spec.columns)?;
+        let key = Key::of(&spec, &included);
+        let changes = changes.map(|changes| {
+            if spec.key.is_empty() {
+                let format = spec.format.as_ref().map(|f| f.format.as_str()).unwrap_or_default();
+                return Err(Error::new(
+                    SqlState::InvalidTableDefinition,
+                    format!("FORMAT {format} is for a source with a PRIMARY KEY: by it rows are put and deleted"),
+                )
+                .with_hint("CREATE SOURCE name (id BIGINT PRIMARY KEY, ..)"));
+            }
+            changes.decoder(&spec.columns, key.declared.clone())
+        });
+        let changes = changes.transpose()?;
         let startup = startup(&mut options)?;
         let bounded = options.bool("bounded")?.unwrap_or(false);
         let discovery = options.duration("discovery_interval")?.unwrap_or(DISCOVERY);
@@ -76,6 +98,8 @@ impl KafkaOptions {
             rows_per_second,
             on_error,
             format,
+            key,
+            changes,
             included,
             declared: spec.columns,
             schema,
@@ -84,15 +108,35 @@ impl KafkaOptions {
     }
 }
 
+/// The columns of a primary key.
+#[derive(Debug, Default)]
+pub(super) struct Key {
+    /// By position among those declared.
+    pub declared: Vec<usize>,
+    pub included: Vec<Included>,
+}
+
+impl Key {
+    fn of(spec: &SourceSpec, included: &[Included]) -> Self {
+        let declared = spec.columns.fields().len();
+        let (here, beside): (Vec<usize>, Vec<usize>) = spec.key.iter().partition(|at| **at < declared);
+        Self { declared: here, included: beside.into_iter().map(|at| included[at - declared]).collect() }
+    }
+}
+
 /// The options that say which records there are and how to read them.
 pub(super) fn where_and_what(
     options: &mut Options,
     format: Option<&FormatSpec>,
-) -> Result<(ClientOptions, Topics, RecordFormat)> {
+) -> Result<(ClientOptions, Topics, RecordFormat, Option<ChangeFormat>)> {
     let client = ClientOptions::take(options)?;
     let topics = Topics::take(options)?;
-    let format = RecordFormat::choose(format, options, topics.names())?;
-    Ok((client, topics, format))
+    let changes = ChangeFormat::choose(format, options)?;
+    let records = match &changes {
+        Some(changes) => RecordFormat::Json(changes.json.clone()),
+        None => RecordFormat::choose(format, options, topics.names())?,
+    };
+    Ok((client, topics, records, changes))
 }
 
 /// In the words of RisingWave and of Flink.

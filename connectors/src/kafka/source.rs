@@ -78,7 +78,11 @@ impl Source for KafkaSource {
 
 /// The columns that the schema names, or else those that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
-    let (client, topics, format) = where_and_what(&mut options, format)?;
+    let (client, topics, format, changes) = where_and_what(&mut options, format)?;
+    if changes.is_some_and(|changes| !changes.is_of_rows()) {
+        return Err(Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
+            .with_hint("Declare the columns."));
+    }
     if let Some(columns) = format.columns().await? {
         return Ok(columns);
     }

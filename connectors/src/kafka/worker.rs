@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
-use tidemark_common::{Error, Result};
+use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
 use super::client::Context;
@@ -24,8 +24,9 @@ use super::included::Included;
 use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
+use crate::formats::changes::{ChangeDecoder, KeyValue};
 use crate::formats::record::RecordDecoder;
-use crate::formats::{Bad, Failures, assemble, registry};
+use crate::formats::{Failures, assemble, registry};
 use crate::options::OnError;
 use crate::wanted::Wanted;
 use crate::{Positions, SourceBatch};
@@ -216,26 +217,33 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         return Ok(None);
     }
     let bytes = records.iter().map(|record| record.payload_len() + record.key_len()).sum();
+    let positions = Positions::from([(assigned.lane.to_string(), assigned.position.to_string())]);
+    let read = SourceBatch {
+        lane: Arc::clone(&assigned.lane),
+        batch: RecordBatch::new_empty(Arc::clone(&shared.wanted.schema)),
+        places: None,
+        positions,
+        bytes,
+        dropped: 0,
+        changes: None,
+        unfinished: false,
+    };
+    if let Some(decoder) = &shared.options.changes {
+        return changed(shared, decoder, assigned, &records, read).map(Some);
+    }
     let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
-    let (columns, failures) = columns(shared, &payloads)?;
+    let (columns, mut failures) = columns(shared, &payloads)?;
+    failures.extend(null_keys(shared, &columns, &records));
     let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
-        return Err(bad_record(bad, &assigned.partition, records[bad.record].offset()));
+        return Err(bad_record(&bad.reason, &assigned.partition, records[bad.record].offset()));
     }
     if !chunk.bad.is_empty() {
         records = chunk.good_records().into_iter().map(|record| records[record as usize]).collect();
     }
     let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
-    Ok(Some(SourceBatch {
-        lane: Arc::clone(&assigned.lane),
-        batch,
-        places: Some(records.iter().map(|record| record.offset() as u64).collect()),
-        positions: Positions::from([(assigned.lane.to_string(), assigned.position.to_string())]),
-        bytes,
-        dropped: chunk.bad.len() as u64,
-        changes: None,
-        unfinished: false,
-    }))
+    let places = Some(records.iter().map(|record| record.offset() as u64).collect());
+    Ok(Some(SourceBatch { batch, places, dropped: chunk.bad.len() as u64, ..read }))
 }
 
 /// Waits for a schema registry that is away, as for a broker: for as long as somebody wants the records.
@@ -251,8 +259,46 @@ fn columns(shared: &Shared, payloads: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>
     }
 }
 
-fn bad_record(bad: &Bad, partition: &Partition, offset: i64) -> Error {
-    bad.reason
+/// As [`decoded`], of records that say what became of rows.
+fn changed(
+    shared: &Shared,
+    decoder: &ChangeDecoder,
+    assigned: &Assigned,
+    records: &[&BorrowedMessage<'_>],
+    read: SourceBatch,
+) -> Result<SourceBatch> {
+    let pairs: Vec<KeyValue<'_>> = records.iter().map(|record| (record.key(), record.payload())).collect();
+    let changed = decoder.rows(&pairs)?;
+    if let (OnError::Fail, Some((record, reason))) = (shared.options.on_error, changed.failures.first()) {
+        return Err(bad_record(reason, &assigned.partition, records[*record].offset()));
+    }
+    let of_rows: Vec<&BorrowedMessage<'_>> = changed.records.iter().map(|record| records[*record as usize]).collect();
+    let columns = shared.wanted.places.iter().map(|at| Arc::clone(&changed.columns[*at])).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(of_rows.len()));
+    let rows = RecordBatch::try_new_with_options(Arc::clone(&shared.wanted.decoded), columns, &options)?;
+    let batch = shared.wanted.batch(&rows, |included| included.column(&of_rows))?;
+    Ok(SourceBatch { batch, dropped: changed.failures.len() as u64, changes: Some(changed.changes), ..read })
+}
+
+/// Records whose rows would have no key.
+fn null_keys(shared: &Shared, columns: &[ArrayRef], records: &[&BorrowedMessage<'_>]) -> Failures {
+    let key = &shared.options.key;
+    let place = |at: &usize| shared.wanted.places.iter().position(|place| place == at);
+    let declared =
+        key.declared.iter().filter_map(|at| Some((shared.options.schema.field(*at), Arc::clone(&columns[place(at)?]))));
+    let included = key.included.iter().map(|included| (included.name(), included.column(records)));
+    let columns = declared.map(|(field, column)| (field.name().as_str(), column)).chain(included);
+    let nulls = columns.flat_map(|(name, column)| {
+        let null = move |row: &usize| column.is_null(*row);
+        let error =
+            move |row| (row, Error::new(SqlState::NotNullViolation, format!("\"{name}\" of the primary key is NULL")));
+        (0..records.len()).filter(null).map(error)
+    });
+    nulls.collect()
+}
+
+fn bad_record(reason: &Error, partition: &Partition, offset: i64) -> Error {
+    reason
         .clone()
         .context(format!("{partition}, offset {offset}"))
         .with_hint("Leave such records out: on_error = 'drop'.")

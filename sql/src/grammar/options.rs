@@ -7,6 +7,9 @@ use tidemark_common::{Error, Result};
 use super::cursor::Cursor;
 use crate::ast::{Format, SecretOptions, WithOptions};
 
+/// The option of a format that KEY ENCODE is.
+const KEY_ENCODE: &str = "key_encode";
+
 enum OptionValue {
     Text(String),
     /// `SECRET name`
@@ -143,7 +146,7 @@ fn text(c: &mut Cursor) -> Result<String> {
     Ok(text)
 }
 
-/// `FORMAT x ENCODE y [(...)]`, if it is next.
+/// `FORMAT x ENCODE y [(...)] [KEY ENCODE z]`, if it is next.
 pub(super) fn format(c: &mut Cursor) -> Result<Option<Format>> {
     if c.is(&["ENCODE"]) {
         return Err(c.unexpected("FORMAT").with_hint("Write FORMAT PLAIN ENCODE JSON: FORMAT comes first."));
@@ -158,7 +161,11 @@ pub(super) fn format(c: &mut Cursor) -> Result<Option<Format>> {
             .with_hint(format!("Write FORMAT {format} ENCODE JSON, or AVRO, PROTOBUF, CSV.")));
     }
     let encode = name(c, "an encoding", "Encodings are JSON, AVRO, PROTOBUF and CSV.")?;
-    let options = if *c.peek(0) == Token::LParen { parenthesized(c)? } else { WithOptions::new() };
+    let mut options = if *c.peek(0) == Token::LParen { parenthesized(c)? } else { WithOptions::new() };
+    if c.accept(&["KEY", "ENCODE"]) {
+        let key = name(c, "an encoding", "Encodings of keys are JSON, TEXT and BYTES.")?;
+        options.push((KEY_ENCODE.to_string(), key.to_lowercase()));
+    }
     Ok(Some(Format { format, encode, options }))
 }
 

@@ -1,0 +1,213 @@
+//! The rows of a source that has a primary key: what its records say becomes changes.
+//!
+//! ```text
+//!   records of an epoch, in order          rows before           changes
+//!
+//!   put    k=1 a=5 ─┐                      k=1 a=4               -(1, 4) +(1, 5)
+//!   put    k=2 a=7  ├─ last of each key ──▶ k=2 a=7   ──compare──▶  (nothing)
+//!   delete k=3     ─┘                      k=3 a=1               -(3, 1)
+//!   truncate ──▶ what was before it is void, and every row goes that is not put after it
+//! ```
+//!
+//! A record that comes again changes nothing. Nobody else writes these rows, so that there is no conflict to look for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use datafusion::arrow::compute::{concat_batches, interleave, take_record_batch};
+use tidemark_common::connector::{RowChanges, RowOp};
+use tidemark_common::{Delta, Error, Result, SqlState};
+use tidemark_storage::{KeyRange, Snapshot};
+
+use super::{Bytes, Table};
+
+/// Rows that are read at a time of a source that is emptied.
+const CHUNK: usize = 8192;
+
+/// What becomes of a key in this epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The row of the records.
+    Put(usize),
+    Gone,
+}
+
+/// Where the value of a cell is.
+#[derive(Debug, Clone, Copy)]
+enum Cell {
+    /// In a row of the records.
+    New(usize),
+    /// In the row that was there before the epoch.
+    Before,
+}
+
+/// The records of an epoch.
+struct Records {
+    rows: RecordBatch,
+    ops: Vec<RowOp>,
+    /// Of rows and columns.
+    kept: Vec<(usize, usize)>,
+}
+
+impl Records {
+    fn of(
+        schema: &datafusion::arrow::datatypes::SchemaRef,
+        parts: Vec<(RecordBatch, Option<RowChanges>)>,
+    ) -> Result<Self> {
+        let (mut ops, mut kept) = (Vec::new(), Vec::new());
+        for (rows, changes) in &parts {
+            let first = ops.len();
+            match changes {
+                None => ops.resize(first + rows.num_rows(), RowOp::Put),
+                Some(changes) => {
+                    ops.extend_from_slice(&changes.ops);
+                    kept.extend(changes.kept.iter().map(|(row, column)| (first + *row as usize, *column as usize)));
+                }
+            }
+            if ops.len() - first != rows.num_rows() {
+                return Err(Error::internal("a source has told of more or fewer changes than rows"));
+            }
+        }
+        Ok(Self { rows: concat_batches(schema, parts.iter().map(|(rows, _)| rows))?, ops, kept })
+    }
+}
+
+impl Table {
+    /// Takes an epoch's records of a source whose rows these are.
+    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, parts: Vec<(RecordBatch, Option<RowChanges>)>) -> Result<()> {
+        let schema = self.def.collection.schema().clone();
+        let records = Records::of(&schema, parts)?;
+        if records.ops.is_empty() {
+            return Ok(());
+        }
+        let keys = self.encode(&self.key, &self.def.key, &records.rows)?;
+        let mut fates: BTreeMap<&[u8], Fate> = BTreeMap::new();
+        let mut cells: HashMap<(usize, usize), Cell> = HashMap::new();
+        let mut kept = records.kept.iter().copied().peekable();
+        let mut is_emptied = false;
+        for (row, op) in records.ops.iter().enumerate() {
+            let mut own = Vec::new();
+            while let Some((_, column)) = kept.next_if(|(of, _)| *of == row) {
+                own.push(column);
+            }
+            if *op == RowOp::Truncate {
+                (is_emptied, fates) = (true, BTreeMap::new());
+                continue;
+            }
+            self.check_key(&records.rows, row)?;
+            let before = fates.insert(keys.row(row), if *op == RowOp::Put { Fate::Put(row) } else { Fate::Gone });
+            for column in own {
+                let cell = match before {
+                    Some(Fate::Put(earlier)) => cells.get(&(earlier, column)).copied().unwrap_or(Cell::New(earlier)),
+                    None if !is_emptied => Cell::Before,
+                    _ => return Err(self.nothing_to_keep(column)),
+                };
+                cells.insert((row, column), cell);
+            }
+        }
+        let wanted: Vec<&[u8]> = fates.keys().copied().collect();
+        let found = self.def.collection.get_rows(snapshot, &wanted)?;
+        let puts: Vec<(usize, Option<usize>)> = fates
+            .values()
+            .zip(&found.found)
+            .filter_map(|(fate, before)| match fate {
+                Fate::Put(row) => Some((*row, *before)),
+                Fate::Gone => None,
+            })
+            .collect();
+        let added = self.merged(&records.rows, &found.batch, &puts, &cells)?;
+        let removed = match is_emptied {
+            true => self.all_rows(snapshot)?,
+            false => found.batch,
+        };
+        self.change(removed, added)
+    }
+
+    fn check_key(&self, rows: &RecordBatch, row: usize) -> Result<()> {
+        let Some(null) = self.def.key.iter().find(|column| rows.column(**column).is_null(row)) else { return Ok(()) };
+        let schema = self.def.collection.schema();
+        Err(Error::new(
+            SqlState::NotNullViolation,
+            format!(
+                "null value in column \"{}\" of the primary key of source \"{}\"",
+                schema.field(*null).name(),
+                self.def.name
+            ),
+        ))
+    }
+
+    fn nothing_to_keep(&self, column: usize) -> Error {
+        let schema = self.def.collection.schema();
+        let name = schema.field(column).name();
+        Error::new(
+            SqlState::DataCorrupted,
+            format!(
+                "a record of source \"{}\" keeps the value of column \"{name}\" of a row that is not there",
+                self.def.name
+            ),
+        )
+        .with_hint(
+            "The source must have begun with all rows: read the topic from its beginning, or take a snapshot again.",
+        )
+    }
+
+    /// The rows that are put: those of the records, in which some cells are taken from others. `puts`: a row of `new`, and the one of
+    /// `before` with its key.
+    fn merged(
+        &self,
+        new: &RecordBatch,
+        before: &RecordBatch,
+        puts: &[(usize, Option<usize>)],
+        cells: &HashMap<(usize, usize), Cell>,
+    ) -> Result<RecordBatch> {
+        if cells.is_empty() {
+            let rows = UInt32Array::from_iter_values(puts.iter().map(|(row, _)| *row as u32));
+            return Ok(take_record_batch(new, &rows)?);
+        }
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(new.num_columns());
+        for column in 0..new.num_columns() {
+            let place = |(row, old): &(usize, Option<usize>)| match cells.get(&(*row, column)) {
+                None => Ok((0, *row)),
+                Some(Cell::New(row)) => Ok((0, *row)),
+                Some(Cell::Before) => old.map(|old| (1, old)).ok_or_else(|| self.nothing_to_keep(column)),
+            };
+            let places = puts.iter().map(place).collect::<Result<Vec<_>>>()?;
+            columns.push(match places.is_empty() {
+                true => new_null_array(new.column(column).data_type(), 0),
+                false => interleave(&[new.column(column), before.column(column)], &places)?,
+            });
+        }
+        Ok(RecordBatch::try_new(new.schema(), columns)?)
+    }
+
+    fn all_rows(&self, snapshot: &Arc<Snapshot>) -> Result<RecordBatch> {
+        let mut scan = self.def.collection.scan(snapshot, None, &KeyRange::full(), CHUNK)?;
+        let mut all = Vec::new();
+        while let Some(rows) = scan.next_delta()? {
+            all.push(rows.batch);
+        }
+        Ok(concat_batches(self.def.collection.schema(), &all)?)
+    }
+
+    /// Notes what goes and what comes, without rows that do both.
+    fn change(&mut self, removed: RecordBatch, added: RecordBatch) -> Result<()> {
+        let (old, new) = (self.row.encode(removed.columns())?, self.row.encode(added.columns())?);
+        let before: HashMap<Bytes, usize> = (0..removed.num_rows()).map(|row| (old.row(row).into(), row)).collect();
+        let same: Vec<Option<usize>> = (0..added.num_rows()).map(|row| before.get(new.row(row)).copied()).collect();
+        let mut stays = vec![false; removed.num_rows()];
+        same.iter().flatten().for_each(|row| stays[*row] = true);
+        let rows = |keep: &dyn Fn(usize) -> bool, n: usize| {
+            UInt32Array::from_iter_values((0..n).filter(|row| keep(*row)).map(|row| row as u32))
+        };
+        let removed = take_record_batch(&removed, &rows(&|row| !stays[row], stays.len()))?;
+        let added = take_record_batch(&added, &rows(&|row| same[row].is_none(), same.len()))?;
+        if removed.num_rows() > 0 {
+            self.changes.push(Delta::deletes(removed));
+        }
+        if added.num_rows() > 0 {
+            self.changes.push(Delta::inserts(added));
+        }
+        Ok(())
+    }
+}
