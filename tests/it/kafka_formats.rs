@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Instance, start};
 use crate::kafka_broker::{Kafka, Record};
+use crate::kafka_sink::sink;
 use crate::registry::Registry;
 
 /// `CREATE SOURCE name columns` over a topic; `format` stands after FORMAT PLAIN ENCODE.
@@ -308,4 +309,50 @@ async fn schemas_from_files() {
     }
     let missing = source("bad", "(*)", "avro_raw", "", "AVRO (schema.location = 'file:///no/such.avsc')");
     refused(&instance, &missing, "58P01", "/no/such.avsc").await;
+}
+
+#[tokio::test]
+async fn what_a_sink_writes_a_source_reads() {
+    let kafka = Kafka::shared();
+    let mut instance = start().await;
+    let mut registry = Registry::start().await;
+    instance
+        .run("CREATE TABLE t (id INT PRIMARY KEY, name TEXT, amount NUMERIC(9,2), at TIMESTAMPTZ, u UUID, tags TEXT[])")
+        .await;
+    let values = "(1, 'a', -1.50, '2024-01-01 10:00:00.123456+00', '0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9', '{x,y}'), (2, NULL, NULL, NULL, NULL, '{}')";
+    instance.run(&format!("INSERT INTO t VALUES {values}")).await;
+    let (avro, columns) =
+        (avro(&registry), "(id INT, name TEXT, amount NUMERIC(9,2), at TIMESTAMPTZ, u UUID, tags TEXT[])");
+    let protobuf = format!("PROTOBUF (message = 'shop.T', schema.registry = '{}')", registry.url());
+    for (name, encode, declared) in [("as_avro", &avro, "(*)"), ("as_proto", &protobuf, columns)] {
+        kafka.topic(name, 1).await;
+        instance.run(&sink(kafka, &format!("to_{name}"), "FROM t", name, "", &format!("UPSERT ENCODE {encode}"))).await;
+        instance.run(&source(name, declared, name, ", on_error = 'drop'", encode)).await;
+        instance.run(&format!("CREATE MATERIALIZED VIEW of_{name} AS SELECT * FROM {name}")).await;
+        let expected = [
+            "1 a -1.50 2024-01-01 10:00:00.123456+00 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9 {x,y}",
+            "2 NULL NULL NULL NULL {}",
+        ];
+        instance.wait_for(&format!("SELECT * FROM of_{name} ORDER BY id"), &expected).await;
+    }
+    // While it is away rows wait; a tombstone is no record of the schema.
+    registry.go_away().await;
+    instance.server.kill_and_restart().await.unwrap();
+    instance.run("UPDATE t SET name = 'b' WHERE id = 2").await;
+    instance.run("DELETE FROM t WHERE id = 1").await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    registry.come_back().await;
+    for name in ["as_avro", "as_proto"] {
+        instance
+            .wait_for(&format!("SELECT id, name FROM of_{name} ORDER BY id, name"), &["1 a", "2 b", "2 NULL"])
+            .await;
+        let bad = format!("SELECT bad_rows FROM tidemark.sources WHERE name = '{name}'");
+        instance.wait_for(&bad, &["1"]).await;
+    }
+    let other = "AS SELECT id::text AS id, name, amount, at, u, tags FROM t";
+    let format = format!("PLAIN ENCODE {}", avro.replace(')', ", force_append_only = 'true')"));
+    refused(&instance, &sink(kafka, "other", other, "as_avro", "", &format), "42P17", "subject \"as_avro-value\"")
+        .await;
+    let odd = "AS SELECT id AS \"the id\" FROM t";
+    refused(&instance, &sink(kafka, "odd", odd, "as_avro", "", &format), "42602", "the id").await;
 }

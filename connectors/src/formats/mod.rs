@@ -24,7 +24,7 @@ mod protobuf;
 pub(crate) mod record;
 pub(crate) mod record_encode;
 pub(crate) mod registry;
-mod schema_encode;
+pub(crate) mod schema_encode;
 mod schema_source;
 pub mod text;
 

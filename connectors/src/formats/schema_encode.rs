@@ -8,9 +8,7 @@ use super::protobuf::ProtobufFormat;
 use super::record_encode::RecordEncoder;
 use crate::options::Options;
 
-/// For rows of these columns that go to `topic`; `None` if `encode` has no schema. Asks nobody yet: the schema is registered with the
-/// first rows, which blocks.
-#[allow(dead_code, reason = "sinks come with the change beside this one")]
+/// For rows of these columns that go to `topic`; `None` if `encode` has no schema. Asks nobody yet.
 pub(crate) fn schema_encoder(
     encode: &str,
     columns: &SchemaRef,

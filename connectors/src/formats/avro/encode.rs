@@ -15,7 +15,7 @@ use crate::formats::column::as_text;
 use crate::formats::record_encode::RecordEncoder;
 use crate::formats::registry::{Lookup, Registry, SchemaKind, frame};
 
-/// Encodes rows, each after the id of their schema, which is registered with the first.
+/// Encodes rows, each after the id of their schema.
 pub(crate) struct AvroEncoder {
     registry: Arc<Registry>,
     subject: String,
@@ -49,6 +49,10 @@ impl RecordEncoder for AvroEncoder {
             Ok(Some(out))
         };
         (0..batch.num_rows()).map(one).collect()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.id().map(drop)
     }
 }
 

@@ -37,7 +37,7 @@ struct Framed {
 }
 
 impl Framed {
-    /// Registers the schema with the first rows, and blocks.
+    /// Registers the schema if it is not, and blocks.
     fn id(&self) -> Result<u32> {
         if let Some(id) = self.id.get() {
             return Ok(*id);
@@ -77,6 +77,10 @@ impl RecordEncoder for ProtobufEncoder {
             Ok(Some(out))
         };
         (0..batch.num_rows()).map(one).collect()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.framed.as_ref().map_or(Ok(()), |framed| framed.id().map(drop))
     }
 }
 
