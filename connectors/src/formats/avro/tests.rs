@@ -297,6 +297,23 @@ fn every_avro_type_is_a_column() {
     }
 }
 
+/// Thirty records of which each has the next one twice.
+#[test]
+fn few_types_are_no_billions_of_columns() {
+    let mut of = "\"int\"".to_string();
+    for n in 0..30 {
+        let fields = format!("{{\"name\": \"a\", \"type\": {of}}}, {{\"name\": \"b\", \"type\": \"N{n}\"}}");
+        let fields = if n == 0 {
+            fields.replace("\"N0\"", "\"int\"")
+        } else {
+            fields.replace(&format!("N{n}"), &format!("N{}", n - 1))
+        };
+        of = format!("{{\"type\": \"record\", \"name\": \"N{n}\", \"fields\": [{fields}]}}");
+    }
+    let found = columns_of(&record_of(&format!("{{\"name\": \"c\", \"type\": {of}}}")));
+    assert!(found[0].contains("is too large"), "{found:?}");
+}
+
 #[test]
 fn columns_are_held_against_the_schema() {
     let text = record_of(

@@ -3,7 +3,7 @@
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
-use super::schema::{Id, Leaf, Node, Schema};
+use super::schema::{Field, Id, Leaf, Node, Schema};
 use crate::formats::column::Kind;
 
 impl Leaf {
@@ -45,32 +45,49 @@ impl Leaf {
     }
 }
 
+/// Types within the type of one column: few that refer to each other can stand for billions.
+const MOST_TYPES: usize = 10_000;
+const DEEPEST: usize = 50;
+
 /// The type of the columns for such values. Fails on those that have none: unions of several types, types that contain themselves.
 pub(super) fn sql_type(schema: &Schema, id: Id) -> Result<SqlType> {
-    within(schema, id, &mut Vec::new())
+    Walk { schema, around: Vec::new(), met: 0 }.of(id)
 }
 
-fn within(schema: &Schema, id: Id, around: &mut Vec<Id>) -> Result<SqlType> {
-    let id = schema.without_null(id);
-    let nothing = |what: &str| Err(Error::unsupported(format!("{} {what}", schema.name(id))));
-    if around.contains(&id) {
-        return nothing("contains itself: no column has such a type");
-    }
-    around.push(id);
-    let sql_type = match schema.node(id) {
-        Node::Null | Node::Union(_) => return nothing("is the type of no column"),
-        Node::Leaf(leaf) => leaf.sql_type(),
-        Node::Enum(_) => SqlType::Text,
-        Node::Array(items) => SqlType::Array(Box::new(within(schema, *items, around)?)),
-        Node::Map(values) => SqlType::Map(Box::new(SqlType::Text), Box::new(within(schema, *values, around)?)),
-        Node::Record(record) => {
-            let one = |field: &super::schema::Field| {
-                let sql_type = within(schema, field.node, around);
-                Ok((field.name.clone(), sql_type.map_err(|e| e.context(format!("field \"{}\"", field.name)))?))
-            };
-            SqlType::Struct(record.fields.iter().map(one).collect::<Result<_>>()?)
+struct Walk<'a> {
+    schema: &'a Schema,
+    around: Vec<Id>,
+    met: usize,
+}
+
+impl Walk<'_> {
+    fn of(&mut self, id: Id) -> Result<SqlType> {
+        let schema = self.schema;
+        let id = schema.without_null(id);
+        let nothing = |what: &str| Err(Error::unsupported(format!("{} {what}", schema.name(id))));
+        if self.around.contains(&id) {
+            return nothing("contains itself: no column has such a type");
         }
-    };
-    around.pop();
-    Ok(sql_type)
+        self.met += 1;
+        if self.met > MOST_TYPES || self.around.len() >= DEEPEST {
+            return nothing("is too large for the type of a column");
+        }
+        self.around.push(id);
+        let sql_type = match schema.node(id) {
+            Node::Null | Node::Union(_) => return nothing("is the type of no column"),
+            Node::Leaf(leaf) => leaf.sql_type(),
+            Node::Enum(_) => SqlType::Text,
+            Node::Array(items) => SqlType::Array(Box::new(self.of(*items)?)),
+            Node::Map(values) => SqlType::Map(Box::new(SqlType::Text), Box::new(self.of(*values)?)),
+            Node::Record(record) => {
+                let one = |field: &Field| {
+                    let sql_type = self.of(field.node);
+                    Ok((field.name.clone(), sql_type.map_err(|e| e.context(format!("field \"{}\"", field.name)))?))
+                };
+                SqlType::Struct(record.fields.iter().map(one).collect::<Result<_>>()?)
+            }
+        };
+        self.around.pop();
+        Ok(sql_type)
+    }
 }

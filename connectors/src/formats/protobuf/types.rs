@@ -45,55 +45,70 @@ pub(super) fn kind(of: &Of) -> Option<Kind> {
     })
 }
 
+/// Types within the type of one column: few messages that refer to each other can stand for billions.
+const MOST_TYPES: usize = 10_000;
+const DEEPEST: usize = 50;
+
 /// The type of the column for a field. Fails on messages that contain themselves, or nothing.
 pub(super) fn sql_type(field: &FieldDescriptor) -> Result<SqlType> {
-    of_field(field, &mut Vec::new())
+    Walk::default().field(field)
 }
 
-fn of_field(field: &FieldDescriptor, around: &mut Vec<String>) -> Result<SqlType> {
-    if field.is_map()
-        && let Of::Message(entry) = field.kind()
-    {
-        let key = of_kind(&entry.map_entry_key_field().kind(), around)?;
-        let value = of_kind(&entry.map_entry_value_field().kind(), around)?;
-        return Ok(SqlType::Map(Box::new(key), Box::new(value)));
-    }
-    let one = of_kind(&field.kind(), around).map_err(|error| error.context(format!("field \"{}\"", field.name())))?;
-    Ok(if field.is_list() { SqlType::Array(Box::new(one)) } else { one })
+#[derive(Default)]
+struct Walk {
+    around: Vec<String>,
+    met: usize,
 }
 
-fn of_kind(of: &Of, around: &mut Vec<String>) -> Result<SqlType> {
-    Ok(match of {
-        Of::Bool => SqlType::Boolean,
-        Of::Int32 | Of::Sint32 | Of::Sfixed32 => SqlType::Integer,
-        Of::Uint32 | Of::Fixed32 | Of::Int64 | Of::Sint64 | Of::Sfixed64 => SqlType::BigInt,
-        Of::Uint64 | Of::Fixed64 => SqlType::Numeric(Some((20, 0))),
-        Of::Float => SqlType::Real,
-        Of::Double => SqlType::Double,
-        Of::String | Of::Enum(_) => SqlType::Text,
-        Of::Bytes => SqlType::Bytea,
-        Of::Message(message) => match well_known(message) {
-            Some(WellKnown::Timestamp) => SqlType::TimestampTz,
-            Some(WellKnown::Duration) => SqlType::Interval,
-            Some(WellKnown::Wrapper(field)) => of_kind(&field.kind(), around)?,
-            None => of_message(message, around)?,
-        },
-    })
-}
+impl Walk {
+    fn field(&mut self, field: &FieldDescriptor) -> Result<SqlType> {
+        if field.is_map()
+            && let Of::Message(entry) = field.kind()
+        {
+            let key = self.kind(&entry.map_entry_key_field().kind())?;
+            let value = self.kind(&entry.map_entry_value_field().kind())?;
+            return Ok(SqlType::Map(Box::new(key), Box::new(value)));
+        }
+        let one = self.kind(&field.kind()).map_err(|error| error.context(format!("field \"{}\"", field.name())))?;
+        Ok(if field.is_list() { SqlType::Array(Box::new(one)) } else { one })
+    }
 
-fn of_message(message: &MessageDescriptor, around: &mut Vec<String>) -> Result<SqlType> {
-    let name = message.full_name().to_string();
-    let nothing =
-        |what: &str| Err(Error::unsupported(format!("message {name} contains {what}: no column has such a type")));
-    if around.contains(&name) {
-        return nothing("itself");
+    fn kind(&mut self, of: &Of) -> Result<SqlType> {
+        self.met += 1;
+        Ok(match of {
+            Of::Bool => SqlType::Boolean,
+            Of::Int32 | Of::Sint32 | Of::Sfixed32 => SqlType::Integer,
+            Of::Uint32 | Of::Fixed32 | Of::Int64 | Of::Sint64 | Of::Sfixed64 => SqlType::BigInt,
+            Of::Uint64 | Of::Fixed64 => SqlType::Numeric(Some((20, 0))),
+            Of::Float => SqlType::Real,
+            Of::Double => SqlType::Double,
+            Of::String | Of::Enum(_) => SqlType::Text,
+            Of::Bytes => SqlType::Bytea,
+            Of::Message(message) => match well_known(message) {
+                Some(WellKnown::Timestamp) => SqlType::TimestampTz,
+                Some(WellKnown::Duration) => SqlType::Interval,
+                Some(WellKnown::Wrapper(field)) => self.kind(&field.kind())?,
+                None => self.message(message)?,
+            },
+        })
     }
-    if message.fields().len() == 0 {
-        return nothing("nothing");
+
+    fn message(&mut self, message: &MessageDescriptor) -> Result<SqlType> {
+        let name = message.full_name().to_string();
+        let unfit = |why: &str| Err(Error::unsupported(format!("message {name} {why}: no column has such a type")));
+        if self.around.contains(&name) {
+            return unfit("contains itself");
+        }
+        if message.fields().len() == 0 {
+            return unfit("contains nothing");
+        }
+        if self.met > MOST_TYPES || self.around.len() >= DEEPEST {
+            return unfit("is too large");
+        }
+        self.around.push(name);
+        let fields = message.fields().map(|field| Ok((field.name().to_string(), self.field(&field)?)));
+        let fields = fields.collect::<Result<_>>()?;
+        self.around.pop();
+        Ok(SqlType::Struct(fields))
     }
-    around.push(name);
-    let fields = message.fields().map(|field| Ok((field.name().to_string(), of_field(&field, around)?)));
-    let fields = fields.collect::<Result<_>>()?;
-    around.pop();
-    Ok(SqlType::Struct(fields))
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use tidemark_common::{Result, SqlState};
+use tidemark_common::{Error, Result, SqlState};
 
 use super::{Fetched, Lookup, frame};
 use crate::formats::column::{Column, Rows};
@@ -11,6 +12,8 @@ use crate::formats::record::no_value;
 
 /// Schemas for which it is kept.
 const KEPT: usize = 10_000;
+/// After how long a registry is asked again for a schema that it does not know: one of several machines may not have heard of it yet.
+const NOT_YET: Duration = Duration::from_millis(500);
 
 /// `W`: made of a schema.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ impl<W> ById<W> {
         make: impl Fn(&Fetched) -> Result<W>,
         decode: impl Fn(&W, &[u8], &mut [Column]) -> Result<()>,
     ) -> Result<()> {
+        let mut unknown = HashMap::new();
         // Records of one schema mostly come together.
         let mut last: Option<(u32, Result<Arc<W>>)> = None;
         for record in records {
@@ -50,7 +54,7 @@ impl<W> ById<W> {
             };
             let made = match &last {
                 Some((same, made)) if *same == id => made,
-                _ => &last.insert((id, self.of(id, &make)?)).1,
+                _ => &last.insert((id, self.of(id, &make, &mut unknown)?)).1,
             };
             match made {
                 Ok(made) => rows.record(|columns| decode(made, body, columns)),
@@ -60,14 +64,25 @@ impl<W> ById<W> {
         Ok(())
     }
 
-    /// The outer error is everybody's, the inner that of the records of this schema.
-    fn of(&self, id: u32, make: &impl Fn(&Fetched) -> Result<W>) -> Result<Result<Arc<W>>> {
+    /// The outer error is everybody's, the inner that of the records of this schema. `unknown`: ids that the registry does not know.
+    fn of(
+        &self,
+        id: u32,
+        make: &impl Fn(&Fetched) -> Result<W>,
+        unknown: &mut HashMap<u32, Error>,
+    ) -> Result<Result<Arc<W>>> {
         if let Some(known) = self.made.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(known.clone());
         }
-        let fetched = match self.lookup.by_id(id) {
+        if let Some(error) = unknown.get(&id) {
+            return Ok(Err(error.clone()));
+        }
+        let fetched = match self.fetched(id, unknown.is_empty()) {
             Ok(fetched) => fetched,
-            Err(error) if error.state() == SqlState::UndefinedObject => return Ok(Err(error)),
+            Err(error) if error.state() == SqlState::UndefinedObject => {
+                unknown.insert(id, error.clone());
+                return Ok(Err(error));
+            }
             Err(error) => return Err(error),
         };
         let made = make(&fetched).map(Arc::new).map_err(|error| error.context(format!("schema {id}")));
@@ -77,5 +92,16 @@ impl<W> ById<W> {
         }
         all.insert(id, made.clone());
         Ok(made)
+    }
+
+    /// Waits only for the first that is unknown: damaged records name many.
+    fn fetched(&self, id: u32, may_wait: bool) -> Result<Arc<Fetched>> {
+        match self.lookup.by_id(id) {
+            Err(error) if may_wait && error.state() == SqlState::UndefinedObject => {
+                std::thread::sleep(NOT_YET);
+                self.lookup.by_id(id)
+            }
+            answer => answer,
+        }
     }
 }

@@ -43,11 +43,6 @@ impl Http {
         self.ask(Method::POST, path, Some(body.to_string()), what).await
     }
 
-    /// That a registry has said so before.
-    pub fn no_such(&self, what: &str) -> Error {
-        refusal(StatusCode::NOT_FOUND, &self.options.urls[0], what, "")
-    }
-
     async fn ask(&self, method: Method, path: &str, body: Option<String>, what: &str) -> Result<Value> {
         let (client, urls) = (self.client()?, &self.options.urls);
         let mut failed = Error::internal("nobody has been asked");

@@ -19,7 +19,7 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Value, json};
@@ -41,32 +41,19 @@ const MOST_REFERENCES: usize = 200;
 pub(crate) struct Registry {
     http: Http,
     known: RwLock<HashMap<u32, Arc<Fetched>>>,
-    /// Ids that nobody has ever had: damaged records name some.
-    unknown: RwLock<HashSet<u32>>,
 }
 
 impl Registry {
     pub fn new(options: RegistryOptions) -> Self {
-        Self { http: Http::new(options), known: RwLock::default(), unknown: RwLock::default() }
+        Self { http: Http::new(options), known: RwLock::default() }
     }
 
     pub async fn by_id(&self, id: u32) -> Result<Arc<Fetched>> {
         if let Some(known) = self.known(id) {
-            return known;
+            return Ok(known);
         }
-        match self.http.get(&format!("/schemas/ids/{id}"), &format!("schema {id}")).await {
-            Ok(answer) => self.keep(id, &answer).await,
-            Err(error) => {
-                if error.state() == SqlState::UndefinedObject {
-                    let mut unknown = self.unknown.write().unwrap_or_else(PoisonError::into_inner);
-                    if unknown.len() >= KEPT {
-                        unknown.clear();
-                    }
-                    unknown.insert(id);
-                }
-                Err(error)
-            }
-        }
+        let answer = self.http.get(&format!("/schemas/ids/{id}"), &format!("schema {id}")).await?;
+        self.keep(id, &answer).await
     }
 
     /// The latest version of a subject.
@@ -85,11 +72,8 @@ impl Registry {
     }
 
     /// What is known of an id without asking.
-    fn known(&self, id: u32) -> Option<Result<Arc<Fetched>>> {
-        if self.unknown.read().unwrap_or_else(PoisonError::into_inner).contains(&id) {
-            return Some(Err(self.http.no_such(&format!("schema {id}"))));
-        }
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().map(Ok)
+    fn known(&self, id: u32) -> Option<Arc<Fetched>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     async fn keep(&self, id: u32, answer: &Value) -> Result<Arc<Fetched>> {
@@ -176,7 +160,7 @@ impl Lookup {
     /// Blocks if it has to be asked for.
     pub fn by_id(&self, id: u32) -> Result<Arc<Fetched>> {
         if let Some(known) = self.registry.known(id) {
-            return known;
+            return Ok(known);
         }
         let registry = Arc::clone(&self.registry);
         self.wait(async move { registry.by_id(id).await })

@@ -106,7 +106,7 @@ async fn other_urls_and_other_times_are_tried() {
 
 #[tokio::test]
 async fn refusals_say_what_and_where() {
-    let (url, asked) = serve(|path, _| {
+    let (url, _) = serve(|path, _| {
         let status = path.rsplit('/').next().unwrap().parse().unwrap();
         (status, "{\"error_code\": 1, \"message\": \"its own words\"}".to_string())
     })
@@ -119,9 +119,6 @@ async fn refusals_say_what_and_where() {
         assert!(!format!("{error:?}").contains("verysecret"));
         assert_eq!(is_passing(&error), id == 500);
     }
-    let before = asked.load(Relaxed);
-    assert_eq!(registry.by_id(404).await.unwrap_err().code(), "42704");
-    assert_eq!(asked.load(Relaxed), before);
     let away = self::registry("http://127.0.0.1:1").latest("s").await.unwrap_err();
     assert!(is_passing(&away) && away.message().contains("subject \"s\""), "{away:?}");
 }
@@ -188,4 +185,31 @@ async fn a_schema_is_registered_with_the_first_rows() {
         assert_eq!(asked.load(Relaxed), times + 1);
     }
     assert!(schema_encoder("JSON", &schema, &mut Options::default(), &mut Options::default(), "t").unwrap().is_none());
+}
+
+/// One machine of several may not know yet what another has been given; a record without a schema stays one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unknown_is_asked_for_again() {
+    use crate::formats::column::{Rows, Scalar};
+
+    let (url, asked) = serve(|_, times| match times {
+        1 => (200, "{\"schema\": \"s\"}".to_string()),
+        _ => (404, "{\"error_code\": 40403, \"message\": \"Schema not found\"}".to_string()),
+    })
+    .await;
+    let by_id = ById::new(Lookup::new(&registry(&url)).unwrap());
+    let mut rows = Rows::new(&crate::testing::schema(&[("v", tidemark_common::types::SqlType::Text)])).unwrap();
+    let records: [&[u8]; 5] =
+        [&[0, 0, 0, 0, 7], &[0, 0, 0, 0, 8], &[0, 0, 0, 0, 9], &[0, 0, 0, 0, 8], &[0, 0, 0, 0, 7]];
+    let read = by_id.read(
+        &records.map(Some),
+        &mut rows,
+        |fetched| Ok(fetched.text.clone()),
+        |text, _, columns| columns[0].append(Scalar::Text(text)),
+    );
+    read.unwrap();
+    let (_, failures) = rows.finish().unwrap();
+    assert_eq!(failures.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1, 2, 3]);
+    // 7 twice, 8 twice, 9 once.
+    assert_eq!(asked.load(Relaxed), 5);
 }
