@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command beside a PostgreSQL of its own: fresh, in a temporary directory, superuser `tidemark`, no password.
-# The command finds it by PGHOST, PGPORT and PGUSER; PG_LISTEN=127.0.0.1 PG_PORT=.. opens TCP as well.
+# The command finds it by PGHOST, PGPORT and PGUSER; PG_LISTEN=127.0.0.1 PG_PORT=.. opens TCP as well. PG_CONF: more lines for its
+# postgresql.conf.
 #   scripts/postgres.sh psql -c 'SELECT version()' postgres
 set -euo pipefail
 
@@ -22,6 +23,7 @@ port = ${PG_PORT:-5432}
 unix_socket_directories = '$dir'
 timezone = 'UTC'
 fsync = ${PG_FSYNC:-off}
+${PG_CONF:-}
 CONF
 "${as[@]}" "$bin/pg_ctl" -D "$dir/data" -s -w -l "$dir/log" start
 

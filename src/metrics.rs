@@ -57,10 +57,15 @@ impl MetricsSource for DatabaseMetrics {
         let mut future =
             Metric::labelled_counter("tidemark_source_future_rows_total", "Rows of a source refused by max_future");
         let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");
+        let mut lag_bytes =
+            Metric::labelled_gauge("tidemark_source_lag_bytes", "Bytes that another system keeps for a source");
         for source in &status.sources {
             rows = rows.with(&[("source", &source.name)], source.rows as f64);
             late = late.with(&[("source", &source.name)], source.late_rows as f64);
             future = future.with(&[("source", &source.name)], source.future_rows as f64);
+            if let Some(kept) = source.lag_bytes {
+                lag_bytes = lag_bytes.with(&[("source", &source.name)], kept as f64);
+            }
             if let Some(waiting) = source.lag_rows {
                 lag = lag.with(&[("source", &source.name)], waiting as f64);
             }
@@ -72,7 +77,7 @@ impl MetricsSource for DatabaseMetrics {
             entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
             out = out.with(&[("job", &job.name)], job.rows_out as f64);
         }
-        metrics.extend([rows, late, future, lag, entries, out]);
+        metrics.extend([rows, late, future, lag, lag_bytes, entries, out]);
         metrics.extend(sink_metrics(&status.sinks));
         let catalog = self.db.moment().catalog;
         let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");

@@ -45,6 +45,11 @@ pub trait Source: Send + Sync + Debug {
     /// to see. Must not wait.
     fn committed(&self, _positions: &Positions) {}
 
+    /// The source has been dropped for good: what it keeps in the other system goes.
+    async fn dropped(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// True if no row can ever come after the last (a generator with a row count): the source then counts as finished
     /// when its reader ends.
     fn is_bounded(&self) -> bool;
@@ -58,6 +63,11 @@ pub trait SourceReader: Send {
 
     /// Rows known to wait behind what was delivered, if the system can tell.
     fn lag_rows(&self) -> Option<u64>;
+
+    /// Bytes that the other system keeps because no epoch has stored that they were read, if it can tell.
+    fn lag_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Some rows of one split, in order, and the positions after them.
@@ -89,7 +99,8 @@ pub struct RowChanges {
     /// One for each row.
     pub ops: Vec<RowOp>,
     /// Values that stay as they were (and are NULL in the batch), because the system does not repeat what has not changed: row and
-    /// column of the batch, ascending.
+    /// column of the batch, ascending. They are those of the row with the same key. Where there is none, the row has got another key:
+    /// they are those of the row that the Delete right before it, in the same batch, has deleted.
     pub kept: Vec<(u32, u32)>,
 }
 

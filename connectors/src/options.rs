@@ -44,6 +44,19 @@ impl Options {
         Ok(Self { secrets: secrets.iter().cloned().collect(), ..Self::new(pairs)? })
     }
 
+    /// Another spelling of an option. Where both are given it is this one that counts: the other is a connection's.
+    pub fn spelled(&mut self, other: &'static str, key: &'static str) {
+        self.known.push(other);
+        if let Some(value) = self.values.remove(other) {
+            self.secrets.remove(key);
+            self.values.insert(key.to_string(), value);
+        }
+        if let Some(secret) = self.secrets.remove(other) {
+            self.values.remove(key);
+            self.secrets.insert(key.to_string(), secret);
+        }
+    }
+
     /// An option that may be a secret.
     pub fn take_credential(&mut self, key: &'static str) -> Option<Hidden> {
         let plain = self.take(key).map(Hidden::new);

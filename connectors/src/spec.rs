@@ -12,6 +12,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Clock, Error, Hidden, Result, SqlState, nearest};
 
 use crate::options::Options;
+use crate::postgres::replication;
 use crate::{Sink, Source, blackhole, datagen, file, kafka, nexmark};
 
 /// A CREATE SOURCE, its types resolved.
@@ -55,7 +56,10 @@ pub struct SinkSpec {
     pub clock: Arc<dyn Clock>,
 }
 
-const SOURCES: [&str; 4] = ["datagen", "file", "kafka", "nexmark"];
+/// Where the schema of [`infer_columns`] names the primary key that comes with the columns: their positions, with commas between them.
+pub const KEY_METADATA: &str = "tidemark.key";
+
+const SOURCES: [&str; 5] = ["datagen", "file", "kafka", "nexmark", "postgres-cdc"];
 const SINKS: [&str; 3] = ["blackhole", "file", "kafka"];
 
 /// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
@@ -65,6 +69,7 @@ pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
         "datagen" => datagen::open(spec, options),
         "nexmark" => nexmark::open(spec, options),
         "kafka" => kafka::open(spec, options),
+        "postgres-cdc" => replication::open(spec, options),
         _ => file::open_source(spec, options),
     }
 }
@@ -91,6 +96,7 @@ pub async fn infer_columns(
             .with_hint("CREATE SOURCE name (id BIGINT, ..) WITH (connector = 'datagen', ..)")),
         "nexmark" => nexmark::infer(&mut parsed),
         "kafka" => kafka::infer(parsed, format).await,
+        "postgres-cdc" => replication::infer(parsed, format).await,
         _ => file::infer(parsed, format).await,
     }
 }

@@ -464,7 +464,8 @@ impl Driver {
             refused: source.samples.clone(),
             dropped: source.lanes.dropped,
             bytes: source.lanes.bytes,
-            lag_rows: source.lag_rows(),
+            lag_rows: source.lag().rows,
+            lag_bytes: source.lag().bytes,
         }
     }
 

@@ -52,12 +52,25 @@ pub(crate) struct QueueLimits {
 /// Called when a queue has something for the driver.
 pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
 
+/// What waits in the other system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lag {
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+}
+
+impl Lag {
+    fn of(reader: &dyn tidemark_common::connector::SourceReader) -> Self {
+        Self { rows: reader.lag_rows(), bytes: reader.lag_bytes() }
+    }
+}
+
 #[derive(Default)]
 struct QueueState {
     batches: VecDeque<SourceBatch>,
     rows: usize,
     bytes: usize,
-    lag_rows: Option<u64>,
+    lag: Lag,
     /// Set once the reader has nothing more: at its end, or failed.
     ended: Option<Result<()>>,
 }
@@ -65,12 +78,21 @@ struct QueueState {
 impl QueueState {
     /// Batches at the front after which no transaction is open; all, if it is open because the queue is too short for it.
     fn whole_batches(&self, limits: QueueLimits) -> usize {
-        let is_full = self.rows >= limits.rows || self.bytes >= limits.bytes || self.ended.is_some();
+        let is_full = self.rows >= limits.rows || self.bytes >= limits.bytes;
         match self.batches.iter().rposition(|batch| !batch.unfinished) {
             Some(last) => last + 1,
             None if is_full => self.batches.len(),
             None => 0,
         }
+    }
+
+    /// What there is of a transaction that was not read to its end goes: it will be read again.
+    fn end(&mut self, result: Result<()>) {
+        while let Some(half) = self.batches.pop_back_if(|batch| batch.unfinished) {
+            self.rows -= half.batch.num_rows();
+            self.bytes -= half.bytes;
+        }
+        self.ended = Some(result);
     }
 }
 
@@ -99,7 +121,7 @@ impl ReadAhead {
         let shared = state.clone();
         let task = runtime.spawn(async move {
             let result = read(&*source, &from, until.as_ref(), &projection, limits, &shared, &waker).await;
-            lock(&shared.0).ended = Some(result);
+            lock(&shared.0).end(result);
             waker();
         });
         Self { limits, state, task: task.abort_handle() }
@@ -135,9 +157,9 @@ impl ReadAhead {
         lock(&self.state.0).whole_batches(self.limits) > 0
     }
 
-    pub fn lag_rows(&self) -> Option<u64> {
+    pub fn lag(&self) -> Lag {
         let state = lock(&self.state.0);
-        state.lag_rows.map(|lag| lag + state.rows as u64)
+        Lag { rows: state.lag.rows.map(|lag| lag + state.rows as u64), ..state.lag }
     }
 
     /// How it ended, once everything it read has been taken.
@@ -175,8 +197,8 @@ async fn read(
             shared.1.notified().await;
         }
         let Ok(next) = tokio::time::timeout(LAG_IS_TOLD, reader.next()).await else {
-            let (mut state, lag) = (lock(&shared.0), reader.lag_rows());
-            if std::mem::replace(&mut state.lag_rows, lag) != lag {
+            let (mut state, lag) = (lock(&shared.0), Lag::of(&*reader));
+            if std::mem::replace(&mut state.lag, lag) != lag {
                 drop(state);
                 waker();
             }
@@ -187,7 +209,7 @@ async fn read(
             let mut state = lock(&shared.0);
             state.rows += batch.batch.num_rows();
             state.bytes += batch.bytes;
-            state.lag_rows = reader.lag_rows();
+            state.lag = Lag::of(&*reader);
             state.batches.push_back(batch);
         }
         waker();
@@ -375,8 +397,8 @@ impl SourceInput {
         !self.frozen && self.reader.as_ref().is_some_and(|r| r.has_batches() || news(r))
     }
 
-    pub fn lag_rows(&self) -> Option<u64> {
-        self.reader.as_ref().and_then(ReadAhead::lag_rows)
+    pub fn lag(&self) -> Lag {
+        self.reader.as_ref().map(ReadAhead::lag).unwrap_or_default()
     }
 
     /// This epoch's rows, bounded by `rows`. `into`: the table of its own rows, if it has a primary key, and none is left here; or

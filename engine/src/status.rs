@@ -89,6 +89,8 @@ pub struct SourceStatus {
     pub bytes: u64,
     /// Rows known to wait.
     pub lag_rows: Option<u64>,
+    /// That the other system keeps because they are not stored here yet.
+    pub lag_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -169,14 +169,14 @@ fn has_type(options: &[(String, String)], kind: &str) -> bool {
 pub fn of_connector(options: &mut WithOptions, catalog: &Catalog) -> Result<Option<Oid>> {
     let Some(at) = options.iter().position(|(key, _)| key == "connection") else { return Ok(None) };
     let (_, name) = options.remove(at);
-    if !options.iter().any(|(key, value)| key == "connector" && value.eq_ignore_ascii_case("kafka")) {
-        return Err(Error::invalid("option \"connection\" is for connector = 'kafka'"));
-    }
+    let connector = options.iter().find(|(key, _)| key == "connector").map(|(_, value)| value.to_lowercase());
     let connection = catalog.connection(&name)?;
-    if !is_kafka(connection) {
-        return Err(Error::invalid(format!("connection \"{name}\" is not of type kafka")));
+    match (connector.as_deref(), is_kafka(connection)) {
+        (Some("kafka"), true) | (Some("postgres-cdc"), false) => Ok(Some(connection.oid)),
+        (Some("kafka"), false) => Err(Error::invalid(format!("connection \"{name}\" is not of type kafka"))),
+        (Some("postgres-cdc"), true) => Err(Error::invalid(format!("connection \"{name}\" is not of type postgres"))),
+        _ => Err(Error::invalid("option \"connection\" is for connector = 'kafka' and 'postgres-cdc'")),
     }
-    Ok(Some(connection.oid))
 }
 
 /// Options with those of a connection; what is given in both is the object's own.

@@ -1,9 +1,11 @@
 //! PRIMARY KEY of a source: its rows are put and deleted by it.
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::Column;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_connectors::KEY_METADATA;
 use tidemark_sql::ast::CreateSource;
 
 use crate::session::fold;
@@ -50,6 +52,14 @@ pub(super) fn primary_key(create: &CreateSource, names: &[&str]) -> Result<Vec<u
         positions.push(at);
     }
     Ok(positions)
+}
+
+/// The key that came with the columns, where these were taken from the data.
+pub(super) fn found(schema: &Schema) -> Result<Vec<usize>> {
+    let positions = schema.metadata().get(KEY_METADATA).map(String::as_str).unwrap_or_default();
+    let position =
+        |text: &str| text.parse().map_err(|_| Error::internal(format!("\"{text}\" is no position of a key")));
+    positions.split(',').filter(|text| !text.is_empty()).map(position).collect()
 }
 
 pub(super) fn check_types(columns: &[Column], key: &[usize]) -> Result<()> {

@@ -64,11 +64,13 @@ impl Session {
             options: f.options.clone(),
         });
         let mut columns = declared_columns(create)?;
+        let mut found_key = Vec::new();
         if columns.is_empty() {
             let spec = format.as_ref().map(definitions::format_spec);
             let (_, options) = EventTime::split(&resolved.options)?;
             let inferred = tidemark_connectors::infer_columns(&options, &resolved.secrets, spec.as_ref()).await?;
             columns = columns_of(inferred.as_ref());
+            found_key = source_keys::found(inferred.as_ref())?;
             for column in &mut columns {
                 column.nullable = true;
             }
@@ -81,7 +83,10 @@ impl Session {
             .collect();
         let names: Vec<&str> =
             columns.iter().map(|c| c.name.as_str()).chain(include.iter().map(|(_, name)| name.as_str())).collect();
-        let key = source_keys::primary_key(create, &names)?;
+        let mut key = source_keys::primary_key(create, &names)?;
+        if key.is_empty() {
+            key = found_key;
+        }
         if !key.is_empty() && (create.watermark.is_some() || ttl.is_some()) {
             return Err(source_keys::rows_that_change());
         }

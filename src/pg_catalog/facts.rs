@@ -77,6 +77,7 @@ pub struct SourceFact {
     pub bad_rows: i64,
     /// How much is known to be there and not read yet.
     pub lag_rows: Option<i64>,
+    pub lag_bytes: Option<i64>,
     pub lag_seconds: Option<f64>,
     pub error: Option<String>,
 }

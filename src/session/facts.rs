@@ -167,6 +167,7 @@ impl SystemFacts for Facts {
                 future_rows: source.future_rows as i64,
                 bad_rows: source.dropped as i64,
                 lag_rows: source.lag_rows.map(|l| l as i64),
+                lag_bytes: source.lag_bytes.map(|l| l as i64),
                 lag_seconds: None,
                 error: source.error.clone(),
             })

@@ -54,6 +54,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::scalar::ScalarValue;
 use tidemark_catalog::Change;
+use tidemark_common::connector::Source;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::Parsed;
@@ -253,6 +254,7 @@ impl Session {
             return Ok(());
         }
         let builds: Vec<Oid> = transaction.created_jobs();
+        let dropped = transaction.dropped_sources(&self.db.environment);
         let mut commit = transaction.into_commit(&self.db.environment)?;
         if !commit.objects.is_empty() {
             commit.counters.push(self.db.oid_counter());
@@ -264,6 +266,7 @@ impl Session {
         });
         let changes_catalog = commit.catalog.is_some();
         self.db.engine.commit(commit).await?;
+        self.let_go(dropped).await;
         if changes_catalog {
             self.db.pipelines.news();
         }
@@ -286,6 +289,22 @@ impl Session {
                 let oids = guard.disarm();
                 self.db.drop_objects(oids).await?;
                 Err(error)
+            }
+        }
+    }
+
+    /// What dropped sources keep in other systems goes. They are gone whether or not it does.
+    async fn let_go(&mut self, dropped: Vec<Result<Arc<dyn Source>>>) {
+        for source in dropped {
+            let let_go = match source {
+                Ok(source) => source.dropped().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = let_go {
+                tracing::warn!(%error, "what a dropped source kept in another system is still there");
+                let hint = error.hint().map(str::to_string);
+                let message = error.to_string();
+                self.notices.push(Notice { severity: "WARNING", code: error.code(), message, detail: None, hint });
             }
         }
     }

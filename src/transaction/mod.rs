@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 pub use buffer::{OwnChanges, TableBuffer};
 use tidemark_catalog::{Catalog, Change, ObjectKind};
+use tidemark_common::connector::Source;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_engine::{Definition, Moment, Step, TableDef, Transaction as Commit};
 
@@ -247,6 +248,19 @@ impl Transaction {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Sources that were there before it, and that it drops; an error for those that cannot be opened.
+    pub fn dropped_sources(&self, env: &definitions::Environment) -> Vec<Result<Arc<dyn Source>>> {
+        let before = &self.moment.catalog;
+        let open = |step: &PlannedStep| {
+            let PlannedStep::Drop(oid) = step else { return None };
+            let object = before.get(*oid)?;
+            let ObjectKind::Source(source) = &object.kind else { return None };
+            let opened = definitions::source(object, source, before, env).map(|def| def.source);
+            Some(opened.map_err(|e| e.context(format_args!("source \"{}\"", object.name))))
+        };
+        self.steps.iter().filter_map(open).collect()
     }
 
     /// What the engine is to commit.

@@ -24,6 +24,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("axum", &[""]),
     ("clap", &[""]),
     ("object_store", &["connectors"]),
+    ("postgres-protocol", &["connectors"]),
     ("tokio-postgres", &["connectors", "sqllogictest"]),
     ("ring", &["catalog"]),
 ];

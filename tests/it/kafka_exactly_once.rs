@@ -107,6 +107,7 @@ async fn every_row_arrives_once() {
         }
     }
     quiet(&instance, rows).await;
+    assert_eq!(instance.value("SELECT late_rows FROM tidemark.sources WHERE name = 'events'").await, "0");
     let sum = rows * (rows + 1) / 2; // a sequence begins at 0 or 1: told apart below
     let seen = instance.value("SELECT n, distinct_ids, ids FROM seen").await;
     assert!(seen == format!("{rows} {rows} {sum}") || seen == format!("{rows} {rows} {}", sum - rows), "{seen}");

@@ -38,6 +38,7 @@ mod normalize_postgres;
 mod pgbench;
 mod pipelines;
 mod postgres;
+mod postgres_cdc;
 mod postgres_remote;
 mod psql;
 mod raw;

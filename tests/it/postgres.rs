@@ -15,10 +15,15 @@ pub struct Postgres {
 impl Postgres {
     /// Superuser `tidemark` without a password, database `postgres`.
     pub async fn start() -> Postgres {
+        Self::start_with("").await
+    }
+
+    /// With more lines of postgresql.conf.
+    pub async fn start_with(conf: &str) -> Postgres {
         let [port] = free_ports();
         let mut script = Command::new(repository().join("scripts/postgres.sh"));
-        let child = service(script.env("PG_LISTEN", "127.0.0.1").env("PG_PORT", port.to_string()));
-        Postgres { child, port }
+        script.env("PG_LISTEN", "127.0.0.1").env("PG_PORT", port.to_string()).env("PG_CONF", conf);
+        Postgres { child: service(&mut script), port }
     }
 
     pub async fn client(&self) -> tokio_postgres::Client {
@@ -34,6 +39,21 @@ impl Postgres {
 
     pub async fn value(&self, sql: &str) -> String {
         self.client().await.query_one(&format!("SELECT ({sql})::text"), &[]).await.unwrap().get(0)
+    }
+
+    /// Rows as text, columns a space apart, NULL as `NULL`.
+    pub async fn lines(&self, sql: &str) -> Vec<String> {
+        let client = self.client().await;
+        client.batch_execute("SET TimeZone = 'UTC'").await.unwrap();
+        let messages = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{e:?}: {sql}"));
+        let line = |row: &tokio_postgres::SimpleQueryRow| {
+            (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect::<Vec<_>>().join(" ")
+        };
+        let rows = messages.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(line(row)),
+            _ => None,
+        });
+        rows.collect()
     }
 
     /// How a user must prove who he is: a line for TCP, first of all.

@@ -67,11 +67,11 @@ pub(super) fn append(builder: &mut ColumnBuilder, bytes: &[u8]) -> Result<()> {
         Values::Float32(b) => b.append_value(f32::from_be_bytes(fixed(bytes)?)),
         Values::Float64(b) => b.append_value(f64::from_be_bytes(fixed(bytes)?)),
         Values::Decimal128 { values, precision, scale, unconstrained, exact } => {
-            let decimal = if *exact { exact_decimal(bytes, *scale)? } else { decimal(bytes)? };
+            let decimal = numeric::checked(decimal(bytes)?, *scale, *exact)?;
             values.append_value(numeric::to_i128(decimal, *precision, *scale, *unconstrained)?);
         }
         Values::Decimal256 { values, precision, scale, exact } => {
-            let decimal = if *exact { exact_decimal(bytes, *scale)? } else { decimal(bytes)? };
+            let decimal = numeric::checked(decimal(bytes)?, *scale, *exact)?;
             values.append_value(numeric::to_i256(decimal, *precision, *scale)?);
         }
         Values::Text(b, TextKind::Uuid) => b.append_value(uuid(fixed(bytes)?)),
@@ -108,19 +108,6 @@ fn decimal(bytes: &[u8]) -> Result<numeric::Decimal> {
         Some(Err(special)) => Err(text_in::numeric_special(special)),
         Some(Ok(decimal)) => Ok(decimal),
     }
-}
-
-/// The number, if `scale` digits after the point are all that it has.
-fn exact_decimal(bytes: &[u8], scale: i8) -> Result<numeric::Decimal> {
-    let decimal = decimal(bytes)?;
-    let zeros = decimal.digits.iter().rev().take_while(|d| **d == b'0').count() as i32;
-    if !decimal.digits.is_empty() && decimal.exponent + zeros < -i32::from(scale) {
-        return Err(Error::new(
-            SqlState::NumericValueOutOfRange,
-            format!("a numeric has more than {scale} digits after the point"),
-        ));
-    }
-    Ok(decimal)
 }
 
 fn uuid(bytes: [u8; 16]) -> String {

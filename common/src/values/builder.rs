@@ -88,7 +88,7 @@ impl ColumnBuilder {
         Ok(ColumnBuilder(Values::new(sql_type)?))
     }
 
-    /// Numbers in binary that would have to be rounded are refused from now on.
+    /// Numbers that would have to be rounded are refused from now on.
     pub fn refuse_rounding(&mut self) {
         match &mut self.0 {
             Values::Decimal128 { exact, .. } | Values::Decimal256 { exact, .. } => *exact = true,

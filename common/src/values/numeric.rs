@@ -116,6 +116,18 @@ fn unscaled(decimal: Decimal, precision: u8, scale: i8, unconstrained: bool) -> 
     })
 }
 
+/// The number; an error if it is to be `exact` and has more than `scale` digits after the point.
+pub(super) fn checked(decimal: Decimal, scale: i8, exact: bool) -> Result<Decimal> {
+    let zeros = decimal.digits.iter().rev().take_while(|d| **d == b'0').count() as i32;
+    if exact && !decimal.digits.is_empty() && decimal.exponent + zeros < -i32::from(scale) {
+        return Err(Error::new(
+            SqlState::NumericValueOutOfRange,
+            format!("a numeric has more than {scale} digits after the point"),
+        ));
+    }
+    Ok(decimal)
+}
+
 pub(super) fn to_i128(decimal: Decimal, precision: u8, scale: i8, unconstrained: bool) -> Result<i128> {
     let text = unscaled(decimal, precision, scale, unconstrained)?;
     text.parse().map_err(|_| Error::internal(format!("{text} does not fit 128 bits")))

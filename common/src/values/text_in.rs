@@ -21,11 +21,13 @@ pub(super) fn append(builder: &mut ColumnBuilder, text: &str, style: &Style) -> 
         Values::Oid(b) => b.append_value(oid(text)?),
         Values::Float32(b) => b.append_value(real(text)?),
         Values::Float64(b) => b.append_value(double(text)?),
-        Values::Decimal128 { values, precision, scale, unconstrained, .. } => {
-            values.append_value(numeric::to_i128(decimal(text)?, *precision, *scale, *unconstrained)?);
+        Values::Decimal128 { values, precision, scale, unconstrained, exact } => {
+            let decimal = numeric::checked(decimal(text)?, *scale, *exact)?;
+            values.append_value(numeric::to_i128(decimal, *precision, *scale, *unconstrained)?);
         }
-        Values::Decimal256 { values, precision, scale, .. } => {
-            values.append_value(numeric::to_i256(decimal(text)?, *precision, *scale)?);
+        Values::Decimal256 { values, precision, scale, exact } => {
+            let decimal = numeric::checked(decimal(text)?, *scale, *exact)?;
+            values.append_value(numeric::to_i256(decimal, *precision, *scale)?);
         }
         Values::Text(b, kind) => append_string(b, *kind, text)?,
         Values::Bytea(b) => b.append_value(bytea(text)?),

@@ -32,7 +32,7 @@ const OURS: [(&str, &str); 5] = [
 ];
 
 /// What holds unless a property says otherwise.
-const DEFAULTS: [(&str, &str); 1] = [("client.id", "tidemark")];
+const DEFAULTS: [(&str, &str); 2] = [("client.id", "tidemark"), ("reconnect.backoff.max.ms", "1000")];
 
 /// And for those who read.
 const READING: [(&str, &str); 5] = [
@@ -46,7 +46,9 @@ const READING: [(&str, &str); 5] = [
 ];
 
 /// And for those who write.
-const WRITING: [(&str, &str); 4] = [
+const WRITING: [(&str, &str); 5] = [
+    // A transaction that begins while the last one is being ended is put off for so long.
+    ("retry.backoff.ms", "10"),
     // Of a key everything goes to the partition where a client in Java would put it.
     ("partitioner", "murmur2_random"),
     ("enable.idempotence", "true"),
@@ -253,7 +255,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(source = self.source, %error, "kafka: {reason}");
+        tracing::debug!(source = self.source, %error, "kafka: {reason}");
     }
 }
 
@@ -280,7 +282,7 @@ impl ClientContext for Sending {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(sink = self.sink, %error, "kafka: {reason}");
+        tracing::debug!(sink = self.sink, %error, "kafka: {reason}");
     }
 }
 

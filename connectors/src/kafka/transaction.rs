@@ -33,6 +33,8 @@ use super::sink_options::KafkaSinkOptions;
 
 /// How long a full queue is waited for before it is tried again.
 const QUEUE_WAIT: Duration = Duration::from_millis(100);
+/// How long is waited for messages to be taken before it is looked again.
+const DRAIN_WAIT: Duration = Duration::from_millis(2);
 /// Of a transaction's end that did not come to one, but may if it is asked for again.
 const ATTEMPTS: usize = 5;
 
@@ -109,7 +111,7 @@ impl Sender {
     pub fn send(&self, epoch: Epoch, time: i64, messages: &[Outgoing], seen: &mut Option<String>) -> Result<()> {
         let Some(epochs) = &self.epochs else {
             self.produce(messages)?;
-            return self.flush();
+            return self.drain();
         };
         if messages.is_empty() {
             return Ok(());
@@ -117,6 +119,7 @@ impl Sender {
         let failed = |error| from_kafka(&error, &format!("sending epoch {epoch} to topic \"{}\"", self.topic));
         self.producer.begin_transaction().map_err(failed)?;
         self.produce(messages)?;
+        self.drain()?;
         let note = Note { checksum: checksum(messages), time, sender: epochs.sender.clone() };
         self.store(epochs, epoch, &note)?;
         self.commit().map_err(failed)?;
@@ -179,9 +182,14 @@ impl Sender {
         }
     }
 
-    fn flush(&self) -> Result<()> {
+    /// Until all messages have been taken or refused. `Producer::flush` waits for 100 ms at a time, whatever comes.
+    fn drain(&self) -> Result<()> {
         let failed = |error: KafkaError| from_kafka(&error, &format!("sending to topic \"{}\"", self.topic));
-        self.producer.flush(PATIENCE).map_err(failed)?;
+        let mut rounds = PATIENCE.as_millis() / DRAIN_WAIT.as_millis();
+        while self.producer.in_flight_count() > 0 {
+            rounds = rounds.checked_sub(1).ok_or_else(|| failed(KafkaError::Flush(Code::OperationTimedOut)))?;
+            self.producer.poll(DRAIN_WAIT);
+        }
         self.producer.context().refused().map_or(Ok(()), |error| Err(failed(error)))
     }
 }

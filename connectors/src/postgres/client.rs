@@ -160,7 +160,7 @@ async fn open(options: &PostgresOptions, steps: &mut Steps) -> Result<tokio_post
 }
 
 /// A stream of bytes to the server.
-async fn reach(options: &PostgresOptions, steps: &mut Steps) -> Result<Box<dyn Io>> {
+pub(super) async fn reach(options: &PostgresOptions, steps: &mut Steps) -> Result<Box<dyn Io>> {
     let failed = |why: String| Error::new(SqlState::ConnectionException, why);
     if options.is_socket() {
         let path = format!("{}/.s.PGSQL.{}", options.host, options.port);

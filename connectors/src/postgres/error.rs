@@ -47,7 +47,8 @@ const MAX_CODES: usize = 1000;
 
 static CODES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-fn state(code: &str) -> SqlState {
+/// Of any code that a server says.
+pub fn state(code: &str) -> SqlState {
     let mut codes = CODES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = codes.get(code) {
         return SqlState::Other(known);

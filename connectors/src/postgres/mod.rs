@@ -12,6 +12,8 @@
 //!
 //!   CREATE TABLE .. WITH (connection = ..) ──▶ TargetTable::settle: created, or compared with what is there
 //!   a load into it ──▶ Loading: RecordBatches ──COPY .. FROM STDIN BINARY──▶ staging ──the strategy's SQL──▶ the table
+//!
+//!   CREATE SOURCE .. WITH (connector = 'postgres-cdc') ──▶ replication: a table's rows, then its changes
 //! ```
 //!
 //! Architecture invariant: only this folder knows `tokio_postgres`. Whoever needs a connection takes a [`Client`], whoever
@@ -31,6 +33,7 @@ mod options;
 mod progress;
 mod pushdown;
 mod reading;
+pub(crate) mod replication;
 mod scan;
 mod table;
 mod tls;

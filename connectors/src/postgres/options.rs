@@ -74,33 +74,39 @@ impl PostgresOptions {
                 Error::invalid(format!("unknown type of connection \"{kind}\"")).with_hint("Known: kafka, postgres.")
             );
         }
-        let host = options.take("host").unwrap_or_else(|| "localhost".into());
-        let port = options.parse("port", "a port number")?.unwrap_or(5432);
-        let user = options.take("user");
-        let database = options.take("database");
-        let sslmode = ssl_mode(&mut options)?;
-        let parsed = Self {
-            host,
-            port,
+        let parsed = Self::take(&mut options)?;
+        options.finish()?;
+        parsed.complete()
+    }
+
+    /// Takes what says how to connect. What must be said is there only after [`Self::complete`].
+    pub fn take(options: &mut Options) -> Result<Self> {
+        Ok(Self {
+            host: options.take("host").unwrap_or_else(|| "localhost".into()),
+            port: options.parse("port", "a port number")?.unwrap_or(5432),
+            user: options.take("user").unwrap_or_default(),
+            database: options.take("database").unwrap_or_default(),
+            sslmode: ssl_mode(options)?,
             password: options.take_credential("password"),
-            sslmode,
             sslrootcert: options.take_credential("sslrootcert"),
             sslcert: options.take_credential("sslcert"),
             sslkey: options.take_credential("sslkey"),
-            connect_timeout: timeout(&mut options)?,
+            connect_timeout: timeout(options)?,
             application_name: options.take("application_name").unwrap_or_else(|| "tidemark".into()),
             options: options.take("options"),
-            numeric: numeric(&mut options)?,
-            database: String::new(),
-            user: String::new(),
-        };
-        options.finish()?;
-        let user = user
-            .ok_or_else(|| Error::invalid("option \"user\" is missing").with_hint("Add user = '..' to WITH (..)."))?;
-        let database = database.unwrap_or_else(|| user.clone());
-        let parsed = Self { user, database, ..parsed };
-        parsed.check_together()?;
-        Ok(parsed)
+            numeric: numeric(options)?,
+        })
+    }
+
+    pub fn complete(mut self) -> Result<Self> {
+        if self.user.is_empty() {
+            return Err(Error::invalid("option \"user\" is missing").with_hint("Add user = '..' to WITH (..)."));
+        }
+        if self.database.is_empty() {
+            self.database = self.user.clone();
+        }
+        self.check_together()?;
+        Ok(self)
     }
 
     fn check_together(&self) -> Result<()> {

@@ -1,8 +1,16 @@
 //! Rows over shards, and shards over threads.
+//!
+//! ```text
+//!   chunks  1 2 │ 3 4 5 │ 6      shard 0: 1 2 3      operators      gather: 1 2 3, 4 5 6
+//!                                shard 1: 4 5 6
+//! ```
+//!
+//! A shard has rows that follow each other, and what it gives stands behind what lower shards give: rows that nothing moves keep their
+//! order, and those of one key keep it through an exchange by that key. Sinks rely on it.
 
 use std::panic::resume_unwind;
 
-use tidemark_common::{Error, Result};
+use tidemark_common::{Delta, Error, Result};
 
 use crate::operators::Chunks;
 
@@ -11,7 +19,7 @@ const ROWS_PER_SLICE: usize = 8192;
 /// Below this, starting threads costs more than it gains.
 const ROWS_WORTH_THREADS: usize = 2048;
 
-/// Slices of the chunks, dealt to the shards in turn.
+/// Slices of the chunks, to each shard about as many that follow each other.
 pub fn distribute(chunks: Chunks, shards: usize) -> Vec<Chunks> {
     let mut dealt = vec![Chunks::new(); shards];
     if shards == 1 {
@@ -23,8 +31,12 @@ pub fn distribute(chunks: Chunks, shards: usize) -> Vec<Chunks> {
             .step_by(ROWS_PER_SLICE)
             .map(|start| delta.slice(start, ROWS_PER_SLICE.min(delta.num_rows() - start)))
     });
-    for (number, slice) in slices.enumerate() {
-        dealt[number % shards].push(slice);
+    let all: usize = chunks.iter().map(Delta::num_rows).sum();
+    let mut before = 0;
+    for slice in slices {
+        let middle = before + slice.num_rows() / 2;
+        before += slice.num_rows();
+        dealt[middle * shards / all].push(slice);
     }
     dealt
 }
@@ -55,4 +67,41 @@ pub fn map_shards<W: Send, T: Send>(
             jobs.map(|(shard, (worker, inputs))| scope.spawn(move || work(shard, worker, inputs))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn order_is_kept_and_work_shared() {
+        let chunk = |from: i64, rows: i64| {
+            let column: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + rows));
+            Delta::inserts(RecordBatch::try_from_iter([("n", column)]).unwrap())
+        };
+        for sizes in [&[5, 3, 1, 1][..], &[40_000], &[1], &[], &[0, 7, 0], &[10, 30_000, 2, 9000]] {
+            let mut from = 0;
+            let chunks: Chunks = sizes
+                .iter()
+                .map(|rows| {
+                    from += rows;
+                    chunk(from - rows, *rows)
+                })
+                .collect();
+            for shards in [1, 2, 3, 8] {
+                let dealt = distribute(chunks.clone(), shards);
+                let most = dealt.iter().map(|c| c.iter().map(Delta::num_rows).sum::<usize>()).max().unwrap();
+                assert!(most <= from as usize / shards + ROWS_PER_SLICE, "{sizes:?} over {shards}: {most}");
+                let together = gather(dealt);
+                let values =
+                    together.iter().flat_map(|c| c.batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+                assert!(values.eq(0..from), "{sizes:?} over {shards}");
+            }
+        }
+    }
 }

@@ -33,13 +33,22 @@ enum Fate {
     Gone,
 }
 
+impl Fate {
+    fn put(self) -> Option<usize> {
+        match self {
+            Fate::Put(row) => Some(row),
+            Fate::Gone => None,
+        }
+    }
+}
+
 /// Where the value of a cell is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Cell {
     /// In a row of the records.
     New(usize),
-    /// In the row that was there before the epoch.
-    Before,
+    /// In the row that was there before the epoch with the key of that row of the records; if there was none, elsewhere.
+    Before(usize, Option<Box<Cell>>),
 }
 
 /// The records of an epoch.
@@ -86,37 +95,36 @@ impl Table {
         let mut cells: HashMap<(usize, usize), Cell> = HashMap::new();
         let mut kept = records.kept.iter().copied().peekable();
         let mut is_emptied = false;
+        // What the record just before this one has deleted.
+        let mut deleted: Option<(usize, Option<Fate>)> = None;
         for (row, op) in records.ops.iter().enumerate() {
             let mut own = Vec::new();
             while let Some((_, column)) = kept.next_if(|(of, _)| *of == row) {
                 own.push(column);
             }
             if *op == RowOp::Truncate {
-                (is_emptied, fates) = (true, BTreeMap::new());
+                (is_emptied, fates, deleted) = (true, BTreeMap::new(), None);
                 continue;
             }
             self.check_key(&records.rows, row)?;
             let before = fates.insert(keys.row(row), if *op == RowOp::Put { Fate::Put(row) } else { Fate::Gone });
             for column in own {
-                let cell = match before {
-                    Some(Fate::Put(earlier)) => cells.get(&(earlier, column)).copied().unwrap_or(Cell::New(earlier)),
-                    None if !is_emptied => Cell::Before,
-                    _ => return Err(self.nothing_to_keep(column)),
+                let cell_of = |row: usize, fate: Option<Fate>, or: Option<Cell>| match fate {
+                    Some(Fate::Put(earlier)) => cells.get(&(earlier, column)).cloned().or(Some(Cell::New(earlier))),
+                    None if !is_emptied => Some(Cell::Before(row, or.map(Box::new))),
+                    _ => or,
                 };
+                let moved = deleted.and_then(|(row, fate)| cell_of(row, fate, None));
+                let cell = cell_of(row, before, moved).ok_or_else(|| self.nothing_to_keep(column))?;
                 cells.insert((row, column), cell);
             }
+            deleted = (*op == RowOp::Delete).then_some((row, before));
         }
         let wanted: Vec<&[u8]> = fates.keys().copied().collect();
         let found = self.def.collection.get_rows(snapshot, &wanted)?;
-        let puts: Vec<(usize, Option<usize>)> = fates
-            .values()
-            .zip(&found.found)
-            .filter_map(|(fate, before)| match fate {
-                Fate::Put(row) => Some((*row, *before)),
-                Fate::Gone => None,
-            })
-            .collect();
-        let added = self.merged(&records.rows, &found.batch, &puts, &cells)?;
+        let puts: Vec<usize> = fates.values().filter_map(|fate| fate.put()).collect();
+        let before = |row: usize| found.found[wanted.binary_search(&keys.row(row)).ok()?];
+        let added = self.merged(&records.rows, &found.batch, &puts, &cells, before)?;
         let removed = match is_emptied {
             true => self.all_rows(snapshot)?,
             false => found.batch,
@@ -152,30 +160,40 @@ impl Table {
         )
     }
 
-    /// The rows that are put: those of the records, in which some cells are taken from others. `puts`: a row of `new`, and the one of
-    /// `before` with its key.
+    /// The rows that are put: `puts` of `new`, in which some cells are taken from others. `before`: which of `old` has the key of a row
+    /// of `new`.
     fn merged(
         &self,
         new: &RecordBatch,
-        before: &RecordBatch,
-        puts: &[(usize, Option<usize>)],
+        old: &RecordBatch,
+        puts: &[usize],
         cells: &HashMap<(usize, usize), Cell>,
+        before: impl Fn(usize) -> Option<usize>,
     ) -> Result<RecordBatch> {
         if cells.is_empty() {
-            let rows = UInt32Array::from_iter_values(puts.iter().map(|(row, _)| *row as u32));
+            let rows = UInt32Array::from_iter_values(puts.iter().map(|row| *row as u32));
             return Ok(take_record_batch(new, &rows)?);
         }
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(new.num_columns());
         for column in 0..new.num_columns() {
-            let place = |(row, old): &(usize, Option<usize>)| match cells.get(&(*row, column)) {
-                None => Ok((0, *row)),
-                Some(Cell::New(row)) => Ok((0, *row)),
-                Some(Cell::Before) => old.map(|old| (1, old)).ok_or_else(|| self.nothing_to_keep(column)),
+            let place = |row: &usize| {
+                let mut cell = cells.get(&(*row, column));
+                loop {
+                    match cell {
+                        None => return Ok((0, *row)),
+                        Some(Cell::New(row)) => return Ok((0, *row)),
+                        Some(Cell::Before(row, or)) => match (before(*row), or) {
+                            (Some(old), _) => return Ok((1, old)),
+                            (None, Some(or)) => cell = Some(or),
+                            (None, None) => return Err(self.nothing_to_keep(column)),
+                        },
+                    }
+                }
             };
             let places = puts.iter().map(place).collect::<Result<Vec<_>>>()?;
             columns.push(match places.is_empty() {
                 true => new_null_array(new.column(column).data_type(), 0),
-                false => interleave(&[new.column(column), before.column(column)], &places)?,
+                false => interleave(&[new.column(column), old.column(column)], &places)?,
             });
         }
         Ok(RecordBatch::try_new(new.schema(), columns)?)
