@@ -9,7 +9,9 @@
 //! Text is the common ground: what a format cannot hold natively is read as text and parsed by [`text`], by the rules that
 //! Postgres has for the same type, so that a uuid or an interval means the same in CSV, JSON and Parquet.
 
+mod avro;
 pub(crate) mod changes;
+mod column;
 pub mod csv;
 pub mod encode;
 pub(crate) mod envelope;
@@ -18,12 +20,18 @@ pub mod json;
 pub(crate) mod json_path;
 mod json_scan;
 pub mod parquet;
+mod protobuf;
 pub(crate) mod record;
 pub(crate) mod record_encode;
+pub(crate) mod registry;
+pub(crate) mod schema_encode;
+mod schema_source;
 pub mod text;
 
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod random_rows;
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute;

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState, nearest};
 
+use super::avro::AvroFormat;
 use super::csv::{CsvOptions, CsvRecords};
 use super::json::{JsonOptions, JsonRecords};
+use super::protobuf::ProtobufFormat;
 use super::{Failures, text};
 use crate::options::Options;
 use crate::spec::FormatSpec;
@@ -23,38 +25,43 @@ pub(crate) trait RecordDecoder: Send + Sync {
 }
 
 /// How a record's value is written.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum RecordFormat {
     Json(JsonOptions),
     Csv(CsvOptions),
+    Avro(Arc<AvroFormat>),
+    Protobuf(Arc<ProtobufFormat>),
     /// The value is the one column.
     Text,
     Bytes,
 }
 
-const FORMATS: [&str; 4] = ["json", "csv", "text", "bytes"];
+const FORMATS: [&str; 6] = ["json", "avro", "protobuf", "csv", "text", "bytes"];
 
 impl RecordFormat {
-    /// From FORMAT PLAIN ENCODE ..; its options may stand in the WITH clause as well.
-    pub fn choose(format: Option<&FormatSpec>, options: &mut Options) -> Result<Self> {
+    /// From FORMAT PLAIN ENCODE ..; its options may stand in the WITH clause as well. `topics`: those that are known by name. Asks
+    /// nobody for a schema: [`RecordFormat::reach`] and [`RecordFormat::columns`] do.
+    pub fn choose(format: Option<&FormatSpec>, options: &mut Options, topics: &[String]) -> Result<Self> {
         let Some(spec) = format else {
             return Err(Error::invalid("the source needs a format").with_hint("FORMAT PLAIN ENCODE JSON"));
         };
         if spec.format != "PLAIN" {
             return Err(Error::unsupported(format!("FORMAT {} is not supported", spec.format))
-                .with_hint("FORMAT PLAIN ENCODE JSON | CSV | TEXT | BYTES"));
+                .with_hint("FORMAT PLAIN ENCODE JSON | AVRO | PROTOBUF | CSV | TEXT | BYTES"));
         }
         let mut own = Options::new(&spec.options)?;
         let chosen = match spec.encode.to_lowercase().as_str() {
             "json" => RecordFormat::Json(JsonOptions::parse(&mut own, options)?),
             "csv" => RecordFormat::Csv(CsvOptions { header: false, ..CsvOptions::parse(&mut own, options)? }),
+            "avro" => RecordFormat::Avro(Arc::new(AvroFormat::take(&mut own, options, topics)?)),
+            "protobuf" => RecordFormat::Protobuf(Arc::new(ProtobufFormat::take(&mut own, options, topics)?)),
             "text" => RecordFormat::Text,
             "bytes" => RecordFormat::Bytes,
             other => {
                 let error = Error::invalid(format!("unknown encoding \"{}\"", spec.encode));
                 return Err(match nearest(other, FORMATS.iter().copied()) {
                     Some(near) => error.with_hint(format!("Perhaps you meant {}.", near.to_uppercase())),
-                    None => error.with_hint("Known here: JSON, CSV, TEXT, BYTES."),
+                    None => error.with_hint("Known here: JSON, AVRO, PROTOBUF, CSV, TEXT, BYTES."),
                 });
             }
         };
@@ -68,7 +75,7 @@ impl RecordFormat {
             RecordFormat::Text => SqlType::Text,
             RecordFormat::Bytes => SqlType::Bytea,
             RecordFormat::Json(options) => return JsonRecords::new(declared, options).map(drop),
-            RecordFormat::Csv(_) => return Ok(()),
+            RecordFormat::Csv(_) | RecordFormat::Avro(_) | RecordFormat::Protobuf(_) => return Ok(()),
         };
         match declared.fields().as_ref() {
             [one] if SqlType::from_field(one) == wanted => Ok(()),
@@ -77,6 +84,24 @@ impl RecordFormat {
                 format!("ENCODE {self} is for a source of one column of type {wanted}"),
             )
             .with_hint(format!("CREATE SOURCE name (value {wanted}) ..; the key and others by INCLUDE."))),
+        }
+    }
+
+    /// Refuses columns that the schema does not have, where there is one. Asks for it.
+    pub async fn reach(&self, declared: &SchemaRef) -> Result<()> {
+        match self {
+            RecordFormat::Avro(format) => format.check(declared).await,
+            RecordFormat::Protobuf(format) => format.check(declared).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The columns that the schema names, where there is one. Asks for it.
+    pub async fn columns(&self) -> Result<Option<SchemaRef>> {
+        match self {
+            RecordFormat::Avro(format) => format.columns().await.map(Some),
+            RecordFormat::Protobuf(format) => format.columns().await.map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -90,6 +115,8 @@ impl RecordFormat {
         Ok(match self {
             RecordFormat::Json(options) => Box::new(JsonValues(JsonRecords::new(wanted, options)?)),
             RecordFormat::Csv(options) => Box::new(CsvRecords::new(wanted, places, declared.fields().len(), options)),
+            RecordFormat::Avro(format) => Box::new(format.decoder(declared, places)?),
+            RecordFormat::Protobuf(format) => Box::new(format.decoder(declared, places)?),
             RecordFormat::Text => Box::new(Plain { schema: wanted.clone() }),
             RecordFormat::Bytes => Box::new(Raw { is_wanted: !wanted.fields().is_empty() }),
         })
@@ -101,6 +128,8 @@ impl std::fmt::Display for RecordFormat {
         f.write_str(match self {
             RecordFormat::Json(_) => "JSON",
             RecordFormat::Csv(_) => "CSV",
+            RecordFormat::Avro(_) => "AVRO",
+            RecordFormat::Protobuf(_) => "PROTOBUF",
             RecordFormat::Text => "TEXT",
             RecordFormat::Bytes => "BYTES",
         })
@@ -114,7 +143,7 @@ pub(super) fn with_values<'a>(records: &[Option<&'a [u8]>], instead: &'a [u8]) -
     (records.iter().map(|record| record.unwrap_or(instead)).collect(), failures)
 }
 
-fn no_value() -> Error {
+pub(super) fn no_value() -> Error {
     Error::new(SqlState::InvalidTextRepresentation, "the record has no value")
 }
 

@@ -20,6 +20,11 @@ use crate::options::Options;
 pub(crate) trait RecordEncoder: Send + Sync {
     /// The bytes of each row; `None`: the row has no value, such as a NULL that is not wrapped in anything.
     fn encode(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>>;
+
+    /// What the first rows would have to wait for: a schema is registered. Blocks.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 const ENCODINGS: [&str; 4] = ["json", "csv", "text", "bytes"];

@@ -48,10 +48,7 @@ pub fn parse(values: &StringArray, field: &Field) -> Result<Parsed> {
             texts(values, |text| canonical_uuid(text).map(Cow::Owned).ok_or_else(|| syntax(&sql_type, text)))
         }
         SqlType::Jsonb => texts(values, |text| canonical_json(text).map(Cow::Owned)),
-        SqlType::Json => texts(values, |text| match serde_json::from_str::<IgnoredAny>(text) {
-            Ok(_) => Ok(Cow::Borrowed(text)),
-            Err(error) => Err(syntax(&sql_type, text).with_detail(error.to_string())),
-        }),
+        SqlType::Json => texts(values, |text| check_json(text, &sql_type).map(|()| Cow::Borrowed(text))),
         SqlType::Bytea => bytes(values, &sql_type),
         SqlType::Array(_) | SqlType::Struct(_) | SqlType::Map(..) => nested(values, field),
         _ => by_cast(values, field, &sql_type),
@@ -188,7 +185,7 @@ fn spell_out(word: &str) -> String {
     match digits.split(':').collect::<Vec<_>>().as_slice() {
         [hours, minutes] => format!("{sign}{hours} hours {sign}{minutes} minutes"),
         [hours, minutes, seconds] => format!("{sign}{hours} hours {sign}{minutes} minutes {sign}{seconds} seconds"),
-        _ => word.to_string(),
+        _ => format!("{sign}{digits}"),
     }
 }
 
@@ -199,7 +196,15 @@ fn new_nulls(before: &dyn Array, after: &dyn Array) -> Vec<usize> {
     (0..before.len()).filter(|&row| after.is_null(row) && !before.is_null(row)).collect()
 }
 
-fn syntax(sql_type: &SqlType, value: &str) -> Error {
+/// Refuses what is no JSON.
+pub(super) fn check_json(text: &str, sql_type: &SqlType) -> Result<()> {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(syntax(sql_type, text).with_detail(error.to_string())),
+    }
+}
+
+pub(super) fn syntax(sql_type: &SqlType, value: &str) -> Error {
     let shown: String = value.chars().take(60).collect();
     let state = match sql_type {
         SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Interval => {
@@ -227,7 +232,7 @@ fn texts<'a>(values: &'a StringArray, read: impl Fn(&'a str) -> Result<Cow<'a, s
 }
 
 /// A text of at most `n` characters; blanks beyond are cut as Postgres does, and with `pad` there are exactly `n`.
-fn fit(text: &str, n: u32, pad: bool) -> Result<Cow<'_, str>> {
+pub(super) fn fit(text: &str, n: u32, pad: bool) -> Result<Cow<'_, str>> {
     let n = n as usize;
     if text.len() <= n && !pad {
         return Ok(Cow::Borrowed(text));
@@ -269,7 +274,7 @@ pub fn canonical_uuid(text: &str) -> Option<String> {
     (digits.len() == 32 && !after_dash).then(|| hyphenated(&digits))
 }
 
-fn hyphenated(digits: &str) -> String {
+pub(super) fn hyphenated(digits: &str) -> String {
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 

@@ -134,7 +134,7 @@ pub(super) fn where_and_what(
     let changes = ChangeFormat::choose(format, options)?;
     let records = match &changes {
         Some(changes) => RecordFormat::Json(changes.json.clone()),
-        None => RecordFormat::choose(format, options)?,
+        None => RecordFormat::choose(format, options, topics.names())?,
     };
     Ok((client, topics, records, changes))
 }

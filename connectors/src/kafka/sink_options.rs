@@ -9,6 +9,7 @@ use tidemark_common::{Clock, Error, Result, SqlState};
 use super::client::{ClientOptions, TRANSACTIONS};
 use crate::formats::envelope::{Envelope, Writer};
 use crate::formats::record_encode::encoder;
+use crate::formats::schema_encode::schema_encoder;
 use crate::options::Options;
 use crate::spec::{FormatSpec, SinkSpec};
 
@@ -46,7 +47,7 @@ impl KafkaSinkOptions {
             ));
         }
         let beside = Beside::take(&mut options, &spec.schema)?;
-        let writer = writer(&spec, &beside, &mut options)?;
+        let writer = writer(&spec, &topic, &beside, &mut options)?;
         options.finish()?;
         let process = format!("{}-{}", std::process::id(), spec.clock.now_micros());
         let SinkSpec { name, identity, schema, clock, .. } = spec;
@@ -111,7 +112,7 @@ fn column_named(schema: &SchemaRef, name: &str, option: &str) -> Result<usize> {
 }
 
 /// How the rows are written, from FORMAT .. ENCODE .. and the options of the key.
-fn writer(spec: &SinkSpec, beside: &Beside, options: &mut Options) -> Result<Writer> {
+fn writer(spec: &SinkSpec, topic: &str, beside: &Beside, options: &mut Options) -> Result<Writer> {
     let Some(format) = &spec.format else {
         return Err(Error::invalid("the sink needs a format")
             .with_hint("FORMAT PLAIN ENCODE JSON, or FORMAT UPSERT ENCODE JSON for rows that change."));
@@ -148,7 +149,11 @@ fn writer(spec: &SinkSpec, beside: &Beside, options: &mut Options) -> Result<Wri
             Some((columns, encoder))
         }
     };
-    let value = encoder(&format.encode, &Arc::new(spec.schema.project(&columns)?), &mut own)?;
+    let schema = Arc::new(spec.schema.project(&columns)?);
+    let value = match schema_encoder(&format.encode, &schema, &mut own, options, topic)? {
+        Some(encoder) => encoder,
+        None => encoder(&format.encode, &schema, &mut own)?,
+    };
     own.finish()?;
     Ok(Writer { envelope, key, columns, value })
 }

@@ -50,7 +50,8 @@ impl Source for KafkaSource {
             let control = options.client.consumer(&options.name, &Arc::default(), Purpose::Follow)?;
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
-        .await
+        .await?;
+        self.options.format.reach(&self.options.declared).await
     }
 
     async fn reader(
@@ -75,12 +76,15 @@ impl Source for KafkaSource {
     }
 }
 
-/// The columns that the first records have.
+/// The columns that the schema names, or else those that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
     let (client, topics, format, changes) = where_and_what(&mut options, format)?;
     if changes.is_some_and(|changes| !changes.is_of_rows()) {
         return Err(Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
             .with_hint("Declare the columns."));
+    }
+    if let Some(columns) = format.columns().await? {
+        return Ok(columns);
     }
     let RecordFormat::Json(json) = format else {
         return Err(Error::new(SqlState::InvalidTableDefinition, format!("ENCODE {format} does not name its columns"))

@@ -79,6 +79,14 @@ impl Topics {
         }
     }
 
+    /// Those that are known by name.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Topics::Named(names) => names,
+            Topics::Matching(_) => &[],
+        }
+    }
+
     /// The name of a partition among the splits of the source.
     pub fn split(&self, partition: &Partition) -> String {
         match self.is_one() {

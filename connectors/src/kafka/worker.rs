@@ -26,7 +26,7 @@ use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
 use crate::formats::changes::{ChangeDecoder, KeyValue};
 use crate::formats::record::RecordDecoder;
-use crate::formats::{Failures, assemble};
+use crate::formats::{Failures, assemble, registry};
 use crate::options::OnError;
 use crate::wanted::Wanted;
 use crate::{DeadLetter, Positions, SourceBatch};
@@ -35,6 +35,8 @@ use crate::{DeadLetter, Positions, SourceBatch};
 const CHUNK_BYTES: usize = 4 << 20;
 /// How long it waits for records before it looks whether somebody still wants them.
 const WAIT: Duration = Duration::from_millis(100);
+/// How long it waits before it asks again for what it cannot decode without.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// A partition to read.
 #[derive(Debug, Clone)]
@@ -232,7 +234,7 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         return changed(shared, decoder, assigned, &records, read).map(Some);
     }
     let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
-    let (columns, mut failures) = shared.decoder.columns(&payloads)?;
+    let (columns, mut failures) = columns(shared, &payloads)?;
     failures.extend(null_keys(shared, &columns, &records));
     let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
@@ -245,6 +247,19 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
     let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
     let places = Some(records.iter().map(|record| record.offset() as u64).collect());
     Ok(Some(SourceBatch { batch, places, dropped: chunk.bad.len() as u64, dead, ..read }))
+}
+
+/// Waits for a schema registry that is away, as for a broker: for as long as somebody wants the records.
+fn columns(shared: &Shared, payloads: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
+    loop {
+        match shared.decoder.columns(payloads) {
+            Err(error) if registry::is_passing(&error) && !shared.sender.is_closed() => {
+                tracing::warn!(source = shared.options.name, %error, "waiting for the schema registry");
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            decoded => return decoded,
+        }
+    }
 }
 
 /// As [`decoded`], of records that say what became of rows.
