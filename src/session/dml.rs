@@ -141,7 +141,7 @@ impl Session {
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
         };
-        self.check_may_change(object.schema, &object.name)?;
+        self.check_may_write(object.schema, &object.name)?;
         let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,
