@@ -30,7 +30,9 @@ test: check ## Everything that must pass: formatting, clippy, unit tests, SQL su
 	time cargo test --workspace --no-fail-fast
 
 .PHONY: soak
-soak: setup ## The differential test with new seeds, for an hour (TIDEMARK_SOAK_SECONDS=3600)
+soak: setup ## The differential test with new seeds, for an hour (TIDEMARK_SOAK_SECONDS=3600), and 300 kills between Kafka and Kafka
+	scripts/kafka.sh "$(TARGET_DIR)/kafka"
+	TIDEMARK_KAFKA_ROUNDS=$${TIDEMARK_KAFKA_ROUNDS:-300} cargo test --workspace --test it kafka_exactly_once -- --nocapture
 	TIDEMARK_SOAK_SECONDS=$${TIDEMARK_SOAK_SECONDS:-3600} cargo test --workspace --test it differential -- --nocapture
 
 .PHONY: check

@@ -276,6 +276,9 @@ pub struct Source {
     /// Positions of the primary key, by which its rows are put and deleted; empty: rows only come.
     #[serde(default)]
     pub key: Vec<usize>,
+    /// Columns whose values are not under their names: where they are in a record.
+    #[serde(default)]
+    pub paths: Vec<(usize, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -56,6 +56,9 @@ pub struct SinkSpec {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Where a declared column says that its value is in a record, if that is not under its name: `$.a.b[0]`.
+pub const PATH_METADATA: &str = "tidemark.path";
+
 /// Where the schema of [`infer_columns`] names the primary key that comes with the columns: their positions, with commas between them.
 pub const KEY_METADATA: &str = "tidemark.key";
 
@@ -64,6 +67,7 @@ const SINKS: [&str; 3] = ["blackhole", "file", "kafka"];
 
 /// Builds the source that `connector` names. Refuses unknown connectors, options and INCLUDE words.
 pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
+    refuse_paths(&spec)?;
     let mut options = Options::with_secrets(&spec.options, &spec.secrets)?;
     match connector(&mut options, "source", &SOURCES)?.as_str() {
         "datagen" => datagen::open(spec, options),
@@ -71,6 +75,17 @@ pub fn open_source(spec: SourceSpec) -> Result<Arc<dyn Source>> {
         "kafka" => kafka::open(spec, options),
         "postgres-cdc" => replication::open(spec, options),
         _ => file::open_source(spec, options),
+    }
+}
+
+/// Only JSON has paths.
+fn refuse_paths(spec: &SourceSpec) -> Result<()> {
+    let by_path = spec.columns.fields().iter().find(|field| field.metadata().contains_key(PATH_METADATA));
+    let is_json = spec.format.as_ref().is_some_and(|format| format.encode.eq_ignore_ascii_case("json"));
+    match by_path.filter(|_| !is_json) {
+        None => Ok(()),
+        Some(field) => Err(Error::unsupported(format!("column \"{}\" cannot be taken FROM a path", field.name()))
+            .with_hint("Paths are for records with ENCODE JSON.")),
     }
 }
 

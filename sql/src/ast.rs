@@ -177,6 +177,8 @@ pub struct CreateSource {
     pub if_not_exists: bool,
     pub name: ast::ObjectName,
     pub columns: Vec<ast::ColumnDef>,
+    /// `column type FROM '$.path'`: where in a record the value is, by position of the column.
+    pub paths: Vec<(usize, String)>,
     /// `(*)`: columns taken from the data.
     pub columns_from_data: bool,
     pub constraints: Vec<ast::TableConstraint>,

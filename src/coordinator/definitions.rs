@@ -20,7 +20,7 @@ use tidemark_catalog::{
 };
 use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
-use tidemark_connectors::{FormatSpec, SinkSpec, SourceSpec};
+use tidemark_connectors::{FormatSpec, PATH_METADATA, SinkSpec, SourceSpec};
 use tidemark_engine::{Definition, SinkDef, SourceDef, TableDef, TableTtl, ViewDef, WatermarkDef};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::subqueries::{self, NotIn};
@@ -217,7 +217,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     let (time, options) = EventTime::split(&resolved.options)?;
     let spec = SourceSpec {
         name: object.name.clone(),
-        columns: Arc::new(schema.project(&declared)?),
+        columns: with_paths(&schema.project(&declared)?.into(), &source.paths),
         include: source.include.clone(),
         key: source.key.clone(),
         options,
@@ -250,6 +250,20 @@ fn resolved_dead_letters(options: &[(String, String)], catalog: &Catalog) -> Res
     let table = catalog.find_in(TIDEMARK_SCHEMA, DEAD_LETTERS);
     let missing = || Error::internal(format!("there is no table tidemark.{DEAD_LETTERS}"));
     table.map(|table| Some(table.oid)).ok_or_else(missing)
+}
+
+/// The columns, with where connectors find their values, if that is not under their names.
+pub fn with_paths(columns: &SchemaRef, paths: &[(usize, String)]) -> SchemaRef {
+    let fields = columns.fields().iter().enumerate().map(|(at, field)| {
+        let mut field = field.as_ref().clone();
+        if let Some((_, path)) = paths.iter().find(|(of, _)| *of == at) {
+            let mut metadata = field.metadata().clone();
+            metadata.insert(PATH_METADATA.to_string(), path.clone());
+            field = field.with_metadata(metadata);
+        }
+        field
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Where a source with a primary key has its rows.

@@ -132,6 +132,7 @@ impl Session {
             ttl,
             connection,
             key,
+            paths: create.paths.clone(),
         };
         if source.watermark.is_some() {
             source.late_table = self.late_table(create, &source.columns, &late_options)?;
@@ -169,7 +170,7 @@ fn included_columns(
 ) -> Result<Vec<Column>> {
     let spec = SourceSpec {
         name: create.name.to_string(),
-        columns: columns_schema(declared),
+        columns: definitions::with_paths(&columns_schema(declared), &create.paths),
         include: include.to_vec(),
         key: key.to_vec(),
         options: EventTime::split(&resolved.options)?.1,

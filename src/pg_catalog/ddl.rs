@@ -164,9 +164,12 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
         .columns
         .iter()
         .take(source.declared)
-        .map(|c| {
+        .enumerate()
+        .map(|(at, c)| {
             let not_null = if c.nullable { "" } else { " NOT NULL" };
-            format!("{} {}{not_null}", quote_ident(&c.name), c.sql_type)
+            let path = source.paths.iter().find(|(of, _)| *of == at);
+            let from = path.map(|(_, path)| format!(" FROM {}", quote_literal(path))).unwrap_or_default();
+            format!("{} {}{not_null}{from}", quote_ident(&c.name), c.sql_type)
         })
         .collect();
     if let Some(watermark) = &source.watermark

@@ -208,6 +208,7 @@ fn clicks() -> Object {
     ];
     let source = Source {
         key: vec![],
+        paths: vec![],
         columns,
         declared: 3,
         include: vec![("file".into(), "file".into())],

@@ -272,6 +272,49 @@ async fn every_encoding() {
     instance.wait_for("SELECT * FROM of_sampled ORDER BY id", &["1 a {x} NULL", "2.5 NULL NULL t"]).await;
 }
 
+/// Values by their paths, of every type, and the whole record beside them.
+#[tokio::test]
+async fn values_by_path() {
+    let kafka = Kafka::shared();
+    kafka.topic("paths", 1).await;
+    let texts = [
+        r#"{"id": 1, "user": {"name": "a \"b\"", "at": "2024-01-01 10:00:00", "tags": ["x", "y"]}, "n": {"u": "6ccd780c-baba-1026-9564-5b8c656024db"}}"#,
+        r#"{"id": 2, "user": {"at": 5, "tags": []}, "rest": [1,  2]}"#,
+        r#"{"id": 3, "user": {"name": 4, "at": "never"}}"#,
+        r#"{"id": "x", "user": {"at": "never"}}"#,
+    ];
+    kafka.send_texts("paths", &texts).await;
+    let mut instance = start().await;
+    let columns = "(id INT, name TEXT FROM '$.user.name', at TIMESTAMP FROM '$.user.at', first TEXT FROM '$.user.tags[0]', \
+                   tags TEXT[] FROM '$.user.tags', u UUID FROM '$.n.u', doc JSONB FROM '$.user')";
+    let include = "INCLUDE payload WITH , on_error = 'drop', timestamp_unit = 's'";
+    instance.run(&source(kafka, "s", columns, "paths", include)).await;
+    instance.run("CREATE MATERIALIZED VIEW v AS SELECT * FROM s").await;
+    let rows = [
+        "1 a \"b\" 2024-01-01 10:00:00 x {x,y} 6ccd780c-baba-1026-9564-5b8c656024db",
+        "2 NULL 1970-01-01 00:00:05 NULL {} NULL",
+    ];
+    for relation in ["v", "s"] {
+        let select = format!("SELECT id, name, at, first, tags, u FROM {relation} ORDER BY id");
+        instance.wait_for(&select, &rows).await;
+    }
+    assert_eq!(
+        instance.lines("SELECT doc, payload -> 'rest' FROM v WHERE id = 2").await,
+        [r#"{"at": 5, "tags": []} [1, 2]"#]
+    );
+    assert_eq!(instance.value("SELECT bad_rows FROM tidemark.sources").await, "2");
+    instance.server.kill_and_restart().await.unwrap();
+    assert_eq!(instance.value("SELECT max(name) FROM s").await, "a \"b\"");
+    let made = instance.value("SELECT definition FROM tidemark.objects WHERE name = 's'").await;
+    assert!(made.contains("first text FROM '$.user.tags[0]'"), "{made}");
+    let (code, said) = instance.error(&source(kafka, "t", "(a INT FROM 'x')", "paths", "")).await;
+    assert!(code == "22023" && said.contains("column \"a\""), "{code} {said}");
+    let (code, said) = instance
+        .error("CREATE SOURCE f (a INT FROM '$.x') WITH (connector = 'file', path = '.') FORMAT PLAIN ENCODE CSV")
+        .await;
+    assert!(code == "0A000" && said.contains("FROM a path"), "{code} {said}");
+}
+
 #[tokio::test]
 async fn what_was_not_committed_is_not_read() {
     let kafka = Kafka::shared();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   lines ──┬─ arrow-json, wanted columns only ──▶ held types; or text ──text::parse──▶ uuid, interval, ...
-//!           └─ json_scan ──▶ columns of type json: the value's own text
+//!           ├─ json_scan ──▶ columns of type json: the value's own text
+//!           └─ json_path ──▶ columns FROM '$.a.b': a record of their values, read as any
 //! ```
 //!
 //! arrow-json reports an error for a batch as a whole, so a batch that fails is halved until the bad records stand alone.
@@ -20,8 +21,10 @@ use datafusion::arrow::json::ReaderBuilder;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
+use super::json_path::JsonPath;
 use super::{Chunk, Failures, FileDecoder, assemble, json_scan, text};
 use crate::options::Options;
+use crate::spec::PATH_METADATA;
 
 /// Lines that are longer are an error, so that a file that is not lines cannot fill the memory.
 pub(super) const LONGEST_RECORD: usize = 64 << 20;
@@ -68,6 +71,8 @@ enum How {
     Text(usize),
     /// The text of the value, unread.
     Raw,
+    /// By its path: column `n` of what the decoder of such columns gives.
+    Path(usize),
 }
 
 /// Decodes JSON objects that are already cut apart.
@@ -77,13 +82,56 @@ pub struct JsonRecords {
     how: Vec<How>,
     /// What arrow-json is asked for.
     read: SchemaRef,
+    by_path: Option<Box<ByPath>>,
+}
+
+/// Columns whose values lie anywhere in a record: they are put together to a record that has them under their names.
+#[derive(Debug)]
+struct ByPath {
+    /// The beginning of the value: `"name":`.
+    values: Vec<(JsonPath, Vec<u8>)>,
+    records: JsonRecords,
+}
+
+impl ByPath {
+    /// `None`: there are no such columns among these.
+    fn of(schema: &SchemaRef, options: &JsonOptions) -> Result<Option<Box<Self>>> {
+        let (mut values, mut fields) = (Vec::new(), Vec::new());
+        for field in schema.fields() {
+            let Some(path) = field.metadata().get(PATH_METADATA) else { continue };
+            let path = JsonPath::parse(path).map_err(|e| e.context(format_args!("column \"{}\"", field.name())))?;
+            let mut metadata = field.metadata().clone();
+            metadata.remove(PATH_METADATA);
+            values.push((path, format!("{}:", serde_json::Value::from(field.name().as_str())).into_bytes()));
+            fields.push(field.as_ref().clone().with_metadata(metadata));
+        }
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Self { values, records: JsonRecords::new(&Arc::new(Schema::new(fields)), options)? })))
+    }
+
+    fn columns(&self, records: &[&[u8]]) -> Result<(Vec<ArrayRef>, Failures)> {
+        let object = |record: &&[u8]| {
+            let found = self.values.iter().filter_map(|(path, name)| Some([name, path.find(record)?].concat()));
+            [b"{", found.collect::<Vec<_>>().join(&b","[..]).as_slice(), b"}"].concat()
+        };
+        let objects: Vec<Vec<u8>> = records.iter().map(object).collect();
+        self.records.columns(&objects.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
 }
 
 impl JsonRecords {
     pub fn new(schema: &SchemaRef, options: &JsonOptions) -> Result<Self> {
         let mut how = Vec::new();
         let mut read: Vec<FieldRef> = Vec::new();
+        let by_path = ByPath::of(schema, options)?;
+        let mut paths = 0..;
         for field in schema.fields() {
+            if field.metadata().contains_key(PATH_METADATA) {
+                how.extend(paths.next().map(How::Path));
+                continue;
+            }
             let data_type = match SqlType::from_field(field) {
                 SqlType::Json | SqlType::Jsonb => {
                     how.push(How::Raw);
@@ -110,7 +158,7 @@ impl JsonRecords {
         let read = Arc::new(Schema::new(read));
         // Types that arrow-json cannot read are found here and not at the first record.
         ReaderBuilder::new(read.clone()).build_decoder().map_err(|error| Error::unsupported(error.to_string()))?;
-        Ok(Self { schema: schema.clone(), how, read })
+        Ok(Self { schema: schema.clone(), how, read, by_path })
     }
 
     /// The columns of the records, and what failed; rows that failed are NULL.
@@ -121,6 +169,14 @@ impl JsonRecords {
         let read = match pieces.as_slice() {
             [one] => one.clone(),
             many => compute::concat_batches(&self.read, many)?,
+        };
+        let by_path = match &self.by_path {
+            Some(by_path) => {
+                let (columns, failed) = by_path.columns(records)?;
+                failures.extend(failed);
+                columns
+            }
+            None => Vec::new(),
         };
         let mut columns = Vec::with_capacity(self.how.len());
         for (field, how) in self.schema.fields().iter().zip(&self.how) {
@@ -134,6 +190,10 @@ impl JsonRecords {
                 }
                 How::Text(at) => text::parse(read.column(*at).as_string::<i32>(), field)?,
                 How::Raw => self.raw(records, field)?,
+                How::Path(at) => {
+                    columns.push(Arc::clone(&by_path[*at]));
+                    continue;
+                }
             };
             failures.extend(parsed.failures.into_iter().map(|(row, error)| (row, text::in_column(error, field))));
             columns.push(parsed.array);

@@ -20,15 +20,18 @@ pub(super) enum Included {
     Offset,
     Timestamp,
     Headers,
+    /// The whole value, of which columns may have only a part.
+    Payload,
 }
 
-const KNOWN: [(&str, SqlType, Included); 6] = [
+const KNOWN: [(&str, SqlType, Included); 7] = [
     ("key", SqlType::Bytea, Included::Key),
     ("topic", SqlType::Text, Included::Topic),
     ("partition", SqlType::Integer, Included::Partition),
     ("offset", SqlType::BigInt, Included::Offset),
     ("timestamp", SqlType::TimestampTz, Included::Timestamp),
     ("headers", SqlType::Jsonb, Included::Headers),
+    ("payload", SqlType::Jsonb, Included::Payload),
 ];
 
 /// The words, and the types of their columns.
@@ -64,8 +67,18 @@ impl Included {
                 records.iter().for_each(|record| column.append_option(headers(record)));
                 Arc::new(column.finish())
             }
+            Included::Payload => {
+                let mut column = StringBuilder::new();
+                records.iter().for_each(|record| column.append_option(payload(record)));
+                Arc::new(column.finish())
+            }
         }
     }
+}
+
+/// `None` if it is no JSON.
+fn payload(record: &BorrowedMessage<'_>) -> Option<String> {
+    canonical_json(std::str::from_utf8(record.payload()?).ok()?).ok()
 }
 
 /// As a JSON object; of several with one key the last counts. What is no text is written as bytea is: `\x00ff`.

@@ -16,6 +16,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
         if_not_exists,
         name,
         columns: vec![],
+        paths: vec![],
         columns_from_data: false,
         constraints: vec![],
         watermark: None,
@@ -79,6 +80,9 @@ fn column_list(c: &mut Cursor, source: &mut CreateSource) -> Result<()> {
             source.constraints.push(constraint);
         } else {
             source.columns.push(c.parse(|p| p.parse_column_def())?);
+            if c.accept(&["FROM"]) {
+                source.paths.push((source.columns.len() - 1, c.string()?));
+            }
         }
         if !c.accept_token(&Token::Comma) {
             break;
