@@ -123,7 +123,7 @@ impl Session {
         let append_only = output.properties.append_only;
         for target in targets {
             let target = names.catalog.expect(*target)?;
-            check_target(target, append_only, &create.query_text)?;
+            check_target(target, append_only)?;
             if comes_from(&names.catalog, dataflow.inputs(), target.oid) {
                 let message = format!("what the query reads comes from \"{}\", which the pipeline loads", target.name);
                 return Err(Error::new(SqlState::InvalidObjectDefinition, message)

@@ -133,7 +133,7 @@ fn changed(net: &Net, target: &Object) -> Result<Changed> {
 }
 
 /// Whether the query's changes can be loaded into the target.
-pub fn check_target(target: &Object, append_only: bool, query: &str) -> Result<()> {
+pub fn check_target(target: &Object, append_only: bool) -> Result<()> {
     let load = load_of(target)?;
     let refused = |why: String, hint: &str| Err(Error::unsupported(why).with_hint(hint));
     let name = &target.name;
@@ -145,12 +145,6 @@ pub fn check_target(target: &Object, append_only: bool, query: &str) -> Result<(
         None | Some(Strategy::Append { .. }) if !append_only => refused(
             format!("the query changes rows that it has given, and \"{name}\" only takes rows that stay as they are"),
             "Load into a table with strategy merge or scd2. EXPLAIN CREATE MATERIALIZED VIEW v AS the query shows what updates rows.",
-        ),
-        _ if target.remote().is_some() && load.as_ref().is_some_and(|load| load.deletes != Deletes::Ignore) => refused(
-            format!(
-                "deletes of \"{name}\", which is kept in another system, do not go with a continuous pipeline: {query}"
-            ),
-            "Set deletes = 'ignore', or load it on a schedule.",
         ),
         _ => Ok(()),
     }

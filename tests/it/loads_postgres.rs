@@ -102,7 +102,7 @@ impl Both {
         {
             return Err("21000".into());
         }
-        let script = self.load.script(&target).unwrap();
+        let script = self.load.script(&target, false).unwrap();
         for statement in &script.prepare {
             run(statement).await;
         }

@@ -111,6 +111,79 @@ async fn transactions_are_whole_whatever_is_killed() {
     same(&instance, &postgres, all, all).await;
 }
 
+/// From a table there through a pipeline into tables there, by every strategy that compares, whatever is killed.
+#[tokio::test]
+async fn changes_go_on_into_another_postgres() {
+    let (from, to, mut instance) = (Postgres::start_with(LOGICAL).await, Postgres::start().await, start().await);
+    from.run("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    instance.run(&to.connection("")).await;
+    instance
+        .run(&format!(
+            "CREATE SOURCE t (*) WITH (connector = 'postgres-cdc', host = '127.0.0.1', port = {}, user = 'tidemark', database = 'postgres', \
+             table.name = 't')",
+            from.port
+        ))
+        .await;
+    for (name, strategy) in [
+        ("hard", "merge', deletes = 'hard"),
+        ("soft", "merge', deletes = 'soft"),
+        ("history", "scd2', deletes = 'soft"),
+        ("gone", "scd2', deletes = 'hard"),
+    ] {
+        instance
+            .run(&format!("CREATE TABLE {name} (id INT PRIMARY KEY, v INT) WITH (connection = c, table = '{name}', strategy = '{strategy}')"))
+            .await;
+        instance.run(&format!("CREATE PIPELINE to_{name} INTO {name} AS SELECT id, v FROM t")).await;
+    }
+    // A row that is there already, and that nobody has changed, stays.
+    to.run("INSERT INTO hard VALUES (5000, 1)").await;
+    let mut random = Random::new(9);
+    for round in 0..12 {
+        for _ in 0..3 {
+            let (low, v) = (random.below(40), random.below(9));
+            let high = low + random.below(10);
+            let statement = match random.below(4) {
+                0 | 1 => format!(
+                    "INSERT INTO t SELECT n, {v} FROM generate_series({low}, {high}) AS n ON CONFLICT (id) DO UPDATE SET v = excluded.v"
+                ),
+                2 => format!(
+                    "UPDATE t SET id = id + 100 WHERE id BETWEEN {low} AND {high} AND NOT EXISTS (SELECT 1 FROM t AS o WHERE o.id = t.id + 100)"
+                ),
+                _ => format!("DELETE FROM t WHERE id BETWEEN {low} AND {high} OR id > 130"),
+            };
+            from.run(&statement).await;
+        }
+        if round % 4 == 3 {
+            instance.server.kill_and_restart().await.unwrap();
+        }
+        let expected = from.lines("SELECT id, v FROM t ORDER BY id").await;
+        for query in [
+            "SELECT id, v FROM hard WHERE id < 5000 ORDER BY id",
+            "SELECT id, v FROM soft WHERE NOT is_deleted ORDER BY id",
+            "SELECT id, v FROM history WHERE is_current ORDER BY id",
+            "SELECT id, v FROM gone WHERE is_current ORDER BY id",
+        ] {
+            wait_for_lines(&to, query, &expected, &instance).await;
+        }
+        assert_eq!(
+            to.lines("SELECT id FROM gone GROUP BY id HAVING bool_and(NOT is_current)").await,
+            Vec::<String>::new()
+        );
+    }
+    assert_eq!(to.value("(SELECT count(*) FROM hard WHERE id = 5000)").await, "1");
+}
+
+async fn wait_for_lines(postgres: &Postgres, query: &str, expected: &[String], instance: &Instance) {
+    for _ in 0..600 {
+        if postgres.lines(query).await == expected {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let pipelines = instance.lines("SELECT name, state, error FROM tidemark.pipelines").await;
+    panic!("{query}: {:?}, not {expected:?}\n{pipelines:#?}", postgres.lines(query).await);
+}
+
 #[tokio::test]
 async fn what_makes_no_sense_is_refused() {
     let (postgres, instance) = (Postgres::start_with(LOGICAL).await, start().await);

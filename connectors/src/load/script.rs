@@ -3,6 +3,7 @@
 //! ```text
 //!   tidemark_input, filled by whoever loads
 //!      │ (into an empty table: one INSERT, and that is all)
+//!      │ of changes: tidemark_scope, the keys of rows that go ─▶ tidemark_confined: the table's rows with those keys, and those that come
 //!      │ prepare: temporary tables, which end with the transaction
 //!      ▼
 //!   tidemark_changes ──check──▶ a row: the load is refused
@@ -15,11 +16,12 @@ use tidemark_common::Result;
 use tidemark_common::types::SqlType;
 
 use super::{
-    ACTION, CANDIDATES, Changes, Declared, Deletes, END, INPUT, KNOWN, Load, NEW, OLD, Own, Strategy, Target, list,
-    quoted,
+    ACTION, CANDIDATES, Changes, Declared, Deletes, END, INPUT, KNOWN, Load, NEW, OLD, Own, SCOPE, Strategy, Target,
+    list, quoted,
 };
 
 const SEEN: &str = "tidemark_seen";
+const CONFINED: &str = "tidemark_confined";
 pub const CHANGES: &str = "tidemark_changes";
 
 /// Statements in the order in which they are run.
@@ -62,10 +64,15 @@ fn changing(query: &str) -> String {
 }
 
 impl Load {
-    /// Of a strategy that compares. `Target::columns` are the table's, and nothing else.
-    pub fn script(&self, target: &Target<'_>) -> Result<Script> {
+    /// Of a strategy that compares. `Target::columns` are the table's, and nothing else. `confined`: the load is about the keys in
+    /// `tidemark_scope` and those that come, and about no other rows.
+    pub fn script(&self, target: &Target<'_>, confined: bool) -> Result<Script> {
         let mut prepare = Vec::new();
-        match self.changes(target)? {
+        if confined {
+            prepare.push(temporary(CONFINED, &self.confined(target)));
+        }
+        let read = Target { name: if confined { CONFINED } else { target.name }, ..target.clone() };
+        match self.changes(&read)? {
             Changes::Query(query) => prepare.push(temporary(CHANGES, &changing(&query))),
             Changes::Timeline { candidates, known, timeline } => {
                 let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
@@ -92,6 +99,17 @@ impl Load {
             counts: format!("SELECT {ACTION}, count(*) FROM {CHANGES} GROUP BY {ACTION} ORDER BY {ACTION}"),
             apply: self.applied(target),
         })
+    }
+
+    fn confined(&self, target: &Target<'_>) -> String {
+        let keys = list(&self.keys);
+        let columns: Vec<String> = target.columns.iter().map(|column| format!("t.{}", quoted(column))).collect();
+        format!(
+            "SELECT {} FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {keys} FROM {SCOPE} UNION SELECT {keys} FROM {INPUT}) AS s WHERE {})",
+            columns.join(", "),
+            target.name,
+            self.same_key("t", "s"),
+        )
     }
 
     fn late_events(&self, target: &Target<'_>) -> Option<String> {
@@ -169,9 +187,17 @@ impl Load {
 
     /// The statement that makes an empty `tidemark_input`: types as they are declared, collations as the target's.
     pub fn input_table(&self, target: &Target<'_>) -> String {
-        let cast = |column: &Declared| format!("{name}::{} AS {name}", column.sql_type, name = quoted(&column.name));
-        let columns: Vec<String> = self.columns.iter().map(cast).collect();
-        temporary(INPUT, &format!("SELECT {} FROM {} WHERE false", columns.join(", "), target.name))
+        empty(INPUT, self.columns.iter(), target)
+    }
+
+    /// The statement that makes an empty `tidemark_scope`, of the keys.
+    pub fn scope_table(&self, target: &Target<'_>) -> String {
+        empty(SCOPE, self.key_columns(), target)
+    }
+
+    /// The keys as they are declared, in their order.
+    pub fn key_columns(&self) -> impl Iterator<Item = &Declared> {
+        self.keys.iter().filter_map(|key| self.columns.iter().find(|column| column.name == *key))
     }
 
     /// What append and truncate do with the input; columns of append's own are the same in all rows.
@@ -186,6 +212,12 @@ impl Load {
         let values: Vec<String> = given.iter().map(|name| quoted(name)).chain(own.iter().map(value)).collect();
         format!("INSERT INTO {} ({}) SELECT {} FROM {INPUT}", target.name, list(&into), values.join(", "))
     }
+}
+
+fn empty<'a>(name: &str, columns: impl Iterator<Item = &'a Declared>, target: &Target<'_>) -> String {
+    let cast = |column: &Declared| format!("{name}::{} AS {name}", column.sql_type, name = quoted(&column.name));
+    let columns: Vec<String> = columns.map(cast).collect();
+    temporary(name, &format!("SELECT {} FROM {} WHERE false", columns.join(", "), target.name))
 }
 
 fn place(target: &Target<'_>, name: &str) -> usize {

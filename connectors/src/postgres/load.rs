@@ -29,7 +29,7 @@ use super::reading::SETTINGS;
 use super::within::Within;
 use super::{error, progress};
 use crate::fail_point;
-use crate::load::{Action, CHANGES, Counts, INPUT, Load, LoadRun, Script, Strategy, Target};
+use crate::load::{Action, CHANGES, Counts, Declared, INPUT, Load, LoadRun, SCOPE, Script, Strategy, Target};
 
 /// Rows from which on it is worth while to tell the server's planner how many there are.
 const MANY: u64 = 1000;
@@ -60,6 +60,8 @@ pub struct Loading {
     copy: Option<Pin<Box<CopyInSink<Bytes>>>>,
     encoder: Encoder,
     rows: u64,
+    /// It is about the keys that come, or are in `tidemark_scope`, and about no others.
+    confined: bool,
 }
 
 impl Loading {
@@ -79,11 +81,36 @@ impl Loading {
             return Ok(Begun::Done(counts));
         }
         let columns = plan.table.columns.iter().map(|column| column.name.clone()).collect();
-        let loading = Loading { client, plan, columns, copy: None, encoder: Encoder::default(), rows: 0 };
+        let loading =
+            Loading { client, plan, columns, copy: None, encoder: Encoder::default(), rows: 0, confined: false };
         let name = loading.plan.table.qualified();
         loading.client.run(&loading.plan.load.input_table(&loading.target(&name, ""))).await?;
         fail_point("load.staged");
         Ok(Begun::Loading(Box::new(loading)))
+    }
+
+    /// Of changes: the keys of rows that go, before any row comes. Of all other keys nothing is known, and nothing becomes of them.
+    pub async fn confine(&mut self, keys: &[RecordBatch]) -> Result<()> {
+        self.confined = true;
+        let name = self.plan.table.qualified();
+        self.client.run(&self.plan.load.scope_table(&self.target(&name, ""))).await?;
+        let names: Vec<String> = self.plan.load.keys.iter().map(|key| identifier(key)).collect();
+        let sql = format!("COPY {SCOPE} ({}) FROM STDIN (FORMAT binary)", names.join(", "));
+        let failed = |e: tokio_postgres::Error| error::remote(&self.client.name, &e, Some(&sql));
+        let mut copy = Box::pin(self.client.postgres.copy_in::<_, Bytes>(&sql).await.map_err(failed)?);
+        let mut encoder = Encoder::default();
+        for batch in keys.iter().filter(|batch| batch.num_rows() > 0) {
+            for message in encoder.encode(batch)? {
+                copy.send(message).await.map_err(failed)?;
+            }
+        }
+        copy.send(encoder.finish()).await.map_err(failed)?;
+        copy.as_mut().finish().await.map_err(failed).map(drop)
+    }
+
+    /// The keys that [`confine`](Self::confine) takes, as they are declared.
+    pub fn key_columns(&self) -> Vec<Declared> {
+        self.plan.load.key_columns().cloned().collect()
     }
 
     fn target<'a>(&'a self, name: &'a str, now: &'a str) -> Target<'a> {
@@ -232,7 +259,7 @@ impl Loading {
             return Ok(Counts { rows: self.rows, inserted, ..Counts::default() });
         }
         self.analyze(INPUT).await?;
-        let script = self.plan.load.script(&target)?;
+        let script = self.plan.load.script(&target, self.confined)?;
         for statement in &script.prepare {
             self.client.run(statement).await?;
         }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{Field, FieldRef, Schema};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast as sql;
 use rand::Rng;
@@ -144,6 +146,21 @@ fn within(
 }
 
 impl There {
+    /// Takes rows of which the keys go, if they do not come as well: columns by name.
+    pub(super) async fn confine(&mut self, gone: &[RecordBatch]) -> Result<()> {
+        let Begun::Loading(loading) = &mut self.begun else { return Ok(()) };
+        let declared = loading.key_columns();
+        let fields: Vec<Field> = declared.iter().map(|key| key.sql_type.to_field(&key.name, true)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let keys_of = |rows: &RecordBatch| {
+            let key =
+                |field: &FieldRef| Ok(cast(rows.column(rows.schema().index_of(field.name())?), field.data_type())?);
+            let columns = schema.fields().iter().map(key).collect::<Result<Vec<_>>>()?;
+            Ok(RecordBatch::try_new(schema.clone(), columns)?)
+        };
+        loading.confine(&gone.iter().map(keys_of).collect::<Result<Vec<_>>>()?).await
+    }
+
     /// Sends rows: all columns of the table by position.
     pub(super) async fn push(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
         match &mut self.begun {

@@ -36,7 +36,13 @@ impl Session {
         let object = writer.object.clone();
         let mut counts = Counts::default();
         match load {
-            Some(load) if object.remote().is_some() => Ok(Way::There(self.load_there(&object, load, run).await?)),
+            Some(load) if object.remote().is_some() => {
+                let mut there = self.load_there(&object, load, run).await?;
+                if let Some(gone) = self.gone.take() {
+                    there.confine(&gone).await?;
+                }
+                Ok(Way::There(there))
+            }
             Some(load) if load.compares() => {
                 let mut input = LoadInput::new(load, &object)?;
                 input.gone = self.gone.take();
