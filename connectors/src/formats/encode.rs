@@ -2,11 +2,14 @@
 //!
 //! The same rows always give the same bytes: a file that is written again after a crash is the file that was there.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, StringBuilder};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Date32Array, Float32Array, Float64Array, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
+};
 use datafusion::arrow::csv::WriterBuilder as CsvWriterBuilder;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::WriterBuilder as JsonWriterBuilder;
 use datafusion::arrow::json::writer::{
@@ -141,7 +144,10 @@ fn unwritable(error: datafusion::parquet::errors::ParquetError) -> Error {
     Error::unsupported(format!("cannot write as Parquet: {error}"))
 }
 
-/// Values of type json go out as the JSON they are, bytes as Postgres writes them.
+/// Of values that need nothing of ours.
+static PLAIN: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
+
+/// Values of type json go out as the JSON they are; bytes, and what has no end, as Postgres writes them.
 #[derive(Debug)]
 struct Ours;
 
@@ -155,6 +161,22 @@ impl EncoderFactory for Ours {
         let encoder: Box<dyn Encoder + 'a> = match (SqlType::from_field(field), array.data_type()) {
             (SqlType::Json | SqlType::Jsonb, DataType::Utf8) => Box::new(RawJson(array.as_string())),
             (_, DataType::Binary) => Box::new(Hex(array.as_binary())),
+            (_, DataType::Float32) => Box::new(Float32s(array.as_primitive())),
+            (_, DataType::Float64) => Box::new(Float64s(array.as_primitive())),
+            (_, DataType::Timestamp(TimeUnit::Microsecond, _)) => {
+                let times: &TimestampMicrosecondArray = array.as_primitive();
+                Box::new(OrEndless {
+                    endless: Box::new(|row| endless(times.value(row), i64::MIN, i64::MAX)),
+                    other: make_encoder(field, array, &PLAIN)?,
+                })
+            }
+            (_, DataType::Date32) => {
+                let days: &Date32Array = array.as_primitive();
+                Box::new(OrEndless {
+                    endless: Box::new(|row| endless(days.value(row), i32::MIN, i32::MAX)),
+                    other: make_encoder(field, array, &PLAIN)?,
+                })
+            }
             _ => return Ok(None),
         };
         Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
@@ -167,6 +189,62 @@ impl Encoder for RawJson<'_> {
     fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
         // A record is a line; between tokens a line break is only a blank.
         out.extend(self.0.value(row).bytes().map(|b| if b == b'\n' || b == b'\r' { b' ' } else { b }));
+    }
+}
+
+/// JSON has no number for infinity and NaN.
+struct Float32s<'a>(&'a Float32Array);
+
+impl Encoder for Float32s<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row);
+        match serde_json::to_string(&value) {
+            Ok(number) if value.is_finite() => out.extend_from_slice(number.as_bytes()),
+            _ => out.extend_from_slice(no_number(value.into()).as_bytes()),
+        }
+    }
+}
+
+struct Float64s<'a>(&'a Float64Array);
+
+impl Encoder for Float64s<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row);
+        match serde_json::to_string(&value) {
+            Ok(number) if value.is_finite() => out.extend_from_slice(number.as_bytes()),
+            _ => out.extend_from_slice(no_number(value).as_bytes()),
+        }
+    }
+}
+
+fn no_number(value: f64) -> &'static str {
+    match (value.is_nan(), value > 0.0) {
+        (true, _) => "\"NaN\"",
+        (false, true) => "\"Infinity\"",
+        (false, false) => "\"-Infinity\"",
+    }
+}
+
+/// Times, of which `endless` knows those without an end.
+struct OrEndless<'a> {
+    endless: Box<dyn Fn(usize) -> Option<&'static str> + 'a>,
+    other: NullableEncoder<'a>,
+}
+
+impl Encoder for OrEndless<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        match (self.endless)(row) {
+            Some(text) => out.extend_from_slice(text.as_bytes()),
+            None => self.other.encode(row, out),
+        }
+    }
+}
+
+fn endless<T: PartialEq>(value: T, first: T, last: T) -> Option<&'static str> {
+    match value {
+        value if value == last => Some("\"infinity\""),
+        value if value == first => Some("\"-infinity\""),
+        _ => None,
     }
 }
 

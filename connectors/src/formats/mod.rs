@@ -32,6 +32,8 @@ pub mod text;
 mod damage_tests;
 #[cfg(test)]
 mod random_rows;
+#[cfg(test)]
+mod record_tests;
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute;
