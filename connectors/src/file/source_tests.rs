@@ -319,7 +319,7 @@ fn wrong_options_are_refused_by_name() {
     assert_eq!(with("/nowhere/at/all.csv", &[]).0, "58P01");
     assert_eq!(with(path, &[("delimeter", ";")]).2, "Perhaps you meant \"delimiter\".");
     assert!(with(path, &[("delimiter", ";;")]).1.contains("one ASCII character"));
-    assert!(with(path, &[("on_error", "skip")]).1.contains("'fail' or 'drop'"));
+    assert!(with(path, &[("on_error", "skip")]).1.contains("'fail', 'drop' or 'dlq'"));
     assert!(with(path, &[("replay_speed", "5")]).1.contains("go together"));
     assert!(with(path, &[("replay_speed", "5"), ("replay_column", "id")]).1.contains("must be a timestamp"));
     assert!(with(path, &[("poll_interval", "soon")]).1.contains("poll_interval"));
