@@ -432,7 +432,7 @@ impl Driver {
 
     /// Rows that an input holds now. Of a view that is being built itself nobody knows.
     fn rows_held(&self, input: Oid) -> Option<u64> {
-        if let Some(source) = self.sources.get(&input) {
+        if let Some(source) = self.sources.get(&input).filter(|source| source.def.rows.is_none()) {
             return Some(source.lanes.rows);
         }
         let collection = match self.jobs.get(&input) {

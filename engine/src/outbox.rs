@@ -221,9 +221,13 @@ impl Delivery {
     /// Returns when the server stops.
     async fn deliver_all(&mut self) -> Result<()> {
         let mut writer = self.sink.writer().await?;
+        let snapshot = self.store.snapshot();
+        // What was delivered before this task began may have been stored since.
+        let stored: Option<Epoch> = snapshot.get_value(&Key::SinkProgress(self.oid))?;
+        self.delivered = self.delivered.max(stored.unwrap_or(0));
         if let Some(last) = writer.last().filter(|last| *last > self.delivered) {
-            // A crash has come between this epoch's delivery and the commit that says so.
-            let changes = self.changes_of(last)?;
+            // A crash, or another task's end, has come between this epoch's delivery and the commit that says so.
+            let changes = changes_of(&snapshot, self.oid, last)?;
             writer.confirm(changes).await?;
             if !self.delivered(last, 0).await {
                 return Ok(());
@@ -231,6 +235,7 @@ impl Delivery {
         }
         loop {
             let Some((epoch, changes)) = self.next_epoch()? else {
+                self.all_is_well().await;
                 self.wake.notified().await;
                 continue;
             };
@@ -239,6 +244,18 @@ impl Delivery {
             if !self.delivered(epoch, rows as u64).await {
                 return Ok(());
             }
+        }
+    }
+
+    /// The target can be reached, and there is nothing to deliver.
+    async fn all_is_well(&self) {
+        let mut failed = false;
+        self.report(|r| {
+            failed = r.error.is_some();
+            *r = Report { rows: r.rows, ..Report::default() };
+        });
+        if failed {
+            self.say_so().await;
         }
     }
 
@@ -254,26 +271,25 @@ impl Delivery {
         }
     }
 
-    fn changes_of(&self, epoch: Epoch) -> Result<Chunks> {
-        let snapshot = self.store.snapshot();
-        let span = Key::outbox_of(self.oid, epoch);
-        snapshot.scan(&span.start, &span.end).map(|entry| decode(value::unframe(&entry?.1)?)).collect()
-    }
-
     fn next_epoch(&self) -> Result<Option<(Epoch, Chunks)>> {
-        let span = Key::outbox_after(self.oid, self.delivered);
-        let Some(first) = self.store.snapshot().scan(&span.start, &span.end).next().transpose()? else {
+        let (snapshot, span) = (self.store.snapshot(), Key::outbox_after(self.oid, self.delivered));
+        let Some(first) = snapshot.scan(&span.start, &span.end).next().transpose()? else {
             return Ok(None);
         };
         let Key::Outbox { epoch, .. } = Key::decode(&first.0)? else {
             return Err(Error::internal("another key among those of an outbox"));
         };
-        Ok(Some((epoch, self.changes_of(epoch)?)))
+        Ok(Some((epoch, changes_of(&snapshot, self.oid, epoch)?)))
     }
 
     fn report(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+fn changes_of(snapshot: &Arc<Snapshot>, sink: Oid, epoch: Epoch) -> Result<Chunks> {
+    let span = Key::outbox_of(sink, epoch);
+    snapshot.scan(&span.start, &span.end).map(|entry| decode(value::unframe(&entry?.1)?)).collect()
 }
 
 /// Twice as long each time, less up to half of it: sinks that failed together do not come back together.

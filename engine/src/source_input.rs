@@ -81,6 +81,7 @@ impl QueueState {
         let is_full = self.rows >= limits.rows || self.bytes >= limits.bytes;
         match self.batches.iter().rposition(|batch| !batch.unfinished) {
             Some(last) => last + 1,
+            // More than the queue holds: it comes in parts.
             None if is_full => self.batches.len(),
             None => 0,
         }
@@ -149,8 +150,13 @@ impl ReadAhead {
         taken
     }
 
+    /// Those that an epoch can take.
     pub fn queued_rows(&self) -> usize {
-        lock(&self.state.0).rows
+        let state = lock(&self.state.0);
+        match state.whole_batches(self.limits) {
+            all if all == state.batches.len() => state.rows,
+            whole => state.batches.iter().take(whole).map(|batch| batch.batch.num_rows()).sum(),
+        }
     }
 
     pub fn has_batches(&self) -> bool {

@@ -215,6 +215,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     let key = env.secret_key.as_ref();
     let resolved = connections::with_connection(&source.options, &source.secrets, source.connection, catalog, key)?;
     let (time, options) = EventTime::split(&resolved.options)?;
+    let dead_letters = dead_letters(&options, catalog)?;
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: with_paths(&schema.project(&declared)?.into(), &source.paths),
@@ -227,7 +228,6 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     };
     let watermark = source.watermark.as_ref().map(|w| watermark(w, &time, &schema, env)).transpose()?;
     time.check(watermark.is_some())?;
-    let dead_letters = resolved_dead_letters(&source.options, catalog)?;
     Ok(SourceDef {
         oid: object.oid,
         name: object.name.clone(),
@@ -242,7 +242,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
 }
 
 /// The table that takes records that cannot be decoded, if they are to be kept.
-fn resolved_dead_letters(options: &[(String, String)], catalog: &Catalog) -> Result<Option<Oid>> {
+fn dead_letters(options: &[(String, String)], catalog: &Catalog) -> Result<Option<Oid>> {
     let kept = options.iter().any(|(key, value)| key == "on_error" && value.eq_ignore_ascii_case("dlq"));
     if !kept {
         return Ok(None);

@@ -131,9 +131,8 @@ impl Session {
         let error = Error::new(SqlState::WrongObjectType, format!("cannot create index on relation \"{bare}\""))
             .with_detail(format!("This operation is not supported for {kinds}."));
         Err(match &relation.kind {
-            ObjectKind::View(_) | ObjectKind::Source(_) => {
-                error.with_hint("It keeps no rows: CREATE MATERIALIZED VIEW over it, and the index on that.")
-            }
+            ObjectKind::View(_) | ObjectKind::Source(_) => error
+                .with_hint("Not it, but a view can have one: CREATE MATERIALIZED VIEW over it, and the index on that."),
             _ => error,
         })
     }

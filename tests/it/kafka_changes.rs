@@ -3,6 +3,7 @@
 use crate::harness::{Instance, Random, start};
 use crate::kafka_broker::{Kafka, Record};
 use crate::kafka_sink::sink;
+use crate::registry::Registry;
 
 fn source(kafka: &Kafka, name: &str, columns: &str, topic: &str, more: &str, format: &str) -> String {
     let (include, with) = more.split_once("WITH").unwrap_or(("", more));
@@ -89,6 +90,104 @@ async fn plain_rows_with_a_key() {
     instance.wait_for("SELECT * FROM by_id ORDER BY id", &["1 11", "2 20"]).await;
     instance.wait_for("SELECT id, v, convert_from(k, 'UTF8') FROM by_key", &["2 20 a"]).await;
     instance.wait_for("SELECT name, bad_rows FROM tidemark.sources ORDER BY name", &["by_id 1", "by_key 2"]).await;
+}
+
+/// What stands for a key of several columns, and keys that are not there.
+#[tokio::test]
+async fn keys_that_do_not_do() {
+    let kafka = Kafka::shared();
+    kafka.topic("odd_keys", 1).await;
+    let instance = start().await;
+    let drop = ", on_error = 'dlq'";
+    let columns = "(a INT, b INT, v INT, PRIMARY KEY (a, b))";
+    instance.run(&source(kafka, "two", columns, "odd_keys", drop, "UPSERT ENCODE JSON")).await;
+    let include = "INCLUDE key AS k WITH , on_error = 'dlq'";
+    instance.run(&source(kafka, "beside", "(v INT, PRIMARY KEY (k))", "odd_keys", include, "UPSERT ENCODE JSON")).await;
+    let records = vec![
+        keyed("1", Some(r#"{"a": 1, "b": 1, "v": 5}"#)),
+        keyed(r#"{"a": 1, "b": 2}"#, Some(r#"{"a": 1, "b": 2, "v": 6}"#)),
+        keyed("1", None),
+        Record::new(0, r#"{"a": 7, "b": 7, "v": 7}"#),
+        keyed(r#"{"a": 1, "b": 2}"#, None),
+    ];
+    kafka.send("odd_keys", records).await;
+    instance.wait_for("SELECT a, b, v FROM two ORDER BY a", &["1 1 5", "7 7 7"]).await;
+    instance.wait_for("SELECT count(*) FROM beside", &["0"]).await;
+    instance
+        .wait_for("SELECT source, position FROM tidemark.dead_letters ORDER BY source", &["beside 3", "two 2"])
+        .await;
+    assert_eq!(instance.lines("SELECT DISTINCT state FROM tidemark.sources").await, ["running"]);
+}
+
+/// The same by a schema: rows, what was before and after them, and tombstones.
+#[tokio::test]
+async fn changes_with_a_schema() {
+    let (kafka, registry) = (Kafka::shared(), Registry::start().await);
+    let instance = start().await;
+    for encode in ["avro", "protobuf"] {
+        let (rows, changes) = (format!("rows_{encode}"), format!("changes_{encode}"));
+        kafka.topic(&rows, 1).await;
+        kafka.topic(&changes, 1).await;
+        let with = format!("ENCODE {encode} (schema.registry = '{}')", registry.url());
+        instance.run(&format!("CREATE TABLE t_{encode} (id INT PRIMARY KEY, name TEXT)")).await;
+        let key = "KEY ENCODE TEXT";
+        instance
+            .run(&sink(
+                kafka,
+                &format!("to_{rows}"),
+                &format!("FROM t_{encode}"),
+                &rows,
+                "",
+                &format!("UPSERT {with} {key}"),
+            ))
+            .await;
+        let columns = "(id INT PRIMARY KEY, name TEXT)";
+        instance.run(&source(kafka, &rows, columns, &rows, "", &format!("UPSERT {with} {key}"))).await;
+        instance.run(&format!("INSERT INTO t_{encode} VALUES (1, 'a'), (2, NULL), (3, 'c')")).await;
+        instance.run(&format!("UPDATE t_{encode} SET name = 'b' WHERE id = 2")).await;
+        instance.run(&format!("DELETE FROM t_{encode} WHERE id = 3")).await;
+        instance.wait_for(&format!("SELECT * FROM {rows} ORDER BY id"), &["1 a", "2 b"]).await;
+        // Records as Debezium writes them.
+        instance
+            .run(&format!("CREATE TABLE said_{encode} (n INT, op TEXT, bid INT, bname TEXT, aid INT, aname TEXT)"))
+            .await;
+        let envelope = format!(
+            "AS SELECT op, CASE WHEN bid IS NULL THEN NULL ELSE named_struct('id', bid, 'name', bname) END AS before, \
+             CASE WHEN aid IS NULL THEN NULL ELSE named_struct('id', aid, 'name', aname) END AS after FROM said_{encode}"
+        );
+        let force = with.replace(')', ", force_append_only = true)");
+        instance.run(&sink(kafka, &format!("to_{changes}"), &envelope, &changes, "", &format!("PLAIN {force}"))).await;
+        for values in [
+            "(1, 'c', NULL, NULL, 1, 'a')",
+            "(2, 'r', NULL, NULL, 2, 'b')",
+            "(3, 'u', 2, 'b', 5, '__debezium_unavailable_value')",
+            "(4, 'u', 1, 'a', 1, NULL)",
+            "(5, 'c', NULL, NULL, 9, 'z')",
+            "(6, 'd', 9, NULL, NULL, NULL)",
+            "(7, 'x', NULL, NULL, 1, 'wrong')",
+        ] {
+            instance.run(&format!("INSERT INTO said_{encode} VALUES {values}")).await;
+        }
+        let debezium = format!("DEBEZIUM {with}");
+        instance
+            .run(&source(
+                kafka,
+                &changes,
+                "(id INT PRIMARY KEY, name TEXT)",
+                &changes,
+                ", on_error = 'drop'",
+                &debezium,
+            ))
+            .await;
+        instance.wait_for(&format!("SELECT * FROM {changes} ORDER BY id"), &["1 NULL", "5 b"]).await;
+        instance.wait_for(&format!("SELECT bad_rows FROM tidemark.sources WHERE name = '{changes}'"), &["1"]).await;
+        instance
+            .run(&format!(
+                "INSERT INTO said_{encode} VALUES (8, 't', NULL, NULL, NULL, NULL), (9, 'c', NULL, NULL, 4, 'new')"
+            ))
+            .await;
+        instance.wait_for(&format!("SELECT * FROM {changes} ORDER BY id"), &["4 new"]).await;
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,37 @@ async fn what_goes_beside_the_value() {
     instance.wait_for(behind, &["running 0 0 f"]).await;
 }
 
+/// Whoever delivers begins anew while rows come: what was just delivered is known.
+#[tokio::test]
+async fn a_connection_is_altered_while_rows_come() {
+    let kafka = Kafka::shared();
+    kafka.topic("altered", 1).await;
+    let instance = start().await;
+    let servers = kafka.servers();
+    instance
+        .run(&format!("CREATE CONNECTION k WITH (type = 'kafka', properties.bootstrap.servers = '{servers}')"))
+        .await;
+    instance.run("CREATE SOURCE g (id BIGINT) WITH (connector = 'datagen', rows = 8000, rows_per_second = 2000, fields.id.kind = 'sequence')").await;
+    instance
+        .run("CREATE SINK s FROM g WITH (connector = 'kafka', connection = k, topic = 'altered') FORMAT PLAIN ENCODE JSON")
+        .await;
+    for round in 0..12 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        match round % 2 {
+            0 => instance.run(&format!("ALTER CONNECTION k SET (properties.client.id = 'c{round}')")).await,
+            _ => instance.run("ALTER SINK s RESUME").await,
+        }
+    }
+    let found = lines(kafka, "altered", 8000).await;
+    let distinct: std::collections::BTreeSet<&String> = found.iter().collect();
+    assert_eq!(
+        (found.len(), distinct.len()),
+        (8000, 8000),
+        "{:?}",
+        instance.lines("SELECT state, error FROM tidemark.sinks").await
+    );
+}
+
 /// Two servers on copies of one directory: one of them goes on, the other stops.
 #[tokio::test]
 async fn a_second_server_of_a_sink_gives_up() {
@@ -191,6 +222,7 @@ async fn what_makes_no_sense_is_refused() {
         ("FROM t", "refusing", "", "DEBEZIUM ENCODE CSV", "0A000", "DEBEZIUM ENCODE CSV"),
         ("FROM t", "refusing", "", "MAXWELL ENCODE JSON", "0A000", "FORMAT MAXWELL"),
         ("FROM t", "refusing", "", "UPSERT ENCODE TEXT", "42P16", "ENCODE TEXT writes one column"),
+        ("AS SELECT id FROM t", "refusing", "", "UPSERT ENCODE TEXT", "0A000", "cannot tell a NULL"),
         ("FROM t", "refusing", "", "UPSERT ENCODE JSON KEY ENCODE XML", "22023", "unknown encoding \"xml\""),
         (
             "FROM t",

@@ -9,9 +9,12 @@
 //! ```
 //!
 //! A record says something of no row (a tombstone after a delete, a heartbeat), of one, or of two. Either all of it can be decoded, or it
-//! is a bad record.
+//! is a bad record. JSON records are cut into objects first ([`objects`]); those of a schema are columns at once ([`columns`]).
 
+mod columns;
 mod envelopes;
+mod format;
+mod objects;
 mod upsert;
 
 use std::borrow::Cow;
@@ -23,13 +26,9 @@ use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Error, Result, SqlState};
 
-use self::envelopes::{Custom, Debezium, Maxwell};
-use self::upsert::{KeyFormat, Upsert};
+pub(crate) use self::format::ChangeFormat;
 use super::Failures;
-use super::json::{JsonOptions, JsonRecords};
 use super::json_path::JsonPath;
-use crate::options::Options;
-use crate::spec::FormatSpec;
 
 /// A record: its key and its value.
 pub(crate) type KeyValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
@@ -75,6 +74,17 @@ impl Declared {
         object
     }
 
+    /// An object with a key that is written without one.
+    fn bare_key(&self, value: &[u8]) -> Result<Vec<u8>> {
+        match self.key.as_slice() {
+            [_] => Ok(self.key_object(|_| Some(value))),
+            key => Err(Error::new(
+                SqlState::InvalidTextRepresentation,
+                format!("the key of the record is one value, and the primary key has {} columns", key.len()),
+            )),
+        }
+    }
+
     /// Whether two objects have the same key, as far as both say it in the same words.
     fn is_same_key(&self, one: &[u8], other: &[u8]) -> bool {
         self.key.iter().all(|at| {
@@ -82,13 +92,17 @@ impl Declared {
             path.find(one) == path.find(other)
         })
     }
+
+    fn no_key(&self, column: usize, op: RowOp) -> Error {
+        let what = if op == RowOp::Put { "a row" } else { "a delete" };
+        let name = self.schema.field(column).name();
+        Error::new(SqlState::NotNullViolation, format!("{what} without column \"{name}\" of the primary key"))
+    }
 }
 
-/// Decodes records into rows and what becomes of them.
-pub(crate) struct ChangeDecoder {
-    envelope: Box<dyn Envelope>,
-    declared: Declared,
-    rows: JsonRecords,
+/// Decodes many records at once into rows and what becomes of them.
+pub(crate) trait ChangeDecoder: Send + Sync {
+    fn rows(&self, records: &[KeyValue<'_>]) -> Result<Changed>;
 }
 
 /// Rows, in the order of their records.
@@ -102,108 +116,30 @@ pub(crate) struct Changed {
     pub failures: Failures,
 }
 
-impl ChangeDecoder {
-    pub fn rows(&self, records: &[KeyValue<'_>]) -> Result<Changed> {
-        let mut failures: BTreeMap<usize, Error> = BTreeMap::new();
-        let (mut said, mut of) = (Vec::new(), Vec::new());
-        for (at, record) in records.iter().enumerate() {
-            match self.envelope.read(*record, &self.declared) {
-                Ok(all) => {
-                    of.extend(std::iter::repeat_n(at as u32, all.len()));
-                    said.extend(all);
-                }
-                Err(error) => {
-                    failures.insert(at, error);
-                }
-            }
+impl Changed {
+    /// Without records that cannot be taken, by number.
+    pub fn without(self, refused: BTreeMap<u32, Error>) -> Result<Self> {
+        if refused.is_empty() {
+            return Ok(self);
         }
-        let objects: Vec<&[u8]> = said.iter().map(|said| said.object.as_ref()).collect();
-        let (columns, bad) = self.rows.columns(&objects)?;
-        for (row, error) in bad {
-            failures.entry(of[row] as usize).or_insert(error);
+        let keep: Vec<bool> = self.records.iter().map(|record| !refused.contains_key(record)).collect();
+        let mut places = keep.iter().scan(0, |next, keep| {
+            let place = keep.then_some(*next);
+            *next += u32::from(*keep);
+            Some(place)
+        });
+        let places: Vec<Option<u32>> = places.by_ref().collect();
+        let kept = self.changes.kept.iter().filter_map(|(row, column)| Some((places[*row as usize]?, *column)));
+        fn only<T: Copy>(all: &[T], keep: &[bool]) -> Vec<T> {
+            all.iter().zip(keep).filter(|(_, keep)| **keep).map(|(one, _)| *one).collect()
         }
-        for (row, said) in said.iter().enumerate().filter(|(_, said)| said.op != RowOp::Truncate) {
-            let null = self.declared.key.iter().find(|at| columns[**at].is_null(row));
-            if let Some(null) = null {
-                let error = self.no_key(*null, said.op);
-                failures.entry(of[row] as usize).or_insert(error);
-            }
-        }
-        let keep: Vec<bool> = of.iter().map(|record| !failures.contains_key(&(*record as usize))).collect();
-        let mut changes = RowChanges::default();
-        for said in said.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(said, _)| said) {
-            let row = changes.ops.len() as u32;
-            changes.kept.extend(said.kept.iter().map(|column| (row, *column as u32)));
-            changes.ops.push(said.op);
-        }
-        let mut kept = keep.iter();
-        of.retain(|_| kept.next() == Some(&true));
+        let changes = RowChanges { kept: kept.collect(), ops: only(&self.changes.ops, &keep) };
+        let records = only(&self.records, &keep);
         let mask = BooleanArray::from(keep);
-        let columns = columns.iter().map(|column| compute::filter(column, &mask)).collect::<Result<_, _>>()?;
-        Ok(Changed { columns, records: of, changes, failures: failures.into_iter().collect() })
-    }
-
-    fn no_key(&self, column: usize, op: RowOp) -> Error {
-        let what = if op == RowOp::Put { "a row" } else { "a delete" };
-        let name = self.declared.schema.field(column).name();
-        Error::new(SqlState::NotNullViolation, format!("{what} without column \"{name}\" of the primary key"))
-    }
-}
-
-/// FORMAT of records that say what became of rows.
-#[derive(Debug, Clone)]
-pub(crate) struct ChangeFormat {
-    kind: Kind,
-    pub json: JsonOptions,
-}
-
-#[derive(Debug, Clone)]
-enum Kind {
-    Upsert(KeyFormat),
-    Debezium,
-    Maxwell,
-    Custom(Box<Custom>),
-}
-
-impl ChangeFormat {
-    /// `None`: records are rows. Options may stand in the WITH clause as well, if they are not the format's own.
-    pub fn choose(format: Option<&FormatSpec>, with: &mut Options) -> Result<Option<Self>> {
-        let Some(spec) = format.filter(|spec| spec.format != "PLAIN") else { return Ok(None) };
-        let mut own = Options::new(&spec.options)?;
-        let kind = match spec.format.as_str() {
-            "UPSERT" => Kind::Upsert(KeyFormat::take(&mut own)?),
-            "DEBEZIUM" => Kind::Debezium,
-            "MAXWELL" => Kind::Maxwell,
-            "CUSTOM" => Kind::Custom(Box::new(Custom::parse(&mut own)?)),
-            other => {
-                return Err(Error::unsupported(format!("FORMAT {other} is not supported"))
-                    .with_hint("FORMAT PLAIN, UPSERT, DEBEZIUM, MAXWELL or CUSTOM"));
-            }
-        };
-        if !spec.encode.eq_ignore_ascii_case("json") {
-            return Err(Error::unsupported(format!("FORMAT {} ENCODE {} is not supported", spec.format, spec.encode))
-                .with_hint(format!("FORMAT {} ENCODE JSON", spec.format)));
-        }
-        let json = JsonOptions::parse(&mut own, with)?;
-        own.finish()?;
-        Ok(Some(Self { kind, json }))
-    }
-
-    /// Whether a record's value is a row, so that columns can be taken from it.
-    pub fn is_of_rows(&self) -> bool {
-        matches!(self.kind, Kind::Upsert(_))
-    }
-
-    /// `key`: the declared columns of the primary key, by position.
-    pub fn decoder(&self, schema: &SchemaRef, key: Vec<usize>) -> Result<ChangeDecoder> {
-        let envelope: Box<dyn Envelope> = match &self.kind {
-            Kind::Upsert(key) => Box::new(Upsert(*key)),
-            Kind::Debezium => Box::new(Debezium),
-            Kind::Maxwell => Box::new(Maxwell),
-            Kind::Custom(custom) => custom.clone(),
-        };
-        let rows = JsonRecords::new(schema, &self.json)?;
-        Ok(ChangeDecoder { envelope, declared: Declared { schema: schema.clone(), key }, rows })
+        let columns = self.columns.iter().map(|column| compute::filter(column, &mask)).collect::<Result<_, _>>()?;
+        let mut failures: BTreeMap<usize, Error> = self.failures.into_iter().collect();
+        failures.extend(refused.into_iter().map(|(record, error)| (record as usize, error)));
+        Ok(Self { columns, records, changes, failures: failures.into_iter().collect() })
     }
 }
 

@@ -71,6 +71,13 @@ impl Writer {
         for change in changes {
             let Some(row) = change.after.or(change.before) else { continue };
             let key = keys[row as usize].clone();
+            if key.is_none() && self.envelope != Envelope::Plain {
+                return Err(Error::new(
+                    SqlState::NotNullViolation,
+                    "the key of a row is NULL: its message would have none",
+                )
+                .with_hint("KEY ENCODE JSON has a place for NULL."));
+            }
             let value_of = |row: Option<u32>| row.and_then(|row| values[row as usize].as_deref());
             match self.envelope {
                 Envelope::Plain | Envelope::Upsert => {

@@ -1,7 +1,7 @@
 //! Finds the text of values in a JSON object without building them.
 //!
-//! For columns of type json, which keep a value as it was written. The object is known to be well-formed: arrow-json has
-//! read it. On anything unexpected the scan stops and says so.
+//! For columns of type json, which keep a value as it was written. Often arrow-json has read the object; where it has not yet,
+//! what is found may be no JSON, and is found out when it is read. On anything unexpected the scan stops and says so.
 
 /// Calls `found` with the key (as written, between its quotes) and the text of each value at the top of the object.
 /// `None` if this is not an object.

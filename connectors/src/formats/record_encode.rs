@@ -21,6 +21,11 @@ pub(crate) trait RecordEncoder: Send + Sync {
     /// The bytes of each row; `None`: the row has no value, such as a NULL that is not wrapped in anything.
     fn encode(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>>;
 
+    /// Whether rows may have no value at all.
+    fn may_be_nothing(&self) -> bool {
+        false
+    }
+
     /// What the first rows would have to wait for: a schema is registered. Blocks.
     fn prepare(&self) -> Result<()> {
         Ok(())
@@ -100,6 +105,10 @@ impl RecordEncoder for CsvRow {
 struct TextValue(FieldRef);
 
 impl RecordEncoder for TextValue {
+    fn may_be_nothing(&self) -> bool {
+        true
+    }
+
     fn encode(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>> {
         let (array, style) = (batch.column(0), Style::default());
         let column = Column::new(array, &self.0)?;
@@ -119,6 +128,10 @@ impl RecordEncoder for TextValue {
 struct RawValue;
 
 impl RecordEncoder for RawValue {
+    fn may_be_nothing(&self) -> bool {
+        true
+    }
+
     fn encode(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>> {
         let column = batch.column(0);
         Ok(match column.data_type() {

@@ -12,7 +12,7 @@ use tidemark_common::{Clock, Error, Result, SqlState};
 use super::client::ClientOptions;
 use super::included::{Included, known};
 use super::topics::Topics;
-use crate::formats::changes::{ChangeDecoder, ChangeFormat};
+use crate::formats::changes::ChangeFormat;
 use crate::formats::record::RecordFormat;
 use crate::formats::text;
 use crate::options::{OnError, Options};
@@ -42,10 +42,9 @@ pub(super) struct KafkaOptions {
     pub discovery: Duration,
     pub rows_per_second: Option<f64>,
     pub on_error: OnError,
-    pub format: RecordFormat,
+    pub records: Records,
     /// The primary key, if there is one.
     pub key: Key,
-    pub changes: Option<ChangeDecoder>,
     pub included: Vec<Included>,
     pub declared: SchemaRef,
     /// The declared columns and the included.
@@ -67,21 +66,9 @@ impl KafkaOptions {
         }
         let schema = with_include(&spec, &known())?;
         let included: Vec<Included> = spec.include.iter().filter_map(|(what, _)| Included::of(what)).collect();
-        let (client, topics, format, changes) = where_and_what(&mut options, spec.format.as_ref())?;
-        format.check(&spec.columns)?;
+        let (client, topics, records) = where_and_what(&mut options, spec.format.as_ref())?;
+        records.check(&spec)?;
         let key = Key::of(&spec, &included);
-        let changes = changes.map(|changes| {
-            if spec.key.is_empty() {
-                let format = spec.format.as_ref().map(|f| f.format.as_str()).unwrap_or_default();
-                return Err(Error::new(
-                    SqlState::InvalidTableDefinition,
-                    format!("FORMAT {format} is for a source with a PRIMARY KEY: by it rows are put and deleted"),
-                )
-                .with_hint("CREATE SOURCE name (id BIGINT PRIMARY KEY, ..)"));
-            }
-            changes.decoder(&spec.columns, key.declared.clone())
-        });
-        let changes = changes.transpose()?;
         let startup = startup(&mut options)?;
         let bounded = options.bool("bounded")?.unwrap_or(false);
         let discovery = options.duration("discovery_interval")?.unwrap_or(DISCOVERY);
@@ -97,14 +84,39 @@ impl KafkaOptions {
             discovery,
             rows_per_second,
             on_error,
-            format,
+            records,
             key,
-            changes,
             included,
             declared: spec.columns,
             schema,
             clock: spec.clock,
         })
+    }
+}
+
+/// What records say.
+#[derive(Debug)]
+pub(super) enum Records {
+    /// Each is a row.
+    Rows(RecordFormat),
+    /// What became of rows.
+    Changes(ChangeFormat),
+}
+
+impl Records {
+    fn check(&self, spec: &SourceSpec) -> Result<()> {
+        match self {
+            Records::Rows(format) => format.check(&spec.columns),
+            Records::Changes(_) if spec.key.is_empty() => {
+                let format = spec.format.as_ref().map(|f| f.format.as_str()).unwrap_or_default();
+                Err(Error::new(
+                    SqlState::InvalidTableDefinition,
+                    format!("FORMAT {format} is for a source with a PRIMARY KEY: by it rows are put and deleted"),
+                )
+                .with_hint("CREATE SOURCE name (id BIGINT PRIMARY KEY, ..)"))
+            }
+            Records::Changes(format) => format.check(&spec.columns),
+        }
     }
 }
 
@@ -128,15 +140,14 @@ impl Key {
 pub(super) fn where_and_what(
     options: &mut Options,
     format: Option<&FormatSpec>,
-) -> Result<(ClientOptions, Topics, RecordFormat, Option<ChangeFormat>)> {
+) -> Result<(ClientOptions, Topics, Records)> {
     let client = ClientOptions::take(options)?;
     let topics = Topics::take(options)?;
-    let changes = ChangeFormat::choose(format, options)?;
-    let records = match &changes {
-        Some(changes) => RecordFormat::Json(changes.json.clone()),
-        None => RecordFormat::choose(format, options, topics.names())?,
+    let records = match ChangeFormat::choose(format, options, topics.names())? {
+        Some(changes) => Records::Changes(changes),
+        None => Records::Rows(RecordFormat::choose(format, options, topics.names())?),
     };
-    Ok((client, topics, records, changes))
+    Ok((client, topics, records))
 }
 
 /// In the words of RisingWave and of Flink.

@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use super::client::{Context, Lag, Purpose, TIMEOUT};
 use super::discovery::Discovery;
 use super::error::from_kafka;
-use super::options::{KafkaOptions, Startup};
+use super::options::{KafkaOptions, Records, Startup};
 use super::position::KafkaPosition;
 use super::stored::Stored;
 use super::topics::{Partition, list_of};
-use super::worker::{Assigned, Shared, Worker};
+use super::worker::{Assigned, Decoder, Shared, Worker};
 use crate::pace::Pace;
 use crate::wanted::Wanted;
 use crate::{CHUNK_ROWS, Positions, SourceBatch, SourceReader};
@@ -37,7 +37,10 @@ pub(super) fn start(
 ) -> Result<KafkaReader> {
     let (on_error, included) = (options.on_error, &options.included);
     let wanted = Wanted::new(&options.schema, &options.declared, included, projection, on_error, None)?;
-    let decoder = options.format.decoder(&options.declared, &wanted.decoded, &wanted.places)?;
+    let decoder = match &options.records {
+        Records::Rows(format) => Decoder::Rows(format.decoder(&options.declared, &wanted.decoded, &wanted.places)?),
+        Records::Changes(format) => Decoder::Changes(format.decoder(&options.declared, options.key.declared.clone())?),
+    };
     let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
     let rate = options.rows_per_second.filter(|_| until.is_none());
     let most = rate.map_or(CHUNK_ROWS, |rate| ((rate / BATCHES_A_SECOND).ceil() as usize).clamp(1, CHUNK_ROWS));

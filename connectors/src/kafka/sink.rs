@@ -72,7 +72,7 @@ struct Writer {
 #[async_trait]
 impl SinkWriter for Writer {
     async fn deliver(&mut self, epoch: Epoch, changes: Vec<Delta>) -> Result<()> {
-        let sender = self.sender.take().ok_or_else(|| Error::internal("a writer that has failed is used again"))?;
+        let sender = self.sender.take().ok_or_else(used_again)?;
         let (options, seen) = (Arc::clone(&self.options), Arc::clone(&self.seen));
         // Goes on to its end if nobody waits any more: a transaction is not left open.
         let sent = blocking(move || {
@@ -91,9 +91,19 @@ impl SinkWriter for Writer {
     }
 
     async fn confirm(&mut self, changes: Vec<Delta>) -> Result<()> {
-        let Some(sender) = &self.sender else { return Ok(()) };
-        sender.confirm(|time| outgoing(&self.options, &changes, time))
+        let sender = self.sender.take().ok_or_else(used_again)?;
+        let options = Arc::clone(&self.options);
+        let confirmed = blocking(move || {
+            sender.confirm(|time| outgoing(&options, &changes, time))?;
+            Ok(sender)
+        });
+        self.sender = Some(confirmed.await?);
+        Ok(())
     }
+}
+
+fn used_again() -> Error {
+    Error::internal("a writer that has failed is used again")
 }
 
 /// The messages with what goes beside them. `time`: milliseconds since 1970.

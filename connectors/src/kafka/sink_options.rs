@@ -155,6 +155,13 @@ fn writer(spec: &SinkSpec, topic: &str, beside: &Beside, options: &mut Options) 
         None => encoder(&format.encode, &schema, &mut own)?,
     };
     own.finish()?;
+    if envelope == Envelope::Upsert && value.may_be_nothing() {
+        return Err(Error::unsupported(format!(
+            "FORMAT UPSERT ENCODE {} cannot tell a NULL from a row that is gone",
+            format.encode
+        ))
+        .with_hint("ENCODE JSON, or ENCODE TEXT (template = '{column}')."));
+    }
     Ok(Writer { envelope, key, columns, value })
 }
 

@@ -12,7 +12,7 @@ use tidemark_common::{Error, Result, SqlState};
 
 use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
 use super::error::from_kafka;
-use super::options::{KafkaOptions, where_and_what};
+use super::options::{KafkaOptions, Records, where_and_what};
 use super::reader;
 use super::stored::Stored;
 use super::topics::{Topics, list_of};
@@ -51,7 +51,10 @@ impl Source for KafkaSource {
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
         .await?;
-        self.options.format.reach(&self.options.declared).await
+        match &self.options.records {
+            Records::Rows(format) => format.reach(&self.options.declared).await,
+            Records::Changes(format) => format.reach(&self.options.declared).await,
+        }
     }
 
     async fn reader(
@@ -78,15 +81,23 @@ impl Source for KafkaSource {
 
 /// The columns that the schema names, or else those that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
-    let (client, topics, format, changes) = where_and_what(&mut options, format)?;
-    if changes.is_some_and(|changes| !changes.is_of_rows()) {
-        return Err(Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
-            .with_hint("Declare the columns."));
-    }
-    if let Some(columns) = format.columns().await? {
+    let (client, topics, records) = where_and_what(&mut options, format)?;
+    let named = match &records {
+        Records::Rows(format) => format.columns().await?,
+        Records::Changes(format) => format.columns().await?,
+    };
+    if let Some(columns) = named {
         return Ok(columns);
     }
-    let RecordFormat::Json(json) = format else {
+    let format = match &records {
+        Records::Rows(format) => Some(format),
+        Records::Changes(changes) => changes.rows(),
+    };
+    let format = format.ok_or_else(|| {
+        Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
+            .with_hint("Declare the columns.")
+    })?;
+    let RecordFormat::Json(json) = format.clone() else {
         return Err(Error::new(SqlState::InvalidTableDefinition, format!("ENCODE {format} does not name its columns"))
             .with_hint("Declare the columns."));
     };

@@ -117,11 +117,18 @@ impl Sender {
             return Ok(());
         }
         let failed = |error| from_kafka(&error, &format!("sending epoch {epoch} to topic \"{}\"", self.topic));
-        self.producer.begin_transaction().map_err(failed)?;
-        self.produce(messages)?;
-        self.drain()?;
         let note = Note { checksum: checksum(messages), time, sender: epochs.sender.clone() };
-        self.store(epochs, epoch, &note)?;
+        self.producer.begin_transaction().map_err(failed)?;
+        let in_transaction = || {
+            self.produce(messages)?;
+            self.drain()?;
+            self.store(epochs, epoch, &note)
+        };
+        if let Err(error) = in_transaction() {
+            // So that nobody who reads the topic waits for its end; the next writer ends it in any case.
+            let _aborted = self.producer.abort_transaction(TIMEOUT);
+            return Err(error);
+        }
         self.commit().map_err(failed)?;
         *seen = Some(format!("{epoch} {note}"));
         Ok(())
@@ -153,6 +160,7 @@ impl Sender {
                 }
                 record = back;
                 self.producer.poll(QUEUE_WAIT);
+                self.check_refused()?;
             }
         }
         self.producer.poll(Duration::ZERO);
@@ -190,7 +198,12 @@ impl Sender {
             rounds = rounds.checked_sub(1).ok_or_else(|| failed(KafkaError::Flush(Code::OperationTimedOut)))?;
             self.producer.poll(DRAIN_WAIT);
         }
-        self.producer.context().refused().map_or(Ok(()), |error| Err(failed(error)))
+        self.check_refused()
+    }
+
+    fn check_refused(&self) -> Result<()> {
+        let what = format!("sending to topic \"{}\"", self.topic);
+        self.producer.context().refused().map_or(Ok(()), |error| Err(from_kafka(&error, &what)))
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! The records stay where librdkafka has them until they have been decoded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ use super::included::Included;
 use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
-use crate::formats::changes::{ChangeDecoder, KeyValue};
+use crate::formats::changes::{ChangeDecoder, Changed, KeyValue};
 use crate::formats::record::RecordDecoder;
 use crate::formats::{Failures, assemble, registry};
 use crate::options::OnError;
 use crate::wanted::Wanted;
-use crate::{DeadLetter, Positions, SourceBatch};
+use crate::{DeadLetter, Positions, RowOp, SourceBatch};
 
 /// Bytes of values that are decoded together, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -59,11 +59,16 @@ impl Assigned {
     }
 }
 
+pub(super) enum Decoder {
+    Rows(Box<dyn RecordDecoder>),
+    Changes(Box<dyn ChangeDecoder>),
+}
+
 /// What all workers of a reader have.
 pub(super) struct Shared {
     pub options: Arc<KafkaOptions>,
     pub wanted: Wanted<Included>,
-    pub decoder: Box<dyn RecordDecoder>,
+    pub decoder: Decoder,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// Each partition has an end.
     pub ends: bool,
@@ -72,7 +77,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Tells of a partition before its first row, so that its lane is waited for.
+    /// Where a partition stands. Tells of it before its first row, so that its lane is waited for.
     pub fn nothing_yet(&self, one: &Assigned) -> SourceBatch {
         SourceBatch {
             lane: Arc::clone(&one.lane),
@@ -218,23 +223,13 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
         return Ok(None);
     }
     let bytes = records.iter().map(|record| record.payload_len() + record.key_len()).sum();
-    let positions = Positions::from([(assigned.lane.to_string(), assigned.position.to_string())]);
-    let read = SourceBatch {
-        lane: Arc::clone(&assigned.lane),
-        batch: RecordBatch::new_empty(Arc::clone(&shared.wanted.schema)),
-        places: None,
-        positions,
-        bytes,
-        dropped: 0,
-        changes: None,
-        dead: Vec::new(),
-        unfinished: false,
+    let read = SourceBatch { bytes, ..shared.nothing_yet(assigned) };
+    let decoder = match &shared.decoder {
+        Decoder::Rows(decoder) => decoder,
+        Decoder::Changes(decoder) => return changed(shared, &**decoder, assigned, &records, read).map(Some),
     };
-    if let Some(decoder) = &shared.options.changes {
-        return changed(shared, decoder, assigned, &records, read).map(Some);
-    }
     let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
-    let (columns, mut failures) = columns(shared, &payloads)?;
+    let (columns, mut failures) = patiently(shared, || decoder.columns(&payloads))?;
     failures.extend(null_keys(shared, &columns, &records));
     let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
     if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
@@ -250,9 +245,9 @@ fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage
 }
 
 /// Waits for a schema registry that is away, as for a broker: for as long as somebody wants the records.
-fn columns(shared: &Shared, payloads: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
+fn patiently<T>(shared: &Shared, decode: impl Fn() -> Result<T>) -> Result<T> {
     loop {
-        match shared.decoder.columns(payloads) {
+        match decode() {
             Err(error) if registry::is_passing(&error) && !shared.sender.is_closed() => {
                 tracing::warn!(source = shared.options.name, %error, "waiting for the schema registry");
                 std::thread::sleep(BETWEEN_TRIES);
@@ -265,13 +260,15 @@ fn columns(shared: &Shared, payloads: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>
 /// As [`decoded`], of records that say what became of rows.
 fn changed(
     shared: &Shared,
-    decoder: &ChangeDecoder,
+    decoder: &dyn ChangeDecoder,
     assigned: &Assigned,
     records: &[&BorrowedMessage<'_>],
     read: SourceBatch,
 ) -> Result<SourceBatch> {
     let pairs: Vec<KeyValue<'_>> = records.iter().map(|record| (record.key(), record.payload())).collect();
-    let changed = decoder.rows(&pairs)?;
+    let changed = patiently(shared, || decoder.rows(&pairs))?;
+    let refused = without_key(shared, &changed, records);
+    let changed = changed.without(refused)?;
     if let (OnError::Fail, Some((record, reason))) = (shared.options.on_error, changed.failures.first()) {
         return Err(bad_record(reason, &assigned.partition, records[*record].offset()));
     }
@@ -301,6 +298,22 @@ fn dead_letters<'a>(
     }
 }
 
+/// Records that say something of a row whose key stands beside the value, and is not there.
+fn without_key(shared: &Shared, changed: &Changed, records: &[&BorrowedMessage<'_>]) -> BTreeMap<u32, Error> {
+    let mut refused = BTreeMap::new();
+    for included in &shared.options.key.included {
+        let column = included.column(records);
+        let rows = changed.records.iter().zip(&changed.changes.ops).filter(|(_, op)| **op != RowOp::Truncate);
+        let null = rows.filter(|(record, _)| column.is_null(**record as usize));
+        refused.extend(null.map(|(record, _)| (*record, no_key(included.name()))));
+    }
+    refused
+}
+
+fn no_key(name: &str) -> Error {
+    Error::new(SqlState::NotNullViolation, format!("\"{name}\" of the primary key is NULL"))
+}
+
 /// Records whose rows would have no key.
 fn null_keys(shared: &Shared, columns: &[ArrayRef], records: &[&BorrowedMessage<'_>]) -> Failures {
     let key = &shared.options.key;
@@ -311,8 +324,7 @@ fn null_keys(shared: &Shared, columns: &[ArrayRef], records: &[&BorrowedMessage<
     let columns = declared.map(|(field, column)| (field.name().as_str(), column)).chain(included);
     let nulls = columns.flat_map(|(name, column)| {
         let null = move |row: &usize| column.is_null(*row);
-        let error =
-            move |row| (row, Error::new(SqlState::NotNullViolation, format!("\"{name}\" of the primary key is NULL")));
+        let error = move |row| (row, no_key(name));
         (0..records.len()).filter(null).map(error)
     });
     nulls.collect()

@@ -14,13 +14,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use datafusion::arrow::compute::{concat_batches, interleave, take_record_batch};
 use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Delta, Error, Result, SqlState};
 use tidemark_storage::{KeyRange, Snapshot};
 
-use super::{Bytes, Table};
+use super::Table;
 
 /// Rows that are read at a time of a source that is emptied.
 const CHUNK: usize = 8192;
@@ -125,11 +125,12 @@ impl Table {
         let puts: Vec<usize> = fates.values().filter_map(|fate| fate.put()).collect();
         let before = |row: usize| found.found[wanted.binary_search(&keys.row(row)).ok()?];
         let added = self.merged(&records.rows, &found.batch, &puts, &cells, before)?;
-        let removed = match is_emptied {
-            true => self.all_rows(snapshot)?,
-            false => found.batch,
-        };
-        self.change(removed, added)
+        if !is_emptied {
+            return self.change(std::iter::once(Ok(found.batch)), added);
+        }
+        let mut scan = self.def.collection.scan(snapshot, None, &KeyRange::full(), CHUNK)?;
+        let all = std::iter::from_fn(|| scan.next_delta().map(|rows| rows.map(|rows| rows.batch)).transpose());
+        self.change(all, added)
     }
 
     fn check_key(&self, rows: &RecordBatch, row: usize) -> Result<()> {
@@ -199,32 +200,29 @@ impl Table {
         Ok(RecordBatch::try_new(new.schema(), columns)?)
     }
 
-    fn all_rows(&self, snapshot: &Arc<Snapshot>) -> Result<RecordBatch> {
-        let mut scan = self.def.collection.scan(snapshot, None, &KeyRange::full(), CHUNK)?;
-        let mut all = Vec::new();
-        while let Some(rows) = scan.next_delta()? {
-            all.push(rows.batch);
-        }
-        Ok(concat_batches(self.def.collection.schema(), &all)?)
-    }
-
     /// Notes what goes and what comes, without rows that do both.
-    fn change(&mut self, removed: RecordBatch, added: RecordBatch) -> Result<()> {
-        let (old, new) = (self.row.encode(removed.columns())?, self.row.encode(added.columns())?);
-        let before: HashMap<Bytes, usize> = (0..removed.num_rows()).map(|row| (old.row(row).into(), row)).collect();
-        let same: Vec<Option<usize>> = (0..added.num_rows()).map(|row| before.get(new.row(row)).copied()).collect();
-        let mut stays = vec![false; removed.num_rows()];
-        same.iter().flatten().for_each(|row| stays[*row] = true);
-        let rows = |keep: &dyn Fn(usize) -> bool, n: usize| {
-            UInt32Array::from_iter_values((0..n).filter(|row| keep(*row)).map(|row| row as u32))
-        };
-        let removed = take_record_batch(&removed, &rows(&|row| !stays[row], stays.len()))?;
-        let added = take_record_batch(&added, &rows(&|row| same[row].is_none(), same.len()))?;
-        if removed.num_rows() > 0 {
-            self.changes.push(Delta::deletes(removed));
+    fn change(&mut self, removed: impl Iterator<Item = Result<RecordBatch>>, added: RecordBatch) -> Result<()> {
+        let new = self.row.encode(added.columns())?;
+        let coming: HashMap<&[u8], usize> = (0..added.num_rows()).map(|row| (new.row(row), row)).collect();
+        let mut stays = vec![false; added.num_rows()];
+        let mut gone = Vec::new();
+        for rows in removed {
+            let rows = rows?;
+            let old = self.row.encode(rows.columns())?;
+            let goes = |row: &u32| match coming.get(old.row(*row as usize)) {
+                Some(same) => {
+                    stays[*same] = true;
+                    false
+                }
+                None => true,
+            };
+            let goes = UInt32Array::from_iter_values((0..rows.num_rows() as u32).filter(goes));
+            gone.push(Delta::deletes(take_record_batch(&rows, &goes)?));
         }
-        if added.num_rows() > 0 {
-            self.changes.push(Delta::inserts(added));
+        let comes = UInt32Array::from_iter_values((0..added.num_rows() as u32).filter(|row| !stays[*row as usize]));
+        self.changes.extend(gone.into_iter().filter(|delta| !delta.is_empty()));
+        if !comes.is_empty() {
+            self.changes.push(Delta::inserts(take_record_batch(&added, &comes)?));
         }
         Ok(())
     }

@@ -18,6 +18,9 @@ use crate::formats::json_path::{JsonPath, as_text};
 use crate::formats::json_scan;
 use crate::options::Options;
 
+/// What Debezium writes for a value that is not available.
+pub(super) const UNAVAILABLE_TEXT: &str = "__debezium_unavailable_value";
+
 /// What Debezium writes for a value that has not changed and that the database did not repeat; and the same as base64.
 const UNAVAILABLE: [&[u8]; 2] = [b"\"__debezium_unavailable_value\"", b"\"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==\""];
 
@@ -111,7 +114,7 @@ fn available<'a>(object: &'a [u8], declared: &Declared) -> Result<Said<'a>> {
     Ok(Said { op: RowOp::Put, object: Cow::Owned(there), kept })
 }
 
-fn unknown_op(op: &str) -> Error {
+pub(super) fn unknown_op(op: &str) -> Error {
     Error::new(SqlState::InvalidTextRepresentation, format!("the record's operation \"{op}\" is not known"))
 }
 
@@ -200,7 +203,7 @@ impl Envelope for Custom {
             Some(RowOp::Delete) => {
                 let key = self.key.as_ref().and_then(|path| path.find(value));
                 let gone = match (key, before) {
-                    (Some(key), _) if key.first() != Some(&b'{') => Cow::Owned(declared.key_object(|_| Some(key))),
+                    (Some(key), _) if key.first() != Some(&b'{') => Cow::Owned(declared.bare_key(key)?),
                     (Some(object), _) | (None, Some(object)) => Cow::Borrowed(object),
                     (None, None) => Cow::Borrowed(self.after.find(value).ok_or_else(|| no_object("old row"))?),
                 };

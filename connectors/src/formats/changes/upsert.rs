@@ -36,17 +36,21 @@ impl Envelope for Upsert {
     fn read<'a>(&self, (key, value): KeyValue<'a>, declared: &Declared) -> Result<Vec<Said<'a>>> {
         let (op, object) = match value {
             Some(value) => (RowOp::Put, Cow::Borrowed(value)),
-            // All of the key is beside the value.
-            None if declared.key.is_empty() => (RowOp::Delete, Cow::Borrowed(&b"{}"[..])),
-            None => (RowOp::Delete, self.object(key.ok_or_else(|| no_object("key and no value"))?, declared)?),
+            None => (RowOp::Delete, self.0.deleted(key, declared)?),
         };
         Ok(vec![Said { op, object, kept: Vec::new() }])
     }
 }
 
-impl Upsert {
-    fn object<'a>(&self, key: &'a [u8], declared: &Declared) -> Result<Cow<'a, [u8]>> {
-        let text = match self.0 {
+impl KeyFormat {
+    /// The key of a record without a value, as an object.
+    pub fn deleted<'a>(self, key: Option<&'a [u8]>, declared: &Declared) -> Result<Cow<'a, [u8]>> {
+        // All of the key is beside the value.
+        if declared.key.is_empty() {
+            return Ok(Cow::Borrowed(b"{}"));
+        }
+        let key = key.ok_or_else(|| no_object("key and no value"))?;
+        let text = match self {
             KeyFormat::Json if key.trim_ascii_start().first() == Some(&b'{') => {
                 return Ok(Cow::Borrowed(super::envelopes::payload(key)));
             }
@@ -56,6 +60,6 @@ impl Upsert {
                 Cow::Owned(serde_json::Value::from(text).to_string().into_bytes())
             }
         };
-        Ok(Cow::Owned(declared.key_object(|_| Some(&text))))
+        declared.bare_key(&text).map(Cow::Owned)
     }
 }

@@ -1,0 +1,53 @@
+//! Changes in JSON: an envelope says which objects in a record are rows, and one decoder reads them all.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::array::Array;
+use tidemark_common::connector::{RowChanges, RowOp};
+use tidemark_common::{Error, Result};
+
+use super::{ChangeDecoder, Changed, Declared, Envelope, KeyValue};
+use crate::formats::json::JsonRecords;
+
+pub(super) struct Objects {
+    pub envelope: Box<dyn Envelope>,
+    pub declared: Declared,
+    pub rows: JsonRecords,
+}
+
+impl ChangeDecoder for Objects {
+    fn rows(&self, records: &[KeyValue<'_>]) -> Result<Changed> {
+        let mut failures: BTreeMap<usize, Error> = BTreeMap::new();
+        let (mut said, mut of) = (Vec::new(), Vec::new());
+        for (at, record) in records.iter().enumerate() {
+            match self.envelope.read(*record, &self.declared) {
+                Ok(all) => {
+                    of.extend(std::iter::repeat_n(at as u32, all.len()));
+                    said.extend(all);
+                }
+                Err(error) => {
+                    failures.insert(at, error);
+                }
+            }
+        }
+        let objects: Vec<&[u8]> = said.iter().map(|said| said.object.as_ref()).collect();
+        let (columns, bad) = self.rows.columns(&objects)?;
+        for (row, error) in bad {
+            failures.entry(of[row] as usize).or_insert(error);
+        }
+        for (row, said) in said.iter().enumerate().filter(|(_, said)| said.op != RowOp::Truncate) {
+            let null = self.declared.key.iter().find(|at| columns[**at].is_null(row));
+            if let Some(null) = null {
+                let error = self.declared.no_key(*null, said.op);
+                failures.entry(of[row] as usize).or_insert(error);
+            }
+        }
+        let mut changes = RowChanges::default();
+        for (row, said) in said.iter().enumerate() {
+            changes.kept.extend(said.kept.iter().map(|column| (row as u32, *column as u32)));
+            changes.ops.push(said.op);
+        }
+        let failures = failures.into_iter().map(|(record, error)| (record as u32, error)).collect();
+        Changed { columns, records: of, changes, failures: Vec::new() }.without(failures)
+    }
+}
