@@ -128,7 +128,8 @@ async fn changes_with_a_schema() {
         let (rows, changes) = (format!("rows_{encode}"), format!("changes_{encode}"));
         kafka.topic(&rows, 1).await;
         kafka.topic(&changes, 1).await;
-        let with = format!("ENCODE {encode} (schema.registry = '{}')", registry.url());
+        let message = if encode == "protobuf" { ", message = 'shop.Row'" } else { "" };
+        let with = format!("ENCODE {encode} (schema.registry = '{}'{message})", registry.url());
         instance.run(&format!("CREATE TABLE t_{encode} (id INT PRIMARY KEY, name TEXT)")).await;
         let key = "KEY ENCODE TEXT";
         instance
