@@ -171,10 +171,12 @@ fn connection_rows(ctx: &SystemContext, rows: &mut Rows) {
 }
 
 fn pipeline_rows(ctx: &SystemContext, rows: &mut Rows) {
-    let facts = ctx.facts.pipelines();
+    let (facts, outboxes) = (ctx.facts.pipelines(), ctx.facts.sinks());
     for object in ctx.catalog.objects() {
         let ObjectKind::Pipeline(pipeline) = &object.kind else { continue };
         let fact = fact_of(&facts, object.oid, |f| f.oid).unwrap_or_default();
+        // Of a continuous one: what waits to be loaded.
+        let outbox = fact_of(&outboxes, object.oid, |f| f.oid);
         let names = |oids: &[Oid]| {
             let objects = oids.iter().filter_map(|oid| ctx.catalog.get(*oid));
             objects.map(|object| ctx.catalog.qualified_name(object)).collect::<Vec<_>>()
@@ -184,6 +186,9 @@ fn pipeline_rows(ctx: &SystemContext, rows: &mut Rows) {
             schedule: ddl::pipeline_trigger(&pipeline.trigger), after: names(&pipeline.after),
             state: if fact.state.is_empty() { "idle" } else { fact.state }, next_run: fact.next, run: fact.run,
             last_run: fact.last_run, last_status: fact.last_status, last_ended: fact.last_ended, error: fact.error,
+            epochs_behind: outbox.as_ref().map(|o| o.epochs_behind as i64),
+            pending_rows: outbox.as_ref().map(|o| o.pending_rows),
+            pending_bytes: outbox.as_ref().map(|o| o.pending_bytes),
             definition: present_query(&ctx.catalog, object), comment: object.comment.clone(),
         );
     }

@@ -171,6 +171,16 @@ async fn changes_go_on_into_another_postgres() {
         );
     }
     assert_eq!(to.value("(SELECT count(*) FROM hard WHERE id = 5000)").await, "1");
+    // What cannot be loaded waits, and is seen to.
+    to.run("ALTER TABLE hard ADD CONSTRAINT small CHECK (v < 1000)").await;
+    from.run("INSERT INTO t VALUES (900, 5000)").await;
+    let waits =
+        "SELECT state, epochs_behind, pending_rows, pending_bytes > 0 FROM tidemark.pipelines WHERE name = 'to_hard'";
+    instance.wait_for(waits, &["failed 1 1 t"]).await;
+    to.run("ALTER TABLE hard DROP CONSTRAINT small").await;
+    instance
+        .wait_for("SELECT epochs_behind, pending_rows FROM tidemark.pipelines WHERE name = 'to_hard'", &["0 0"])
+        .await;
 }
 
 async fn wait_for_lines(postgres: &Postgres, query: &str, expected: &[String], instance: &Instance) {

@@ -227,3 +227,6 @@ impl Table {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
