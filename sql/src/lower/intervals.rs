@@ -55,15 +55,12 @@ pub(super) fn of_versions(condition: &Arc<dyn PhysicalExpr>, right: &Schema, wid
             true => (either.left(), either.right()),
             false => (either.right(), either.left()),
         };
-        let bound = column(absent.downcast_ref::<IsNullExpr>()?.arg())?;
+        let absent = column(absent.downcast_ref::<IsNullExpr>()?.arg())?;
+        let bound = absent.checked_sub(width)?;
         let within = within.downcast_ref::<BinaryExpr>()?;
         let left = column(within.left())?;
-        let is_bound = bound >= width && right.field(bound - width).name() == BOUND;
-        (is_bound && column(within.right()) == Some(bound) && left < width).then_some((
-            left,
-            *within.op(),
-            bound - width,
-        ))
+        let is_bound = right.field(bound).name() == BOUND && column(within.right()) == Some(absent);
+        (is_bound && left < width).then_some((left, *within.op(), bound))
     })?;
     match operator {
         Operator::Lt | Operator::LtEq => Some(Within::new(left, bound, Some(0), Some(0))),
