@@ -3,14 +3,13 @@
 //! A collection is a multiset of rows. Weight +n means n more of the row, -n means n fewer; an update is -old +new in one
 //! delta. `weights: None` says all are +1, which is what append-only streams send and what the fast paths look for.
 
+use std::collections::HashMap;
+
 use datafusion::arrow::array::{
     Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
 };
 use datafusion::arrow::compute;
 use datafusion::arrow::datatypes::SchemaRef;
-
-use std::collections::HashMap;
-
 use datafusion::arrow::row::{OwnedRow, RowConverter, SortField};
 
 use crate::error::Result;

@@ -123,12 +123,12 @@ impl Changed {
             return Ok(self);
         }
         let keep: Vec<bool> = self.records.iter().map(|record| !refused.contains_key(record)).collect();
-        let mut places = keep.iter().scan(0, |next, keep| {
+        let places = keep.iter().scan(0, |next, keep| {
             let place = keep.then_some(*next);
             *next += u32::from(*keep);
             Some(place)
         });
-        let places: Vec<Option<u32>> = places.by_ref().collect();
+        let places: Vec<Option<u32>> = places.collect();
         let kept = self.changes.kept.iter().filter_map(|(row, column)| Some((places[*row as usize]?, *column)));
         fn only<T: Copy>(all: &[T], keep: &[bool]) -> Vec<T> {
             all.iter().zip(keep).filter(|(_, keep)| **keep).map(|(one, _)| *one).collect()

@@ -5,11 +5,11 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Date32Array, Float32Array, Float64Array, RecordBatch, StringArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, Date32Array, PrimitiveArray, RecordBatch, StringArray,
     StringBuilder, TimestampMicrosecondArray,
 };
 use datafusion::arrow::csv::WriterBuilder as CsvWriterBuilder;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Schema, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::WriterBuilder as JsonWriterBuilder;
 use datafusion::arrow::json::writer::{
@@ -19,6 +19,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, ZstdLevel};
 use datafusion::parquet::file::properties::WriterProperties;
+use serde::Serialize;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
@@ -161,8 +162,8 @@ impl EncoderFactory for Ours {
         let encoder: Box<dyn Encoder + 'a> = match (SqlType::from_field(field), array.data_type()) {
             (SqlType::Json | SqlType::Jsonb, DataType::Utf8) => Box::new(RawJson(array.as_string())),
             (_, DataType::Binary) => Box::new(Hex(array.as_binary())),
-            (_, DataType::Float32) => Box::new(Float32s(array.as_primitive())),
-            (_, DataType::Float64) => Box::new(Float64s(array.as_primitive())),
+            (_, DataType::Float32) => Box::new(Floats::<Float32Type>(array.as_primitive())),
+            (_, DataType::Float64) => Box::new(Floats::<Float64Type>(array.as_primitive())),
             (_, DataType::Timestamp(TimeUnit::Microsecond, _)) => {
                 let times: &TimestampMicrosecondArray = array.as_primitive();
                 Box::new(OrEndless {
@@ -193,26 +194,17 @@ impl Encoder for RawJson<'_> {
 }
 
 /// JSON has no number for infinity and NaN.
-struct Float32s<'a>(&'a Float32Array);
+struct Floats<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>);
 
-impl Encoder for Float32s<'_> {
+impl<T: ArrowPrimitiveType> Encoder for Floats<'_, T>
+where
+    T::Native: Serialize + Into<f64>,
+{
     fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
         let value = self.0.value(row);
         match serde_json::to_string(&value) {
-            Ok(number) if value.is_finite() => out.extend_from_slice(number.as_bytes()),
+            Ok(number) if value.into().is_finite() => out.extend_from_slice(number.as_bytes()),
             _ => out.extend_from_slice(no_number(value.into()).as_bytes()),
-        }
-    }
-}
-
-struct Float64s<'a>(&'a Float64Array);
-
-impl Encoder for Float64s<'_> {
-    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
-        let value = self.0.value(row);
-        match serde_json::to_string(&value) {
-            Ok(number) if value.is_finite() => out.extend_from_slice(number.as_bytes()),
-            _ => out.extend_from_slice(no_number(value).as_bytes()),
         }
     }
 }

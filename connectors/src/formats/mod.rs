@@ -27,6 +27,7 @@ pub(crate) mod registry;
 pub(crate) mod schema_encode;
 mod schema_source;
 pub mod text;
+mod varint;
 
 #[cfg(test)]
 mod damage_tests;

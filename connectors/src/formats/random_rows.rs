@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::arrow::datatypes::{FieldRef, Fields, IntervalMonthDayNano, Schema, SchemaRef, i256};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tidemark_common::types::SqlType;
 
+use super::Failures;
 use super::column::{Column, Scalar};
 
 pub fn every_type() -> Vec<SqlType> {
@@ -119,4 +120,15 @@ fn scalar(column: &mut Column, sql_type: &SqlType, rng: &mut SmallRng) {
         other => panic!("{other}"),
     };
     column.append(value).unwrap();
+}
+
+/// Of records some of which, `hit`, are damaged: only these may be bad, bad ones are rows of NULLs, and all others are as they were.
+pub fn assert_others_unspoilt((read, failures): &(RecordBatch, Failures), whole: &RecordBatch, hit: &[usize]) {
+    assert!(failures.iter().all(|(row, error)| hit.contains(row) && !error.message().is_empty()));
+    for row in (0..whole.num_rows()).filter(|row| !hit.contains(row)) {
+        assert_eq!(read.slice(row, 1), whole.slice(row, 1));
+    }
+    for (row, _) in failures {
+        assert!(read.columns().iter().all(|column| column.is_null(*row)));
+    }
 }

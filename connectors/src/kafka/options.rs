@@ -118,6 +118,30 @@ impl Records {
             Records::Changes(format) => format.check(&spec.columns),
         }
     }
+
+    /// Refuses columns that the schema does not have, where there is one. Asks for it.
+    pub async fn reach(&self, declared: &SchemaRef) -> Result<()> {
+        match self {
+            Records::Rows(format) => format.reach(declared).await,
+            Records::Changes(format) => format.reach(declared).await,
+        }
+    }
+
+    /// The columns that the schema names, where there is one. Asks for it.
+    pub async fn columns(&self) -> Result<Option<SchemaRef>> {
+        match self {
+            Records::Rows(format) => format.columns().await,
+            Records::Changes(format) => format.columns().await,
+        }
+    }
+
+    /// How rows are written, where a record's value is one.
+    pub fn rows(&self) -> Option<&RecordFormat> {
+        match self {
+            Records::Rows(format) => Some(format),
+            Records::Changes(format) => format.rows(),
+        }
+    }
 }
 
 /// The columns of a primary key.

@@ -12,7 +12,7 @@ use tidemark_common::{Error, Result, SqlState};
 
 use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
 use super::error::from_kafka;
-use super::options::{KafkaOptions, Records, where_and_what};
+use super::options::{KafkaOptions, where_and_what};
 use super::reader;
 use super::stored::Stored;
 use super::topics::{Topics, list_of};
@@ -51,10 +51,7 @@ impl Source for KafkaSource {
             options.topics.partitions(&control, TIMEOUT).map(drop)
         })
         .await?;
-        match &self.options.records {
-            Records::Rows(format) => format.reach(&self.options.declared).await,
-            Records::Changes(format) => format.reach(&self.options.declared).await,
-        }
+        self.options.records.reach(&self.options.declared).await
     }
 
     async fn reader(
@@ -82,18 +79,10 @@ impl Source for KafkaSource {
 /// The columns that the schema names, or else those that the first records have.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
     let (client, topics, records) = where_and_what(&mut options, format)?;
-    let named = match &records {
-        Records::Rows(format) => format.columns().await?,
-        Records::Changes(format) => format.columns().await?,
-    };
-    if let Some(columns) = named {
+    if let Some(columns) = records.columns().await? {
         return Ok(columns);
     }
-    let format = match &records {
-        Records::Rows(format) => Some(format),
-        Records::Changes(changes) => changes.rows(),
-    };
-    let format = format.ok_or_else(|| {
+    let format = records.rows().ok_or_else(|| {
         Error::new(SqlState::InvalidTableDefinition, "the records' columns are not taken from changes")
             .with_hint("Declare the columns.")
     })?;

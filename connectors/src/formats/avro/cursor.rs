@@ -3,6 +3,7 @@
 use tidemark_common::{Error, Result, SqlState};
 
 use super::schema::{Id, Leaf, Node, Schema};
+use crate::formats::varint;
 
 /// Items that take no byte (of arrays of null): a few bytes could stand for billions of them.
 const MOST_WITHOUT_BYTES: usize = 1 << 16;
@@ -43,18 +44,8 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn long(&mut self) -> Result<i64> {
-        let mut read = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let [byte] = self.array()?;
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            read |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok((read >> 1) as i64 ^ -((read & 1) as i64));
-            }
-        }
-        Err(damaged("a number has more than 64 bits"))
+        let read = varint::read(|| self.array().map(|[byte]| byte))?;
+        read.map(varint::unzigzag).ok_or_else(|| damaged("a number has more than 64 bits"))
     }
 
     pub fn int(&mut self) -> Result<i32> {
@@ -98,8 +89,17 @@ impl<'a> Cursor<'a> {
     }
 
     /// The items of an array or map.
-    pub fn items(&mut self, mut item: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        while let Some((count, _)) = self.block()? {
+    pub fn items(&mut self, item: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        self.each(false, item)
+    }
+
+    /// `by_size`: blocks that say their size are passed over as a whole.
+    fn each(&mut self, by_size: bool, mut item: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        while let Some((count, size)) = self.block()? {
+            if let Some(size) = size.filter(|_| by_size) {
+                self.take(size)?;
+                continue;
+            }
             for _ in 0..count {
                 let before = self.rest.len();
                 item(self)?;
@@ -129,8 +129,8 @@ impl<'a> Cursor<'a> {
             Node::Null => {}
             Node::Leaf(leaf) => self.skip_leaf(*leaf)?,
             Node::Enum(_) => self.long().map(drop)?,
-            Node::Array(items) => self.skip_items(|cursor| cursor.skip(schema, *items))?,
-            Node::Map(values) => self.skip_items(|cursor| {
+            Node::Array(items) => self.each(true, |cursor| cursor.skip(schema, *items))?,
+            Node::Map(values) => self.each(true, |cursor| {
                 cursor.bytes()?;
                 cursor.skip(schema, *values)
             })?,
@@ -145,23 +145,6 @@ impl<'a> Cursor<'a> {
             }
         }
         self.depth -= 1;
-        Ok(())
-    }
-
-    fn skip_items(&mut self, mut item: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        while let Some((count, size)) = self.block()? {
-            if let Some(size) = size {
-                self.take(size)?;
-                continue;
-            }
-            for _ in 0..count {
-                let before = self.rest.len();
-                item(self)?;
-                if self.rest.len() == before {
-                    self.spend()?;
-                }
-            }
-        }
         Ok(())
     }
 

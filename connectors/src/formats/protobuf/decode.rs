@@ -14,8 +14,9 @@ use prost_reflect::{Kind as Of, Value};
 use tidemark_common::{Error, Result, SqlState};
 
 use super::plan::{Absent, ColumnPlan, Item, MessagePlan, Shape};
-use super::wire::{Raw, Wire, damaged, unzigzag};
+use super::wire::{Raw, Wire, damaged};
 use crate::formats::column::{Column, Scalar};
+use crate::formats::varint::unzigzag;
 
 /// A message, whose pieces are read one after the other.
 pub(super) fn message(plan: &MessagePlan, pieces: &[&[u8]], columns: &mut [Column]) -> Result<()> {

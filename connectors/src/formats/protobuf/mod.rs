@@ -31,12 +31,13 @@ use tidemark_common::{Error, Result, SqlState};
 
 pub(crate) use self::encode::ProtobufEncoder;
 use self::plan::MessagePlan;
-use self::wire::{Wire, damaged, unzigzag};
+use self::wire::{Wire, damaged};
 use super::Failures;
 use super::column::{Column, Rows};
 use super::record::{RecordDecoder, no_value};
 use super::registry::{ById, Fetched, Lookup, either};
 use super::schema_source::SchemaSource;
+use super::varint::unzigzag;
 use crate::options::Options;
 
 /// Messages that are declared within each other.

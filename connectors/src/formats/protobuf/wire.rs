@@ -2,6 +2,8 @@
 
 use tidemark_common::{Error, Result, SqlState};
 
+use crate::formats::varint;
+
 /// Groups within groups.
 const DEEPEST: usize = 100;
 
@@ -64,18 +66,8 @@ impl<'a> Wire<'a> {
     }
 
     pub fn varint(&mut self) -> Result<u64> {
-        let mut read = 0;
-        for shift in (0..70).step_by(7) {
-            let [byte] = self.array()?;
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            read |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(read);
-            }
-        }
-        Err(damaged("a number has more than 64 bits"))
+        let read = varint::read(|| self.array().map(|[byte]| byte))?;
+        read.ok_or_else(|| damaged("a number has more than 64 bits"))
     }
 
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
@@ -87,10 +79,6 @@ impl<'a> Wire<'a> {
         self.0 = rest;
         Ok(taken)
     }
-}
-
-pub(super) fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 fn cut_off() -> Error {
