@@ -123,6 +123,12 @@ pub static SETTINGS: &[Setting] = &[
         "100000",
         "Rows that wait between a source and the clock; then the source waits",
     ),
+    setting(
+        "lookup_max_bytes",
+        Kind::Size,
+        "256MB",
+        "Rows that wait for the lookups of one view; then the clock waits for them",
+    ),
     setting("outbox_max_bytes", Kind::Size, "1GB", "Undelivered records of one sink; then the clock waits for it"),
     setting(
         "sync",
@@ -214,6 +220,7 @@ pub struct Config {
     pub max_cursor_bytes: u64,
     pub source_queue_bytes: u64,
     pub source_queue_rows: usize,
+    pub lookup_max_bytes: u64,
     pub outbox_max_bytes: u64,
     pub sync: bool,
     pub log: String,
@@ -399,6 +406,7 @@ impl Config {
             max_cursor_bytes: read.parse("max_cursor_bytes", parse_size)?,
             source_queue_bytes: read.parse("source_queue_bytes", parse_size)?,
             source_queue_rows: read.count("source_queue_rows", 1)?,
+            lookup_max_bytes: read.parse("lookup_max_bytes", parse_size)?,
             outbox_max_bytes: read.parse("outbox_max_bytes", parse_size)?,
             sync: read.parse("sync", parse_switch)?,
             log: read.text("log").to_string(),

@@ -244,6 +244,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         source_queue_bytes: config.source_queue_bytes as usize,
         backfill_rows: 50_000,
         outbox_max_bytes: config.outbox_max_bytes,
+        lookup_max_bytes: config.lookup_max_bytes,
         subscription_epochs: 1024,
         sync: config.sync,
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidemark_engine::SinkStatus;
+use tidemark_engine::{JobStatus, SinkStatus};
 
 use crate::database::Database;
 use crate::http::{Histogram, Metric, MetricsSource};
@@ -79,6 +79,7 @@ impl MetricsSource for DatabaseMetrics {
         }
         metrics.extend([rows, late, future, lag, lag_bytes, entries, out]);
         metrics.extend(sink_metrics(&status.sinks));
+        metrics.extend(lookup_metrics(&status.jobs));
         let catalog = self.db.moment().catalog;
         let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");
         let mut failing =
@@ -112,6 +113,25 @@ impl MetricsSource for DatabaseMetrics {
             None => Err("the clock does not run yet".into()),
         }
     }
+}
+
+fn lookup_metrics(jobs: &[JobStatus]) -> [Metric; 5] {
+    let mut rows = Metric::labelled_gauge("tidemark_lookup_waiting_rows", "Rows that wait for a lookup's answer");
+    let mut bytes =
+        Metric::labelled_gauge("tidemark_lookup_waiting_bytes", "Bytes of rows that wait for a lookup's answer");
+    let mut asked = Metric::labelled_counter("tidemark_lookup_keys_total", "Keys that a lookup has asked for");
+    let mut hits = Metric::labelled_counter("tidemark_lookup_hits_total", "Rows whose key a lookup had in its cache");
+    let mut failing =
+        Metric::labelled_gauge("tidemark_lookup_failing", "1 if a lookup's last question was not answered");
+    for (job, lookup) in jobs.iter().flat_map(|job| job.lookups.iter().map(move |lookup| (job, lookup))) {
+        let label = [("job", job.name.as_str()), ("table", lookup.table.as_str())];
+        rows = rows.with(&label, lookup.rows_waiting as f64);
+        bytes = bytes.with(&label, lookup.bytes_waiting as f64);
+        asked = asked.with(&label, lookup.report.answered as f64);
+        hits = hits.with(&label, lookup.hits as f64);
+        failing = failing.with(&label, f64::from(u8::from(lookup.report.error.is_some())));
+    }
+    [rows, bytes, asked, hits, failing]
 }
 
 fn sink_metrics(sinks: &[SinkStatus]) -> [Metric; 5] {

@@ -81,6 +81,7 @@ impl Catalog {
                 depends_on: BTreeSet::new(),
                 reads: Vec::new(),
                 lookups: Vec::new(),
+                asked: Vec::new(),
                 temporary: false,
                 kind: ObjectKind::Schema,
             });
@@ -356,6 +357,7 @@ mod tests {
             depends_on: depends_on.iter().copied().collect(),
             reads: Vec::new(),
             lookups: Vec::new(),
+            asked: Vec::new(),
             temporary: false,
             kind: ObjectKind::View(View {
                 columns: vec![],

@@ -35,10 +35,22 @@ pub struct Object {
     /// The indexes that do are among `depends_on`.
     #[serde(default)]
     pub lookups: Vec<(Oid, Vec<usize>)>,
+    /// Tables of other systems that its joins ask for rows by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<Asked>,
     /// The session whose end drops it; temporary objects are not there after a restart.
     #[serde(default)]
     pub temporary: bool,
     pub kind: ObjectKind,
+}
+
+/// A table of another system as a stored query knows it, whatever has become of it there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    pub connection: Oid,
+    pub schema: String,
+    pub table: String,
+    pub columns: Vec<Column>,
 }
 
 /// A relation as a stored query knows it, whatever it is called since.
@@ -552,6 +564,12 @@ mod tests {
             reads: vec![Read { oid: 3, schema: "public".into(), name: "u".into(), columns: vec!["a".into()] }],
             depends_on: [3].into(),
             lookups: vec![(3, vec![0])],
+            asked: vec![Asked {
+                connection: 4,
+                schema: "raw".into(),
+                table: "t".into(),
+                columns: vec![Column::new("a", SqlType::Text, 1)],
+            }],
             temporary: false,
             kind: ObjectKind::Schema,
         };

@@ -126,6 +126,31 @@ pub enum RowOp {
     Truncate,
 }
 
+/// A table of another system whose rows are asked for by key: what a lookup join meets.
+#[async_trait]
+pub trait LookupTable: Send + Sync + Debug {
+    /// What asks for `columns` of the table (by position) of the rows whose columns `by`, positions in `columns`, have certain values.
+    async fn session(&self, columns: &[usize], by: &[usize]) -> Result<Box<dyn LookupSession>>;
+}
+
+#[async_trait]
+pub trait LookupSession: Send {
+    /// All rows whose key is one of `keys` (no NULLs among them), as of one moment; each as often as it is there. After an error the
+    /// session is of no more use.
+    async fn rows(&mut self, keys: &RecordBatch) -> Result<RecordBatch>;
+
+    /// How long what was found may stand for what is there.
+    fn cache(&self) -> LookupCache;
+}
+
+/// What is remembered of keys that have been asked for, those without rows among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LookupCache {
+    /// In microseconds; 0: nothing is remembered.
+    pub ttl: i64,
+    pub keys: usize,
+}
+
 /// Where changes go.
 #[async_trait]
 pub trait Sink: Send + Sync + Debug {

@@ -14,6 +14,7 @@ mod clock;
 mod growth;
 mod join;
 mod lookup;
+mod lookup_join;
 mod over;
 mod top_n;
 
@@ -34,6 +35,7 @@ pub use self::clock::{CLOCK, Keeps, Temporal, clock_column, clock_schema, clock_
 pub use self::growth::Growth;
 pub use self::join::{Join, JoinKind, Within};
 pub use self::lookup::Stored;
+pub use self::lookup_join::LookupJoin;
 pub use self::over::{Over, Until};
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
@@ -100,6 +102,7 @@ pub enum Op {
     },
     Aggregate(Aggregate),
     Join(Join),
+    LookupJoin(LookupJoin),
     TopN(TopN),
     Over(Over),
     /// Rows that are there while a condition on the clock holds.
@@ -308,6 +311,7 @@ impl Node {
                 let looked_up = [0, 1].map(|i| join.looked_up[i].as_ref().and(dataflow.stored_name(self.inputs[i])));
                 join.describe(left, right, looked_up, words)
             }
+            Op::LookupJoin(lookup) => lookup.describe(&dataflow.nodes[self.inputs[0] as usize].schema, words),
             Op::TopN(top_n) => top_n.describe(&input_names, words),
             Op::Over(over) => over.describe(&input_names, &self.schema, words),
             Op::Temporal(temporal) => temporal.describe(&input_names(&[temporal.column]), words),

@@ -40,6 +40,7 @@ use crate::operators::constant::Constant;
 use crate::operators::exchange::repartition;
 use crate::operators::filter::Filter;
 use crate::operators::join;
+use crate::operators::lookup_join::{LookupJoin, LookupStatus, Outside};
 use crate::operators::over::Over;
 use crate::operators::pace::Pace;
 use crate::operators::project::Project;
@@ -132,7 +133,8 @@ impl RunningDataflow {
         inputs: &BTreeMap<Oid, CollectionChanges>,
         now: i64,
     ) -> Result<CollectionChanges> {
-        self.watermarks.advance(&self.plan, snapshot, inputs, now)?;
+        let held_back = self.held_back(snapshot)?;
+        self.watermarks.advance(&self.plan, snapshot, inputs, &held_back, now)?;
         self.stepped_at = Some(now);
         let mut outputs: Vec<Vec<Chunks>> = Vec::with_capacity(self.nodes.len());
         let mut users_left: Vec<usize> = self.nodes.iter().map(|n| n.users).collect();
@@ -170,6 +172,31 @@ impl RunningDataflow {
             }
         }
         Ok(due)
+    }
+
+    /// Of lookups with rows that wait: the watermarks that their output must not pass.
+    fn held_back(&mut self, snapshot: &Snapshot) -> Result<BTreeMap<NodeId, Vec<Watermarks>>> {
+        let mut held = BTreeMap::<NodeId, Vec<Watermarks>>::new();
+        for node in &mut self.nodes {
+            for lookup in node.task.lookups_mut() {
+                held.entry(node.stats.node).or_default().push(lookup.held_back(snapshot)?);
+            }
+        }
+        Ok(held)
+    }
+
+    /// Tells other systems what its lookups ask them. To be called after each commit.
+    pub fn reach_out(&mut self, outside: &Outside) -> Result<()> {
+        let mut lookups = self.nodes.iter_mut().flat_map(|node| node.task.lookups_mut());
+        lookups.try_for_each(|lookup| lookup.reach_out(outside))
+    }
+
+    /// How each of its lookups fares, all shards together.
+    pub fn lookups(&self) -> Vec<LookupStatus> {
+        self.nodes
+            .iter()
+            .filter_map(|node| node.task.lookups().map(LookupJoin::status).reduce(LookupStatus::and))
+            .collect()
     }
 
     /// Adds what changed since the last flush to the commit.
@@ -287,6 +314,12 @@ impl Task {
                     Ok(Box::new(Over::new(over, &input.schema, &node.schema, &placement)?))
                 })
             }
+            Op::LookupJoin(lookup) => {
+                let input = input()?;
+                let keys = lookup.keys().0;
+                on_one_shard = !matches!(&input.op, Op::Exchange { keys: by } if *by == keys);
+                Box::new(move |shard| Ok(Box::new(LookupJoin::new(lookup, node, &input.schema, &placement(shard))?)))
+            }
             Op::Temporal(temporal) => {
                 Box::new(move |shard| Ok(Box::new(TemporalFilter::new(temporal, &node.schema, placement(shard))?)))
             }
@@ -325,6 +358,16 @@ impl Task {
         Ok(Task::Operator { instances, on_one_shard })
     }
 
+    fn lookups(&self) -> impl Iterator<Item = &LookupJoin> {
+        let instances = if let Task::Operator { instances, .. } = self { instances.as_slice() } else { &[] };
+        instances.iter().filter_map(|instance| instance.lookup())
+    }
+
+    fn lookups_mut(&mut self) -> impl Iterator<Item = &mut LookupJoin> {
+        let instances = if let Task::Operator { instances, .. } = self { instances.as_mut_slice() } else { &mut [] };
+        instances.iter_mut().filter_map(|instance| instance.lookup_mut())
+    }
+
     fn state_size(&self) -> StateSize {
         let Task::Operator { instances, .. } = self else { return StateSize::default() };
         instances.iter().map(|i| i.state_size()).fold(StateSize::default(), |sum, size| StateSize {
@@ -340,7 +383,10 @@ impl Task {
 }
 
 fn keeps_state(op: &Op) -> bool {
-    matches!(op, Op::Aggregate(_) | Op::Join(_) | Op::TopN(_) | Op::Over(_) | Op::Temporal(_) | Op::Pace(_))
+    matches!(
+        op,
+        Op::Aggregate(_) | Op::Join(_) | Op::LookupJoin(_) | Op::TopN(_) | Op::Over(_) | Op::Temporal(_) | Op::Pace(_)
+    )
 }
 
 fn project(delta: &Delta, projection: &[usize], schema: &SchemaRef) -> Result<Delta> {

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backfill::{Progress, Replaying};
 use crate::engine::{Command, Definition, EngineConfig, Moment, Shared, Transaction};
 use crate::job::{Job, Output};
+use crate::operators::lookup_join::Outside;
 use crate::operators::{Chunks, Held, HeldCollections, Seen};
 use crate::source_input::{QueueLimits, SourceInput, Waker};
 use crate::status::{EpochStatus, SourceStatus};
@@ -366,7 +367,7 @@ impl Driver {
 
     /// Microseconds until the next chunk of a backfill; `None`: it waits for something else, or there is none.
     fn backfill_due_in(&self) -> Option<i64> {
-        if self.outbox_full() {
+        if self.is_held_up() {
             return None;
         }
         let now = self.clock.now_micros();
@@ -374,8 +375,18 @@ impl Driver {
         self.jobs.values().filter_map(|job| job.backfill_due_in(now, building)).min()
     }
 
-    /// A sink has reached its bound: nothing that could add to it is taken until it has delivered.
-    pub fn outbox_full(&self) -> bool {
+    /// Nothing is taken that could add to what waits for another system.
+    pub fn is_held_up(&self) -> bool {
+        self.outbox_full() || self.lookups_full()
+    }
+
+    /// The rows that wait for a lookup have reached their bound.
+    fn lookups_full(&self) -> bool {
+        self.jobs.values().any(|job| job.bytes_waiting() >= self.config.lookup_max_bytes)
+    }
+
+    /// A sink has reached its bound.
+    fn outbox_full(&self) -> bool {
         self.jobs.values().any(|job| match &job.output {
             Output::Sink { outbox, .. } => outbox.pending.bytes >= self.config.outbox_max_bytes,
             _ => false,
@@ -395,16 +406,22 @@ impl Driver {
         if self.outbox_full() {
             return false;
         }
+        // An answer lets rows go that wait for it.
+        if interval_passed && self.jobs.values().any(|job| job.is_due(now)) {
+            return true;
+        }
+        if self.lookups_full() {
+            return false;
+        }
         any(&|s| s.queued_rows() >= self.config.epoch_rows)
             || (interval_passed
                 && (any(&|s| s.has_rows() || s.idle_advance_due(now))
-                    || self.jobs.values().any(|job| job.is_due(now))
                     || self.tables.values().any(|table| table.is_due(now))))
     }
 
-    /// While a sink is at its bound, only what adds no rows goes on, DROP SINK above all.
+    /// While a sink or lookup is at its bound, only what adds no rows goes on, DROP above all.
     pub fn may_take(&self, transaction: &Transaction) -> bool {
-        transaction.writes.is_empty() || !self.outbox_full()
+        transaction.writes.is_empty() || !self.is_held_up()
     }
 
     /// Makes the newest state visible to everyone.
@@ -428,6 +445,12 @@ impl Driver {
         status.transactions = self.transactions;
         status.conflicts = self.conflicts;
         status.running = true;
+    }
+
+    /// After a commit: what its lookups ask.
+    pub fn reach_out(&mut self) -> Result<()> {
+        let outside = Outside { runtime: self.runtime.clone(), waker: self.waker.clone(), clock: self.clock.clone() };
+        self.jobs.values_mut().try_for_each(|job| job.reach_out(&outside, self.config.workers))
     }
 
     /// Rows that an input holds now. Of a view that is being built itself nobody knows.

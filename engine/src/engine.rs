@@ -34,6 +34,8 @@ pub struct EngineConfig {
     pub backfill_rows: usize,
     /// Undelivered bytes of a sink at which the clock waits.
     pub outbox_max_bytes: u64,
+    /// Of rows that wait for the lookups of one view, sink or pipeline.
+    pub lookup_max_bytes: u64,
     /// Epochs whose changes wait for a slow SUBSCRIBE before it is ended.
     pub subscription_epochs: usize,
     /// fsync at each commit.

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::backfill::{Progress, Replaying};
 use crate::dataflow::{CollectionChanges, RunningDataflow};
 use crate::engine::{Command, Definition, SinkDef, ViewDef};
+use crate::operators::lookup_join::Outside;
 use crate::operators::{Chunks, Held, HeldCollections};
 use crate::outbox::Outbox;
 use crate::pace::Pace;
@@ -324,6 +325,19 @@ impl Job {
         Ok(changes)
     }
 
+    /// Tells other systems what its lookups ask them, now that what waits for the answers is committed.
+    pub fn reach_out(&mut self, outside: &Outside, shards: usize) -> Result<()> {
+        match self.running.reach_out(outside) {
+            Ok(()) => Ok(()),
+            Err(error) => self.fail(&error, shards),
+        }
+    }
+
+    /// Bytes of rows that wait for answers of other systems.
+    pub fn bytes_waiting(&self) -> u64 {
+        self.running.lookups().iter().map(|lookup| lookup.bytes_waiting).sum()
+    }
+
     /// Stores what has moved besides the state.
     pub fn store(&self, before: &StoredMark, commit: &mut EpochCommit) -> Result<()> {
         if self.stored != before.0 {
@@ -400,6 +414,7 @@ impl Job {
             state_entries: nodes.iter().map(|n| n.state.entries).sum(),
             state_bytes: nodes.iter().map(|n| n.state.cached_bytes).sum(),
             late_rows: nodes.iter().map(|n| n.late_rows).sum(),
+            lookups: self.running.lookups(),
             nodes,
         }
     }

@@ -292,10 +292,10 @@ fn changes_of(snapshot: &Arc<Snapshot>, sink: Oid, epoch: Epoch) -> Result<Chunk
     snapshot.scan(&span.start, &span.end).map(|entry| decode(value::unframe(&entry?.1)?)).collect()
 }
 
-/// Twice as long each time, less up to half of it: sinks that failed together do not come back together.
-fn backoff(failures: u64, sink: Oid) -> Duration {
+/// Twice as long each time, less up to half of it: those that failed together do not come back together.
+pub(crate) fn backoff(failures: u64, who: Oid) -> Duration {
     let whole = FIRST_BACKOFF.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF);
-    let jitter = (failures ^ u64::from(sink)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let jitter = (failures ^ u64::from(who)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     whole - whole.mul_f64(jitter as f64 / f64::from(u32::MAX) / 2.0)
 }
 

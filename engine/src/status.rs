@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidemark_common::{Epoch, Error, Oid};
 
 use crate::dataflow::NodeStats;
+use crate::operators::lookup_join::LookupStatus;
 use crate::source_input::RefusedRow;
 
 /// Epochs that are remembered.
@@ -64,6 +65,7 @@ pub struct JobStatus {
     pub state_entries: u64,
     pub state_bytes: u64,
     pub late_rows: u64,
+    pub lookups: Vec<LookupStatus>,
     pub nodes: Vec<NodeStats>,
 }
 

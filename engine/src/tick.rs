@@ -49,7 +49,8 @@ impl Driver {
         let rows_out = count_rows(&changes) - rows;
 
         if commit.is_empty() && self.admitted.is_empty() {
-            self.publish(); // a source has ended, or a backfill waits for its reader
+            self.reach_out()?;
+            self.publish(); // a source has ended, a backfill waits for its reader, a lookup has failed
             return Ok(());
         }
         commit.put_value(&Key::Counter(TIME), &self.time)?;
@@ -80,6 +81,7 @@ impl Driver {
             transactions: self.admitted.len() as u32,
         });
         self.transactions += self.admitted.len() as u64;
+        self.reach_out()?;
         self.publish();
         self.tell(epoch, &changes);
         self.answer_builders();
@@ -393,7 +395,7 @@ impl Driver {
 
     fn source_changes(&mut self, now: i64, commit: &mut EpochCommit) -> Result<Changes> {
         let mut changes = Changes::new();
-        if self.outbox_full() {
+        if self.is_held_up() {
             return Ok(changes);
         }
         for (oid, source) in &mut self.sources {

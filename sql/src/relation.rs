@@ -13,6 +13,7 @@ use datafusion::common::Constraints;
 use datafusion::common::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use tidemark_common::connector::LookupTable;
 use tidemark_common::{Error, Oid};
 
 /// Reads a relation's rows at the moment a statement sees.
@@ -52,6 +53,8 @@ pub struct Relation {
     pub constraints: Option<Constraints>,
     /// `None` while planning a dataflow, which never scans.
     pub scan: Option<Arc<dyn RelationScan>>,
+    /// In a dataflow, of a table of another system: nobody tells of its changes, its rows can be asked for by key.
+    pub asked: Option<Arc<dyn LookupTable>>,
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{
-    Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, TIDEMARK_SCHEMA, Table,
+    Asked, Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, TIDEMARK_SCHEMA, Table,
 };
 use tidemark_common::plan::{Dataflow, Emit};
 use tidemark_common::{Clock, Error, Oid, Result};
@@ -28,7 +28,7 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::event_time::EventTime;
-use super::{connections, views};
+use super::{connections, lookups, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::pipelines::history::DEAD_LETTERS;
@@ -386,12 +386,14 @@ fn for_dataflows(state: &SessionState) -> SessionState {
     state
 }
 
-/// Plans a view's or sink's query as a dataflow. `stored`: it is that of this object, and must come out as it did first.
+/// Plans a view's or sink's query as a dataflow. `stored`: it is that of this object, and must come out as it did first. `asked`:
+/// the tables of other systems that it names.
 pub fn dataflow(
     query: &ast::Query,
     search_path: &[String],
     emit: Emit,
     stored: Option<&Object>,
+    asked: &[Asked],
     catalog: &Arc<Catalog>,
     env: &Environment,
 ) -> Result<Dataflow> {
@@ -404,7 +406,7 @@ pub fn dataflow(
         system: None,
         scans: Arc::new(StreamInputs { lookups: stored.map(|object| object.lookups.clone()) }),
         returned: HashMap::new(),
-        remote: Arc::default(),
+        remote: Arc::new(lookups::relations(asked, catalog, env)?),
     };
     let plan = names.plan(query)?;
     lower::check_deterministic(&plan)?;
@@ -419,7 +421,7 @@ pub fn stored_dataflow(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
     let Some((query, path)) = object.query() else {
         return Err(Error::internal(format!("a {} has no dataflow", object.kind_name())));
     };
-    dataflow(&stored_query(query)?, path, object.emit(), Some(object), catalog, env)
+    dataflow(&stored_query(query)?, path, object.emit(), Some(object), &object.asked, catalog, env)
 }
 
 /// A stored query's AST.

@@ -14,6 +14,7 @@ pub mod drop;
 mod event_time;
 mod indexes;
 pub(crate) mod loads;
+pub mod lookups;
 mod normalize;
 mod pipelines;
 pub(crate) mod remote;
@@ -105,6 +106,7 @@ impl Session {
             reads: relations.map(|o| read(&catalog, o)).collect(),
             depends_on,
             lookups: Vec::new(),
+            asked: Vec::new(),
             temporary: false,
             kind,
         })

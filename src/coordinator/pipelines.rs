@@ -11,7 +11,7 @@ use tidemark_sql::grammar;
 
 use super::indexes::indexes_used;
 use super::secrets::altered;
-use super::{Target, already_exists, definitions, dependencies};
+use super::{Target, already_exists, definitions, dependencies, lookups};
 use crate::pipelines::continuous::check_target;
 use crate::pipelines::options::{OnDrift, PipelineOptions, check_webhook};
 use crate::pipelines::schedule::Schedule;
@@ -88,6 +88,7 @@ impl Session {
             object.depends_on.extend(dataflow.inputs());
             object.depends_on.extend(indexes_used(&dataflow, self.catalog()?.as_ref()));
             object.lookups = dataflow.lookups().into_iter().collect();
+            object.asked = lookups::asked(&self.names_for_ddl()?.remote, self.catalog()?.as_ref())?;
             steps.push(PlannedStep::Create(object.oid));
         }
         self.change_catalog(vec![Change::Put(Box::new(object.clone()))], steps)?;
@@ -117,8 +118,9 @@ impl Session {
     fn continuous(&mut self, create: &CreatePipeline, targets: &[Oid]) -> Result<(Continuous, Dataflow)> {
         let names = self.names_for_ddl()?;
         let env = self.database().environment.clone();
-        let dataflow =
-            definitions::dataflow(&create.query, &names.search_path, Emit::Changes, None, &names.catalog, &env)?;
+        let asked = lookups::asked(&names.remote, &names.catalog)?;
+        let path = &names.search_path;
+        let dataflow = definitions::dataflow(&create.query, path, Emit::Changes, None, &asked, &names.catalog, &env)?;
         let output = dataflow.output();
         let append_only = output.properties.append_only;
         for target in targets {

@@ -73,6 +73,7 @@ impl Session {
             depends_on: [].into(),
             reads: Vec::new(),
             lookups: Vec::new(),
+            asked: Vec::new(),
             temporary,
             kind: ObjectKind::Table(table),
         };

@@ -53,6 +53,7 @@ impl Session {
             depends_on: BTreeSet::new(),
             reads: Vec::new(),
             lookups: Vec::new(),
+            asked: Vec::new(),
             temporary,
             kind: ObjectKind::Schema,
         };

@@ -6,7 +6,7 @@ use tidemark_common::Result;
 use tidemark_sql::ast::{CreateSink, Emit, SinkFrom};
 
 use super::indexes::indexes_used;
-use super::{already_exists, connections, definitions, dependencies};
+use super::{already_exists, connections, definitions, dependencies, lookups};
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
 
@@ -36,7 +36,8 @@ impl Session {
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&query, &path, emit, None, &names.catalog, &env)?;
+        let asked = lookups::asked(&names.remote, &names.catalog)?;
+        let dataflow = definitions::dataflow(&query, &path, emit, None, &asked, &names.catalog, &env)?;
         let mut depends_on = dataflow.inputs();
         depends_on.extend(dependencies(&names.plan(&query)?, &names.catalog, &query, &path)?);
         depends_on.extend(indexes_used(&dataflow, &names.catalog));
@@ -66,6 +67,7 @@ impl Session {
         depends_on.extend(sink.secrets.iter().map(|(_, oid)| *oid).chain(sink.connection));
         let mut object = self.object(target, depends_on, ObjectKind::Sink(sink))?;
         object.lookups = dataflow.lookups().into_iter().collect();
+        object.asked = asked;
         // Opened here for its errors; delivery opens its own.
         if let tidemark_engine::Definition::Sink(def) = definitions::define(&object, &names.catalog, &env)? {
             def.sink.writer().await?;

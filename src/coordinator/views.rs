@@ -8,7 +8,7 @@ use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::{CreateMaterializedView, WithOptions};
 
 use super::indexes::indexes_used;
-use super::{already_exists, definitions, dependencies};
+use super::{already_exists, definitions, dependencies, lookups};
 use crate::pg_catalog::output_names;
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
@@ -107,7 +107,8 @@ impl Session {
         let names = self.names_for_ddl()?;
         let path = names.search_path.clone();
         let env = self.database().environment.clone();
-        let dataflow = definitions::dataflow(&create.query, &path, emit, None, &names.catalog, &env)?;
+        let asked = lookups::asked(&names.remote, &names.catalog)?;
+        let dataflow = definitions::dataflow(&create.query, &path, emit, None, &asked, &names.catalog, &env)?;
         let depends_on: std::collections::BTreeSet<_> = {
             let mut inputs = dataflow.inputs();
             inputs.extend(dependencies(&names.plan(&create.query)?, &names.catalog, &create.query, &path)?);
@@ -135,6 +136,7 @@ impl Session {
         let target = self.target(&create.name, false)?;
         let mut object = self.object(target, depends_on, ObjectKind::MaterializedView(view))?;
         object.lookups = dataflow.lookups().into_iter().collect();
+        object.asked = asked;
         Ok(object)
     }
 

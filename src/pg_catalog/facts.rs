@@ -15,6 +15,7 @@ pub trait SystemFacts: Debug + Send + Sync {
     /// The last rows that each source refused.
     fn late_rows(&self) -> Vec<LateRowFact>;
     fn sinks(&self) -> Vec<SinkFact>;
+    fn lookups(&self) -> Vec<LookupFact>;
     fn pipelines(&self) -> Vec<PipelineFact>;
     /// The epochs still remembered, oldest first.
     fn epochs(&self) -> Vec<EpochFact>;
@@ -93,6 +94,22 @@ pub struct SinkFact {
     pub next_attempt: Option<i64>,
     pub pending_rows: i64,
     pub pending_bytes: i64,
+    pub error: Option<String>,
+}
+
+/// One of an object's lookups in another system.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LookupFact {
+    pub object: Oid,
+    pub table: String,
+    pub rows_waiting: i64,
+    pub bytes_waiting: i64,
+    pub keys_waiting: i64,
+    pub keys_cached: i64,
+    pub keys_asked: i64,
+    pub cache_hits: i64,
+    pub failures: i64,
+    pub next_attempt: Option<i64>,
     pub error: Option<String>,
 }
 

@@ -52,6 +52,10 @@ impl SystemFacts for Facts {
     fn late_rows(&self) -> Vec<LateRowFact> {
         vec![]
     }
+    fn lookups(&self) -> Vec<LookupFact> {
+        Vec::new()
+    }
+
     fn sinks(&self) -> Vec<SinkFact> {
         vec![]
     }
@@ -130,6 +134,7 @@ fn object(oid: Oid, schema: Oid, name: &str, depends_on: &[Oid], kind: ObjectKin
         depends_on,
         reads: Vec::new(),
         lookups: Vec::new(),
+        asked: Vec::new(),
         temporary: false,
         kind,
     }

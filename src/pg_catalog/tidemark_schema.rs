@@ -18,6 +18,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
         "sources" => source_rows(ctx, rows),
         "late_rows" => late_rows(ctx, rows),
         "sinks" => sink_rows(ctx, rows),
+        "lookups" => lookup_rows(ctx, rows),
         "secrets" => secret_rows(ctx, rows),
         "connections" => connection_rows(ctx, rows),
         "pipelines" => pipeline_rows(ctx, rows),
@@ -117,6 +118,19 @@ fn late_rows(ctx: &SystemContext, rows: &mut Rows) {
         row!(
             rows, schema_name: schema, source: name, read_at: fact.read_at, reason: fact.reason,
             event_time: fact.event_time, late_limit: fact.limit, row: fact.row,
+        );
+    }
+}
+
+fn lookup_rows(ctx: &SystemContext, rows: &mut Rows) {
+    for fact in ctx.facts.lookups() {
+        let Ok(object) = ctx.catalog.expect(fact.object) else { continue };
+        let (schema, name) = names(ctx, object);
+        row!(
+            rows, schema_name: schema, name: name, remote_table: fact.table, rows_waiting: fact.rows_waiting,
+            bytes_waiting: fact.bytes_waiting, keys_waiting: fact.keys_waiting, keys_cached: fact.keys_cached,
+            keys_asked: fact.keys_asked, cache_hits: fact.cache_hits, failures: fact.failures,
+            next_attempt: fact.next_attempt, error: fact.error,
         );
     }
 }

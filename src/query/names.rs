@@ -18,6 +18,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 use tidemark_sql::ast::Statement;
 use tidemark_sql::grammar;
+use tidemark_sql::lower::not_followed;
 use tidemark_sql::planner::{Planner, Resolver};
 
 use crate::pg_catalog::{self, SystemContext};
@@ -79,7 +80,7 @@ impl Names {
         if self.catalog.connection(connection).is_err() {
             return Err(cross_database(name));
         }
-        Err(not_followed(&name.to_string(), connection))
+        Err(not_followed(&name.to_string()))
     }
 
     /// A table whose contents are in another system, with the columns that are declared here, or the first of them that a stored
@@ -87,7 +88,7 @@ impl Names {
     fn kept_elsewhere(&self, object: &Object, known: Option<&Read>) -> Result<Arc<dyn TableProvider>> {
         let key = kept_elsewhere(object, &self.catalog)
             .ok_or_else(|| Error::internal(format!("\"{}\" has no connection", object.name)))?;
-        let Some(table) = self.remote.get(&key) else { return Err(not_followed(&object.name, &key.0)) };
+        let Some(table) = self.remote.get(&key) else { return Err(not_followed(&object.name)) };
         let there = table.schema();
         let name = TableReference::bare(object.name.as_str());
         let scan = LogicalPlanBuilder::scan(name.clone(), provider_as_source(table.clone()), None)?;
@@ -131,14 +132,6 @@ impl Names {
         let plan = named(plan, columns)?;
         Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
     }
-}
-
-fn not_followed(name: &str, connection: &str) -> Error {
-    Error::unsupported(format!(
-        "\"{name}\" is a table of connection \"{connection}\", whose changes nobody tells of: what is kept up to date cannot read \
-         it"
-    ))
-    .with_hint("Copy it into a table, CREATE TABLE t AS SELECT .. and INSERT .. SELECT to load it again, and read that table.")
 }
 
 /// The plan's first columns, under these names.

@@ -135,6 +135,7 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
         versions: None,
         constraints: None,
         scan: None,
+        asked: None,
     };
     match &object.kind {
         ObjectKind::Table(table) => {

@@ -14,7 +14,7 @@ use tidemark_sql::ast::{Emit, Explain, ExplainTarget, SinkFrom, Statement};
 use super::select::{text_rows, with_parameters};
 use super::update::Scope;
 use super::{Outcome, Session, dml};
-use crate::coordinator::definitions;
+use crate::coordinator::{definitions, lookups};
 use crate::query::Lookup;
 
 impl Session {
@@ -46,7 +46,8 @@ impl Session {
     fn explain_dataflow(&mut self, query: &sql::Query, emit: Emit) -> Result<String> {
         let path = self.search_path();
         let catalog = self.catalog()?;
-        Ok(definitions::dataflow(query, &path, emit, None, &catalog, &self.db.environment)?.to_string())
+        let asked = lookups::asked(&self.remote, &catalog)?;
+        Ok(definitions::dataflow(query, &path, emit, None, &asked, &catalog, &self.db.environment)?.to_string())
     }
 
     fn explain_object(&mut self, object: &Object, analyze: bool) -> Result<String> {

@@ -17,8 +17,8 @@ use super::{SessionInfo, TransactionStatus, sequence_functions};
 use crate::coordinator::definitions;
 use crate::database::Database;
 use crate::pg_catalog::{
-    CursorFact, EpochFact, FunctionFact, JobFact, LateRowFact, RelationSize, SessionFact, SettingFact, SinkFact,
-    SourceFact, SystemFacts, registry_functions,
+    CursorFact, EpochFact, FunctionFact, JobFact, LateRowFact, LookupFact, RelationSize, SessionFact, SettingFact,
+    SinkFact, SourceFact, SystemFacts, registry_functions,
 };
 use crate::pipelines::PipelineFact;
 
@@ -206,6 +206,26 @@ impl SystemFacts for Facts {
                 pending_rows: sink.pending_rows as i64,
                 pending_bytes: sink.pending_bytes as i64,
                 error: sink.error.clone(),
+            })
+            .collect()
+    }
+
+    fn lookups(&self) -> Vec<LookupFact> {
+        let status = self.db.engine.status();
+        let lookups = status.jobs.iter().flat_map(|job| job.lookups.iter().map(|lookup| (job.oid, lookup)));
+        lookups
+            .map(|(object, lookup)| LookupFact {
+                object,
+                table: lookup.table.clone(),
+                rows_waiting: lookup.rows_waiting as i64,
+                bytes_waiting: lookup.bytes_waiting as i64,
+                keys_waiting: lookup.keys_waiting as i64,
+                keys_cached: lookup.keys_cached as i64,
+                keys_asked: lookup.report.answered as i64,
+                cache_hits: lookup.hits as i64,
+                failures: lookup.report.failures as i64,
+                next_attempt: lookup.report.next_attempt,
+                error: lookup.report.error.clone(),
             })
             .collect()
     }

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::Result;
 use tidemark_connectors::postgres::Reading;
-use tidemark_sql::ast::{DeclareOf, ExplainTarget, Statement};
+use tidemark_sql::ast::{DeclareOf, ExplainTarget, SinkFrom, Statement};
 
 use super::Session;
 use crate::coordinator::{connections, definitions};
@@ -100,7 +100,13 @@ impl Named<'_> {
                 DeclareOf::Query(query) => self.within(query.as_ref(), search_path),
                 DeclareOf::Subscribe(_) => Ok(()),
             },
-            // What is kept up to date reads no remote table, and says so when it is planned.
+            // What is kept up to date may ask remote tables for rows by key.
+            Statement::CreateMaterializedView(create) => self.within(create.query.as_ref(), search_path),
+            Statement::CreatePipeline(create) => self.within(create.query.as_ref(), search_path),
+            Statement::CreateSink(create) => match &create.from {
+                SinkFrom::Query { query, .. } => self.within(query.as_ref(), search_path),
+                SinkFrom::Relation(name) => self.named(name, search_path),
+            },
             _ => Ok(()),
         }
     }

@@ -74,7 +74,7 @@ impl Session {
     fn check_repeatable(&self, object: &Object) -> Result<()> {
         let plan = definitions::stored_dataflow(object, &self.transaction()?.catalog, &self.db.environment)?;
         let hangs = |node: &Node| match &node.op {
-            Op::Clock => true,
+            Op::Clock | Op::LookupJoin(_) => true,
             Op::Join(join) => join.current,
             _ => false,
         };

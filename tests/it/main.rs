@@ -32,6 +32,7 @@ mod limits;
 mod loads;
 mod loads_elsewhere;
 mod loads_postgres;
+mod lookups;
 #[cfg(target_os = "linux")] // reads /proc
 mod memory;
 mod normalize_postgres;

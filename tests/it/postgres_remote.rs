@@ -330,7 +330,7 @@ async fn errors_are_the_servers_own() {
     let (code, message, more) = error(&instance, "CREATE MATERIALIZED VIEW v AS SELECT * FROM c.public.orders").await;
     assert_eq!(code, "0A000");
     assert!(
-        message.contains("whose changes nobody tells of") && more.contains("CREATE TABLE t AS SELECT"),
+        message.contains("whose changes nobody tells of") && more.contains("FOR SYSTEM_TIME AS OF proctime()"),
         "{message} {more}"
     );
     instance.run("CREATE VIEW plain AS SELECT * FROM c.public.orders").await;

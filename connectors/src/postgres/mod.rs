@@ -10,6 +10,8 @@
 //!                       │   └── PushDown makes one of a join or an aggregate over such tables
 //!                       └── COPY (SELECT columns WHERE filters LIMIT n) TO STDOUT BINARY ──▶ RecordBatches, bounded
 //!
+//!   JOIN connection.schema.table FOR SYSTEM_TIME AS OF proctime() in a view ──▶ Lookup: the rows of some keys
+//!
 //!   CREATE TABLE .. WITH (connection = ..) ──▶ TargetTable::settle: created, or compared with what is there
 //!   a load into it ──▶ Loading: RecordBatches ──COPY .. FROM STDIN BINARY──▶ staging ──the strategy's SQL──▶ the table
 //!
@@ -23,12 +25,14 @@ mod check;
 mod client;
 mod copy;
 mod ddl;
+mod describe;
 mod drift;
 mod encode;
 mod error;
 mod expression;
 mod filter;
 mod load;
+mod lookup;
 mod options;
 mod progress;
 mod pushdown;
@@ -45,6 +49,7 @@ pub use client::Client;
 pub use ddl::{SchemaChange, TargetColumn, TargetTable, indexes_for};
 pub use drift::OnDrift;
 pub use load::{Begun, LoadPlan, Loading};
+pub use lookup::Lookup;
 pub use options::PostgresOptions;
 pub use progress::recorded;
 pub use pushdown::{PushDown, WholeQuery};

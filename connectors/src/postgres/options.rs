@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use tidemark_common::connector::LookupCache;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Hidden, Result};
 
 use crate::options::Options;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_CACHE_KEYS: usize = 100_000;
 
 /// How a connection is encrypted, and what is asked of the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct PostgresOptions {
     pub options: Option<String>,
     /// What a `numeric` without precision is read as.
     pub numeric: SqlType,
+    /// What lookups by this connection remember.
+    pub lookup_cache: LookupCache,
 }
 
 impl PostgresOptions {
@@ -74,7 +78,8 @@ impl PostgresOptions {
                 Error::invalid(format!("unknown type of connection \"{kind}\"")).with_hint("Known: kafka, postgres.")
             );
         }
-        let parsed = Self::take(&mut options)?;
+        let lookup_cache = lookup_cache(&mut options)?;
+        let parsed = Self { lookup_cache, ..Self::take(&mut options)? };
         options.finish()?;
         parsed.complete()
     }
@@ -95,6 +100,7 @@ impl PostgresOptions {
             application_name: options.take("application_name").unwrap_or_else(|| "tidemark".into()),
             options: options.take("options"),
             numeric: numeric(options)?,
+            lookup_cache: LookupCache::default(),
         })
     }
 
@@ -178,6 +184,14 @@ fn numeric(options: &mut Options) -> Result<SqlType> {
             "option \"numeric\" must be numeric, numeric(p, s) up to 76 digits, or text, not \"{text}\""
         ))
     })
+}
+
+/// `lookup_cache_ttl`, an interval, and `lookup_cache_keys`.
+fn lookup_cache(options: &mut Options) -> Result<LookupCache> {
+    let ttl = options.duration("lookup_cache_ttl")?.unwrap_or_default();
+    let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+    let keys = options.parse("lookup_cache_keys", "a number of keys")?;
+    Ok(LookupCache { ttl, keys: keys.unwrap_or(DEFAULT_CACHE_KEYS) })
 }
 
 #[cfg(test)]

@@ -12,14 +12,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidemark_common::{Error, Result, SqlState, nearest};
+use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::client::Client;
+use super::describe::describe;
 use super::error;
 use super::options::PostgresOptions;
 use super::table::RemoteTable;
-use super::types::{Described, RemoteColumn, Texts, map};
 
 /// Tables that a statement reads from one connection at a time.
 const MAX_SESSIONS: usize = 16;
@@ -106,46 +106,8 @@ impl Reading {
 
     /// The table, view or whatever else can be read under that name.
     pub async fn table(self: &Arc<Self>, schema: &str, table: &str) -> Result<RemoteTable> {
-        let columns = self.columns(schema, table).await?;
+        let columns = describe(&*self.first.lock().await, schema, table).await?;
         RemoteTable::new(self.clone(), schema, table, columns)
-    }
-
-    async fn columns(&self, schema: &str, table: &str) -> Result<Vec<RemoteColumn>> {
-        let first = self.first.lock().await;
-        let rows = first.postgres.query(COLUMNS, &[&schema, &table]).await;
-        let rows = rows.map_err(|e| error::remote(&self.name, &e, None))?;
-        if rows.is_empty() {
-            return Err(self.missing(&first, schema, table).await?);
-        }
-        // A table may have no columns: it has one row here, without a name.
-        let named = rows.iter().filter(|row| row.get::<_, Option<String>>(0).is_some());
-        Ok(named.map(|row| self.column(row)).collect())
-    }
-
-    fn column(&self, row: &tokio_postgres::Row) -> RemoteColumn {
-        let described =
-            Described { type_oid: row.get(2), element_oid: row.get(3), typmod: row.get(4), dimensions: row.get(5) };
-        let (sql_type, cast) = map(&described, &self.options.numeric);
-        let not_null: bool = row.get(1);
-        RemoteColumn {
-            name: row.get(0),
-            sql_type,
-            nullable: !not_null,
-            cast,
-            texts: Texts { bytewise: row.get(6), ordered: row.get(7), folded: row.get(8) },
-        }
-    }
-
-    async fn missing(&self, first: &Client, schema: &str, table: &str) -> Result<Error> {
-        let rows = first.postgres.query(NAMES, &[]).await.map_err(|e| error::remote(&self.name, &e, None))?;
-        let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let asked = format!("{schema}.{table}");
-        let message = format!("relation \"{asked}\" does not exist in connection \"{}\"", self.name);
-        let error = Error::new(SqlState::UndefinedTable, message);
-        Ok(match nearest(&asked, known.iter().map(String::as_str)) {
-            Some(near) => error.with_hint(format!("Perhaps you meant \"{}.{near}\".", self.name)),
-            None => error,
-        })
     }
 }
 
@@ -154,32 +116,3 @@ async fn begin(name: &Arc<str>, options: &Arc<PostgresOptions>, more: &str) -> R
     client.run(&format!("{SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY{more}")).await?;
     Ok(client)
 }
-
-/// Name, NOT NULL, type, element type, modifier, dimensions, whether equality and order are bytewise, and Unicode is known.
-const COLUMNS: &str = "
-WITH RECURSIVE found AS (
-    SELECT a.attnum, a.attname::text AS name, coalesce(a.attnotnull, false) AS attnotnull, a.atttypid, a.atttypmod,
-        coalesce(a.attndims, 0)::int AS dimensions, a.attcollation
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-), base AS (
-    SELECT attnum, atttypid AS type, atttypmod AS modifier FROM found
-    UNION ALL
-    SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
-)
-SELECT f.name, f.attnotnull, coalesce(t.oid, 0)::oid,
-    (CASE WHEN t.typcategory = 'A' AND t.typlen = -1 THEN t.typelem ELSE 0 END)::oid,
-    coalesce(b.modifier, -1)::int, f.dimensions,
-    coalesce(l.collisdeterministic, true), getdatabaseencoding() = 'UTF8',
-    getdatabaseencoding() = 'UTF8' AND EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')
-FROM found f
-LEFT JOIN base b ON b.attnum = f.attnum AND NOT EXISTS (SELECT FROM pg_type d WHERE d.oid = b.type AND d.typtype = 'd')
-LEFT JOIN pg_type t ON t.oid = b.type
-LEFT JOIN pg_collation l ON l.oid = f.attcollation
-ORDER BY f.attnum";
-
-const NAMES: &str = "
-SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-ORDER BY 1 LIMIT 1000";

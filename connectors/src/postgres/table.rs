@@ -26,7 +26,7 @@ pub struct Item {
 }
 
 impl Item {
-    fn of(column: RemoteColumn) -> Self {
+    pub(super) fn of(column: RemoteColumn) -> Self {
         let sql = match column.cast {
             Some(cast) => format!("{}::{cast}", identifier(&column.name)),
             None => identifier(&column.name),

@@ -56,6 +56,7 @@ async fn running() -> Running {
         source_queue_bytes: 1 << 20,
         backfill_rows: 1000,
         outbox_max_bytes: 1 << 20,
+        lookup_max_bytes: 1 << 20,
         subscription_epochs: 10,
         sync: false,
     };

@@ -5,6 +5,7 @@
 //!   of its key                Union: the least of all inputs; Unnest: of a list, its least element
 //!                             Join: the least of two columns that must be equal, or lie within a time
 //!                             TopN, Over: those of the partition's columns
+//!                             Lookup Join: the input's before the epoch, and no more than the rows that wait
 //! ```
 //!
 //! A watermark never goes back. Those of the inputs are stored with the dataflow's state, so that after a restart what was
@@ -49,12 +50,13 @@ impl WatermarkTracker {
         Ok(Self { before: none.clone(), after: none, idle, stored, loaded: false })
     }
 
-    /// Takes over what the collections say after this epoch.
+    /// Takes over what the collections say after this epoch. `held_back`: of lookups, what rows that wait have before the epoch.
     pub fn advance(
         &mut self,
         plan: &Dataflow,
         snapshot: &Snapshot,
         inputs: &BTreeMap<Oid, CollectionChanges>,
+        held_back: &BTreeMap<NodeId, Vec<Watermarks>>,
         now: i64,
     ) -> Result<()> {
         let keys = stored_keys(plan);
@@ -67,11 +69,18 @@ impl WatermarkTracker {
         for (index, node) in plan.nodes.iter().enumerate() {
             self.idle[index] = match &node.op {
                 Op::Input { collection, .. } => inputs.get(collection).is_some_and(|c| c.idle),
+                // What waits will still come.
+                Op::LookupJoin(_) if waits(held_back, node.id) => false,
                 _ => !node.inputs.is_empty() && node.inputs.iter().all(|i| self.idle[*i as usize]),
             };
             let mut next = match &node.op {
                 Op::Input { collection, projection, .. } => {
                     inputs.get(collection).map_or_else(Watermarks::new, |c| projected(&c.watermarks, projection))
+                }
+                // Any row of the epoch may have to wait.
+                Op::LookupJoin(_) => {
+                    let held = held_back.get(&node.id).into_iter().flatten();
+                    held.fold(self.before[node.inputs[0] as usize].clone(), no_further)
                 }
                 _ => derived(plan, node, &self.after, &self.idle, Some(now))?,
             };
@@ -129,9 +138,25 @@ impl WatermarkTracker {
     }
 }
 
-/// Of inputs, and of what may have gone on without an idle input.
+fn waits(held_back: &BTreeMap<NodeId, Vec<Watermarks>>, node: NodeId) -> bool {
+    held_back.get(&node).into_iter().flatten().any(|held| !held.is_empty())
+}
+
+/// The lesser of two watermarks, column by column.
+fn no_further(mut watermarks: Watermarks, limits: &Watermarks) -> Watermarks {
+    for (column, limit) in limits {
+        if let Some(value) = watermarks.get_mut(column)
+            && limit.partial_cmp(value) == Some(Ordering::Less)
+        {
+            *value = limit.clone();
+        }
+    }
+    watermarks
+}
+
+/// Of inputs, of what may have gone on without an idle input, and of what may have stayed behind its input.
 fn is_stored(op: &Op) -> bool {
-    matches!(op, Op::Input { .. } | Op::Union | Op::Join(_))
+    matches!(op, Op::Input { .. } | Op::Union | Op::Join(_) | Op::LookupJoin(_))
 }
 
 fn stored_keys(plan: &Dataflow) -> Vec<[u8; 8]> {
@@ -181,7 +206,8 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool], now:
     let Some(&first) = node.inputs.first() else { return Ok(Watermarks::new()) };
     let input = &all[first as usize];
     match &node.op {
-        Op::Input { .. } | Op::Constant { .. } => Ok(Watermarks::new()),
+        // What a lookup had is stored.
+        Op::Input { .. } | Op::Constant { .. } | Op::LookupJoin(_) => Ok(Watermarks::new()),
         // Their columns stay where they are; a node's properties say which of them keep their watermark.
         Op::Filter { .. } | Op::Exchange { .. } | Op::TopN(_) | Op::Pace(_) => Ok(input.clone()),
         // Rows come and go long after their times.

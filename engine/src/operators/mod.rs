@@ -16,6 +16,7 @@ mod due;
 pub mod exchange;
 pub mod filter;
 pub mod join;
+pub mod lookup_join;
 pub mod over;
 pub mod pace;
 mod partitions;
@@ -38,6 +39,8 @@ use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{Collection, EpochCommit, Index, Snapshot};
+
+use self::lookup_join::LookupJoin;
 
 /// Changes of one epoch on one shard, in pieces, in order. No empty pieces.
 pub type Chunks = Vec<Delta>;
@@ -108,6 +111,15 @@ pub trait Operator: Send {
     /// Rows dropped since the last call because their group had closed before they came.
     fn take_late_rows(&mut self) -> u64 {
         0
+    }
+
+    /// The one operator that asks other systems.
+    fn lookup(&self) -> Option<&LookupJoin> {
+        None
+    }
+
+    fn lookup_mut(&mut self) -> Option<&mut LookupJoin> {
+        None
     }
 }
 

@@ -54,7 +54,11 @@ impl Lowering {
             JoinKind::Inner => temporal::without_clock(filter)?,
             _ => (filter, None),
         };
-        let residual = filter.filter(|f| !is_true(f)).map(|filter| {
+        let filter = filter.filter(|f| !is_true(f));
+        if !turned && let Some(node) = self.lookup_join(join, current, filter.as_ref())? {
+            return of_clock.map_or(Ok(node), |condition| self.filter(node, &condition, &join.schema));
+        }
+        let residual = filter.map(|filter| {
             let schema = left.schema().join(right.schema())?;
             self.physical(&filter, &schema)
         });
@@ -86,7 +90,7 @@ impl Lowering {
     }
 
     /// A row that meets what is there when it comes cannot be taken back: by then other rows are there.
-    fn check_current(&self, kind: JoinKind, left: NodeId) -> Result<()> {
+    pub(super) fn check_current(&self, kind: JoinKind, left: NodeId) -> Result<()> {
         if !matches!(kind, JoinKind::Inner | JoinKind::Left) {
             return Err(Error::internal("a join as of the present has another kind"));
         }

@@ -17,6 +17,7 @@ mod grouping_sets;
 mod intervals;
 mod join;
 mod key_columns;
+mod lookup_join;
 mod over;
 mod temporal;
 mod top_n;
@@ -44,6 +45,8 @@ use crate::asof;
 use crate::functions::CURRENT;
 use crate::functions::epoch_clock::clock_call;
 use crate::relation::Relation;
+
+pub use lookup_join::not_followed;
 
 /// A query as a dataflow.
 ///
@@ -190,6 +193,9 @@ impl Lowering {
             return Err(Error::unsupported(format!("\"{}\" cannot be read by a materialized view", scan.table_name))
                 .with_hint("System tables and table functions have no changes to follow; query them with SELECT."));
         };
+        if relation.asked.is_some() {
+            return Err(not_followed(&relation.name));
+        }
         // A limit in the scan only says what the Limit above it says.
         if !scan.filters.is_empty() {
             return Err(Error::internal("a filter was pushed into the input of a dataflow"));

@@ -25,11 +25,13 @@ use tidemark_common::plan::{self, Node, Stored};
 use tidemark_common::{Error, Result};
 use tidemark_storage::KeyedState;
 
-use self::emit::Output;
+pub(super) use self::emit::{Output, Picked};
 use self::exists::Exists;
 use self::horizon::Horizon;
-use self::pairs::{Pairs, Residual};
-use self::side::{Kept, Keys, Side};
+use self::pairs::Pairs;
+pub(super) use self::pairs::Residual;
+pub(super) use self::side::Keys;
+use self::side::{Kept, Side};
 use self::stored::StoredRows;
 use super::aggregate::Placement;
 use super::{Chunks, Operator};

@@ -80,17 +80,17 @@ impl Residual {
         Ok(Self { expr: expr.data, schema: Arc::new(schema.project(&columns)?), columns })
     }
 
-    /// Which of the candidates fulfil it.
-    fn holds(&self, inputs: &Inputs, left: &UInt32Array, right: &UInt32Array) -> Result<BooleanArray> {
-        let width = inputs.left.batch.num_columns();
+    /// Which of the pairs, as many rows of either, fulfil it.
+    pub fn holds(&self, left: Picked<'_>, right: Picked<'_>) -> Result<BooleanArray> {
+        let (width, pairs) = (left.batch.num_columns(), left.rows.len());
         let columns = self.columns.iter().map(|&c| match c < width {
-            true => take(inputs.left.batch.column(c), left, None),
-            false => take(inputs.right.batch.column(c - width), right, None),
+            true => take(left.batch.column(c), left.rows, None),
+            false => take(right.batch.column(c - width), right.rows, None),
         });
         let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(left.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(pairs));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let mask = self.expr.evaluate(&batch)?.into_array(left.len())?;
+        let mask = self.expr.evaluate(&batch)?.into_array(pairs)?;
         let mask = mask.as_any().downcast_ref::<BooleanArray>();
         let mask = mask.ok_or_else(|| Error::internal(format!("join condition {} is not boolean", self.expr)))?;
         Ok(true_rows(mask))
@@ -188,7 +188,10 @@ impl Pairs {
     fn finish(&self, block: Block, inputs: &mut Inputs, output: &mut Chunks) -> Result<()> {
         let (left, right) = (UInt32Array::from(block.left), UInt32Array::from(block.right));
         let holds = match &self.residual {
-            Some(residual) if !left.is_empty() => Some(residual.holds(inputs, &left, &right)?),
+            Some(residual) if !left.is_empty() => {
+                let of_left = Picked { batch: &inputs.left.batch, rows: &left };
+                Some(residual.holds(of_left, Picked { batch: &inputs.right.batch, rows: &right })?)
+            }
             _ => None,
         };
         let (mut of_left, mut of_right, mut weights) = (Vec::new(), Vec::new(), Vec::new());
