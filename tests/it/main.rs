@@ -8,6 +8,7 @@
 mod arrows;
 mod backfill;
 mod bad_input;
+mod certificates;
 mod cli;
 mod consistency;
 mod copy;
@@ -28,6 +29,7 @@ mod kafka_changes;
 mod kafka_exactly_once;
 mod kafka_formats;
 mod kafka_sink;
+mod kafka_tls;
 mod kafka_tokens;
 mod limits;
 mod loads;

@@ -13,6 +13,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use crate::certificates::{Tls, serve};
+
 /// Who may ask, and for what.
 pub const CLIENT: &str = "tide";
 pub const SECRET: &str = "rising";
@@ -21,6 +23,7 @@ pub const SCOPE: &str = "kafka-read";
 pub struct TokenEndpoint {
     port: u16,
     known: Arc<Known>,
+    tls: Option<Tls>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -50,14 +53,18 @@ pub enum Mood {
 impl TokenEndpoint {
     /// Signs by the key of [`signing_key`].
     pub async fn start(key: &Path, life: u64) -> Self {
+        Self::over(key, life, None).await
+    }
+
+    pub async fn over(key: &Path, life: u64, tls: Option<Tls>) -> Self {
         let state = Mutex::new(Behaviour { life, mood: Mood::Good, given: 0 });
-        let mut this = Self { port: 0, known: Arc::new(Known { key: key.into(), state }), server: None };
+        let mut this = Self { port: 0, known: Arc::new(Known { key: key.into(), state }), tls, server: None };
         this.come_back().await;
         this
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/token", self.port)
+        format!("http{}://127.0.0.1:{}/token", if self.tls.is_some() { "s" } else { "" }, self.port)
     }
 
     /// Nobody listens any more.
@@ -69,10 +76,9 @@ impl TokenEndpoint {
 
     /// On the same port.
     pub async fn come_back(&mut self) {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        self.port = listener.local_addr().unwrap().port();
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self.known));
-        self.server = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        let (port, server) = serve(router, self.port, self.tls.as_ref()).await;
+        (self.port, self.server) = (port, Some(server));
     }
 
     pub fn set_mood(&self, mood: Mood) {

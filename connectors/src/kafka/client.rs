@@ -249,6 +249,13 @@ impl Told {
         }
     }
 
+    /// Of a connection. What went wrong in a handshake is told nowhere else.
+    fn note_failure(&self, message: &str) {
+        let message = message.split_once("]: ").map_or(message, |(_thread, message)| message);
+        let failure = || Error::new(SqlState::ConnectionException, message);
+        lock(&self.trouble).get_or_insert_with(failure);
+    }
+
     fn note_error(&self, error: &KafkaError, reason: &str) {
         let mut trouble = lock(&self.trouble);
         // That all are down comes after what is wrong with each.
@@ -283,6 +290,9 @@ pub(super) struct Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(&self.source, level, facility, message);
+        if facility == "FAIL" && level as i32 <= RDKafkaLogLevel::Error as i32 {
+            self.told.note_failure(message);
+        }
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -116,8 +116,8 @@ impl Http {
             let mut pem = https::read("schema.registry.key", key)?;
             pem.push(b'\n');
             pem.extend(https::read("schema.registry.certificate", certificate)?);
-            let identity =
-                Identity::from_pem(&pem).map_err(|e| https::not_pem("schema.registry.certificate", certificate, &e))?;
+            let identity = Identity::from_pem(&pem)
+                .map_err(|e| https::not_pem("schema.registry.certificate", certificate, &https::causes(&e)))?;
             builder = builder.identity(identity);
         }
         let client = builder.build().map_err(|e| Error::invalid(format!("schema registry: {}", causes(&e))))?;
@@ -126,11 +126,10 @@ impl Http {
 }
 
 fn unreachable(error: &reqwest::Error, url: &str, what: &str) -> Error {
-    Error::new(
-        SqlState::ConnectionException,
-        format!("the schema registry {url} cannot be asked about {what}: {}", causes(error)),
-    )
-    .with_hint("Is schema.registry right, and can it be reached from here?")
+    let why = causes(error);
+    let hint = https::about_certificates(&why, "schema.registry.ca", Some("schema.registry.certificate"));
+    Error::new(SqlState::ConnectionException, format!("the schema registry {url} cannot be asked about {what}: {why}"))
+        .with_hint(hint.unwrap_or_else(|| "Is schema.registry right, and can it be reached from here?".into()))
 }
 
 fn causes(error: &reqwest::Error) -> String {

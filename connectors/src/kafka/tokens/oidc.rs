@@ -109,8 +109,8 @@ impl Oidc {
         if let Some((option, value)) = &self.ca {
             let (option, value) = (format!("properties.{option}"), value.reveal());
             builder = match option.ends_with(".pem") {
-                true => https::trusting_pem(builder, value.as_bytes()).map_err(|e| {
-                    Error::invalid(format!("option \"{option}\" cannot be used: {}", https::causes(&e)))
+                true => https::trusting_pem(builder, value.as_bytes()).map_err(|why| {
+                    Error::invalid(format!("option \"{option}\" cannot be used: {why}"))
                         .with_hint("It is certificates in PEM.")
                 })?,
                 false => https::trusting(builder, &option, value)?,
@@ -125,11 +125,12 @@ impl Oidc {
             true => format!("it takes longer than {} s", TIMEOUT.as_secs()),
             false => https::causes(error),
         };
+        let hint = https::about_certificates(&why, "properties.https.ca.location", None);
         Error::new(
             SqlState::ConnectionException,
             format!("the token endpoint {} cannot be asked for a token: {why}", self.endpoint),
         )
-        .with_hint(format!("Is properties.{ENDPOINT} right, and can it be reached from here?"))
+        .with_hint(hint.unwrap_or_else(|| format!("Is properties.{ENDPOINT} right, and can it be reached from here?")))
     }
 
     fn senseless(&self, why: &str) -> Error {
