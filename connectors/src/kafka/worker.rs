@@ -7,6 +7,7 @@
 //! The records stay where librdkafka has them until they have been decoded.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +131,9 @@ impl Worker {
     /// Reads until all is read, or nobody listens.
     pub fn run(mut self) {
         loop {
-            match self.step() {
+            // A panic would end this thread, and its partitions would stand still without a word.
+            let stepped = std::panic::catch_unwind(AssertUnwindSafe(|| self.step()));
+            match stepped.unwrap_or_else(|_| Err(Error::internal("reading records panicked; see the log").into())) {
                 Ok(()) => {}
                 Err(End::Done) => return,
                 Err(End::Failed(error)) => {

@@ -214,3 +214,14 @@ impl RecordDecoder for AvroRecords {
         rows.finish()
     }
 }
+
+/// A schema `R` of these columns, and records of it.
+#[cfg(test)]
+pub(crate) fn written(batch: &datafusion::arrow::array::RecordBatch) -> Result<(String, Vec<Vec<u8>>)> {
+    let one = |row| {
+        let mut out = Vec::new();
+        encode::row_of(batch, row, &mut out).map(|()| out)
+    };
+    let records = (0..batch.num_rows()).map(one).collect::<Result<_>>()?;
+    Ok((derive::schema_of(&batch.schema(), "R")?, records))
+}
