@@ -77,6 +77,11 @@ impl Registry {
         (self.port, self.server) = (port, Some(server));
     }
 
+    /// Of a subject's latest version.
+    pub fn id_of(&self, subject: &str) -> usize {
+        *self.known.all.lock().unwrap().subjects[subject].last().unwrap()
+    }
+
     /// How many questions it has been asked.
     pub fn asked(&self) -> usize {
         self.known.all.lock().unwrap().asked

@@ -39,7 +39,7 @@ impl Sink for KafkaSink {
         let sender = blocking(move || {
             let member = options.client.member(&options.name, &options.identity)?;
             check_topic(&member, &options.topic)?;
-            options.writer.value.prepare()?;
+            options.writer.prepare()?;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             Sender::open(&options, &member, &mut seen)
         });

@@ -121,7 +121,7 @@ impl AvroFormat {
 }
 
 /// A topic's name as a record's.
-fn name_of(topic: &str) -> String {
+pub(crate) fn name_of(topic: &str) -> String {
     let letters: String = topic.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     match letters.starts_with(|c: char| c.is_ascii_digit()) {
         true => format!("_{letters}"),
