@@ -30,8 +30,9 @@ test: check ## Everything that must pass: formatting, clippy, unit tests, SQL su
 	time cargo test --workspace --no-fail-fast
 
 .PHONY: soak
-soak: setup ## The differential test with new seeds, for an hour (TIDEMARK_SOAK_SECONDS=3600), and 300 kills between Kafka and Kafka
+soak: setup ## The differential test with new seeds, for an hour (TIDEMARK_SOAK_SECONDS=3600), 300 kills between Kafka and Kafka, and fuzzers
 	scripts/kafka.sh "$(TARGET_DIR)/kafka"
+	TIDEMARK_FUZZ_SECONDS=$${TIDEMARK_FUZZ_SECONDS:-300} cargo test --workspace fuzz -- --nocapture
 	TIDEMARK_KAFKA_ROUNDS=$${TIDEMARK_KAFKA_ROUNDS:-300} cargo test --workspace --test it kafka_exactly_once -- --nocapture
 	TIDEMARK_SOAK_SECONDS=$${TIDEMARK_SOAK_SECONDS:-3600} cargo test --workspace --test it differential -- --nocapture
 

@@ -2,7 +2,7 @@
 # Runs a command beside an Apache Kafka broker of its own, on 127.0.0.1:$KAFKA_PORT (9092), controller on $KAFKA_CONTROLLER_PORT.
 #   scripts/kafka.sh JARS bash                 the broker's jars are fetched into JARS the first time; without a command that is all
 # Its data are in a temporary directory, or in $KAFKA_DIR and stay there; $KAFKA_DIR/pid is the broker's process.
-# $KAFKA_CONF: more lines for its configuration.
+# $KAFKA_CONF: more lines for its configuration; $KAFKA_OPTS: options for its Java, without spaces in them.
 set -euo pipefail
 
 jars=$1
@@ -30,7 +30,7 @@ trap stop EXIT
 kafka() {
     exec java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto \
         -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info \
-        -cp "$jars/*" "$@"
+        ${KAFKA_OPTS:-} -cp "$jars/*" "$@"
 }
 cat >"$dir/server.properties" <<CONF
 process.roles=broker,controller

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use crate::{Delta, Epoch, Result};
+use crate::{Delta, Epoch, Error, Result};
 
 /// How far a source has been read: split -> position, both as text that a person can read in `tidemark.sources`.
 /// A split is what is read in order: a partition of a topic, one file, a generator. A split that is not in the map has not
@@ -66,6 +66,11 @@ pub trait SourceReader: Send {
 
     /// Bytes that the other system keeps because no epoch has stored that they were read, if it can tell.
     fn lag_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Why nothing comes, while it is waited for.
+    fn trouble(&self) -> Option<Error> {
         None
     }
 }

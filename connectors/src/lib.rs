@@ -15,6 +15,7 @@ mod fail;
 mod file;
 pub mod formats;
 mod generator;
+mod https;
 pub mod kafka;
 pub mod load;
 mod nexmark;

@@ -287,6 +287,9 @@ impl Driver {
                 self.stop_clock(error, &mut commands);
                 return;
             }
+            if self.sources.values().any(SourceInput::has_news_of_trouble) {
+                self.publish();
+            }
             if stop.is_some() {
                 break stop;
             }
@@ -435,6 +438,7 @@ impl Driver {
             unreadable: Arc::new(unreadable),
         };
         let jobs = self.jobs.values().map(|j| j.status(|input| self.rows_held(input))).collect();
+        self.sources.values_mut().for_each(|source| source.shown = source.trouble());
         let sources = self.sources.values().map(|s| self.source_status(s)).collect();
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.jobs = jobs;
@@ -476,9 +480,10 @@ impl Driver {
                 (Some(_), ..) => "failed",
                 (_, true, _) => "paused",
                 (_, _, true) => "finished",
+                _ if source.shown.is_some() => "retrying",
                 _ => "running",
             },
-            error: source.failed.as_ref().map(ToString::to_string),
+            error: source.shown.as_ref().map(ToString::to_string),
             positions: source.positions.iter().map(|(s, p)| (s.clone(), p.clone())).collect(),
             watermark: source.lanes.watermark(),
             rows: source.lanes.rows,

@@ -71,6 +71,8 @@ struct QueueState {
     rows: usize,
     bytes: usize,
     lag: Lag,
+    /// What its reader waits for.
+    trouble: Option<Error>,
     /// Set once the reader has nothing more: at its end, or failed.
     ended: Option<Result<()>>,
 }
@@ -168,6 +170,11 @@ impl ReadAhead {
         Lag { rows: state.lag.rows.map(|lag| lag + state.rows as u64), ..state.lag }
     }
 
+    /// What its reader waits for, if something is wrong.
+    pub fn trouble(&self) -> Option<Error> {
+        lock(&self.state.0).trouble.clone()
+    }
+
     /// How it ended, once everything it read has been taken.
     pub fn ended(&self) -> Option<Result<()>> {
         let state = lock(&self.state.0);
@@ -204,6 +211,7 @@ async fn read(
         }
         let Ok(next) = tokio::time::timeout(LAG_IS_TOLD, reader.next()).await else {
             let (mut state, lag) = (lock(&shared.0), Lag::of(&*reader));
+            state.trouble = reader.trouble();
             if std::mem::replace(&mut state.lag, lag) != lag {
                 drop(state);
                 waker();
@@ -216,6 +224,7 @@ async fn read(
             state.rows += batch.batch.num_rows();
             state.bytes += batch.bytes;
             state.lag = Lag::of(&*reader);
+            state.trouble = reader.trouble();
             state.batches.push_back(batch);
         }
         waker();
@@ -325,6 +334,8 @@ pub(crate) struct SourceInput {
     began: Option<i64>,
     idle: bool,
     pub failed: Option<Error>,
+    /// What everybody can see of [`Self::trouble`].
+    pub shown: Option<Error>,
     pub finished: bool,
 }
 
@@ -359,6 +370,7 @@ impl SourceInput {
             began: None,
             idle: false,
             failed: None,
+            shown: None,
             finished: false,
         })
     }
@@ -409,6 +421,16 @@ impl SourceInput {
 
     pub fn lag(&self) -> Lag {
         self.reader.as_ref().map(ReadAhead::lag).unwrap_or_default()
+    }
+
+    /// Why it has failed, or what it waits for.
+    pub fn trouble(&self) -> Option<Error> {
+        self.failed.clone().or_else(|| self.reader.as_ref()?.trouble())
+    }
+
+    /// That is not an epoch's business: it is shown without one.
+    pub fn has_news_of_trouble(&self) -> bool {
+        self.trouble().as_ref().map(Error::message) != self.shown.as_ref().map(Error::message)
     }
 
     /// This epoch's rows, bounded by `rows`. `into`: the table of its own rows, if it has a primary key, and none is left here; or

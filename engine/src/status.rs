@@ -73,7 +73,7 @@ pub struct JobStatus {
 pub struct SourceStatus {
     pub oid: Oid,
     pub name: String,
-    /// running, paused, finished, failed
+    /// running, retrying, paused, finished, failed
     pub state: &'static str,
     pub error: Option<String>,
     /// Split and position, as text.

@@ -218,8 +218,17 @@ fn check_options(connection: &Connection, catalog: &Catalog) -> Result<()> {
 }
 
 /// Options that are secrets.
-const CREDENTIALS: [&str; 5] =
-    ["password", "sslkey", "properties.sasl.password", "properties.ssl.key.password", "properties.ssl.key.pem"];
+const CREDENTIALS: [&str; 9] = [
+    "password",
+    "sslkey",
+    "properties.sasl.password",
+    "properties.sasl.oauthbearer.client.secret",
+    "properties.sasl.oauthbearer.client.credentials.client.secret",
+    "properties.ssl.key.password",
+    "properties.ssl.key.pem",
+    "aws.credentials.secret_access_key",
+    "aws.credentials.session_token",
+];
 
 /// Says only where the value is.
 fn is_reference(key: &str, value: &str) -> bool {

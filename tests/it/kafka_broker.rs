@@ -21,7 +21,54 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Kafka {
     child: Child,
     ports: [u16; 2],
+    guarded: Guarded,
     dir: tempfile::TempDir,
+}
+
+/// Listeners beside the one where anybody may come in.
+#[derive(Debug, Clone, Default)]
+struct Guarded {
+    /// Name and port.
+    ports: BTreeMap<&'static str, u16>,
+    conf: String,
+    java: String,
+}
+
+/// A listener for those who show who they are.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: &'static str,
+    /// `SSL`, `SASL_PLAINTEXT`, ..
+    pub protocol: &'static str,
+    /// Of this listener only.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Guarded {
+    /// `open`: ports that anybody may use.
+    fn of(listeners: &[Listener], [open, controller]: [u16; 2], java: &str) -> Self {
+        if listeners.is_empty() {
+            return Self::default();
+        }
+        let free: [u16; 4] = free_ports();
+        let ports: BTreeMap<_, _> = listeners.iter().map(|one| one.name).zip(free).collect();
+        assert_eq!(ports.len(), listeners.len());
+        let join = |one: fn(&Listener, u16) -> String| {
+            listeners.iter().map(|listener| one(listener, ports[listener.name])).collect::<Vec<_>>().join(",")
+        };
+        let at = join(|listener, port| format!("{}://127.0.0.1:{port}", listener.name));
+        let protocols = join(|listener, _| format!("{}:{}", listener.name, listener.protocol));
+        let mut conf = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{open},CONTROLLER://127.0.0.1:{controller},{at}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{open},{at}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,{protocols}\n"
+        );
+        for listener in listeners {
+            let prefix = format!("listener.name.{}", listener.name.to_lowercase());
+            listener.settings.iter().for_each(|(key, value)| conf += &format!("{prefix}.{key}={value}\n"));
+        }
+        Self { ports, conf, java: java.into() }
+    }
 }
 
 /// A record to send.
@@ -56,9 +103,20 @@ impl Kafka {
 
     /// Gone when dropped, or when this process ends.
     pub fn start() -> Kafka {
+        Self::guarded(&[], "")
+    }
+
+    /// With such listeners besides; `java`: options for it.
+    pub fn guarded(listeners: &[Listener], java: &str) -> Kafka {
         let ports = free_ports();
+        let guarded = Guarded::of(listeners, ports, java);
         let dir = tempfile::tempdir().unwrap();
-        Kafka { child: spawn(ports, dir.path()), ports, dir }
+        Kafka { child: spawn(ports, &guarded, dir.path()), ports, guarded, dir }
+    }
+
+    /// Where a guarded listener is.
+    pub fn servers_of(&self, listener: &str) -> String {
+        format!("127.0.0.1:{}", self.guarded.ports[listener])
     }
 
     pub fn servers(&self) -> String {
@@ -75,7 +133,7 @@ impl Kafka {
 
     /// After [`kill`](Self::kill): with the same data, on the same port.
     pub fn restart(&mut self) {
-        self.child = spawn(self.ports, self.dir.path());
+        self.child = spawn(self.ports, &self.guarded, self.dir.path());
     }
 
     pub fn config(&self) -> ClientConfig {
@@ -187,11 +245,11 @@ fn read(consumer: &BaseConsumer, topic: &str) -> Vec<Record> {
     records
 }
 
-fn spawn(ports: [u16; 2], dir: &std::path::Path) -> Child {
+fn spawn(ports: [u16; 2], guarded: &Guarded, dir: &std::path::Path) -> Child {
     let jars = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("kafka");
     let mut script = Command::new(repository().join("scripts/kafka.sh"));
     script.arg(jars).env("KAFKA_PORT", ports[0].to_string()).env("KAFKA_CONTROLLER_PORT", ports[1].to_string());
-    service(script.env("KAFKA_DIR", dir))
+    service(script.env("KAFKA_DIR", dir).env("KAFKA_CONF", &guarded.conf).env("KAFKA_OPTS", &guarded.java))
 }
 
 impl Drop for Kafka {

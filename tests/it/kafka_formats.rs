@@ -356,3 +356,49 @@ async fn what_a_sink_writes_a_source_reads() {
     let odd = "AS SELECT id AS \"the id\" FROM t";
     refused(&instance, &sink(kafka, "odd", odd, "as_avro", "", &format), "42602", "the id").await;
 }
+
+/// Keys of a schema of their own, under a subject of their own; the values may have none.
+#[tokio::test]
+async fn keys_that_have_a_schema() {
+    let kafka = Kafka::shared();
+    let instance = start().await;
+    let registry = Registry::start().await;
+    instance.run("CREATE TABLE t (id INT PRIMARY KEY, name TEXT)").await;
+    instance.run("INSERT INTO t VALUES (1, 'a')").await;
+    let url = format!("schema.registry = '{}'", registry.url());
+    let avro_value = format!("UPSERT ENCODE AVRO ({url})");
+    let json_value = format!("UPSERT ENCODE JSON ({url}, message = 'shop.T')");
+    for (topic, format, key) in [
+        // A union's second branch and 1 as Avro has it; field 1, and 1 as Protobuf has it.
+        ("key_avro", format!("{avro_value} KEY ENCODE AVRO"), "0202"),
+        ("key_proto", format!("{json_value} KEY ENCODE PROTOBUF"), "000801"),
+    ] {
+        kafka.topic(topic, 1).await;
+        instance.run(&sink(kafka, &format!("to_{topic}"), "FROM t", topic, "", &format)).await;
+        let columns = "(v BYTEA)";
+        let raw = format!(
+            "CREATE SOURCE of_{topic} {columns} INCLUDE key AS k WITH (connector = 'kafka', topic = '{topic}', \
+             properties.bootstrap.servers = '{}') FORMAT PLAIN ENCODE BYTES",
+            kafka.servers()
+        );
+        instance.run(&raw).await;
+        let view = format!(
+            "CREATE MATERIALIZED VIEW seen_{topic} AS SELECT encode(k, 'hex') AS k, v IS NULL AS gone FROM of_{topic}"
+        );
+        instance.run(&view).await;
+        instance.wait_for(&format!("SELECT count(*) FROM seen_{topic}"), &["1"]).await;
+        let id = registry.id_of(&format!("{topic}-key"));
+        let expected = format!("00{id:08x}{key}");
+        assert_eq!(instance.value(&format!("SELECT k FROM seen_{topic}")).await, expected);
+    }
+    // A tombstone has the key of its row.
+    instance.run("DELETE FROM t").await;
+    for topic in ["key_avro", "key_proto"] {
+        let keys = format!("SELECT count(*), count(DISTINCT k), sum(gone::int) FROM seen_{topic}");
+        instance.wait_for(&keys, &["2 1 1"]).await;
+    }
+    let without = "UPSERT ENCODE JSON KEY ENCODE AVRO";
+    refused(&instance, &sink(kafka, "bad", "FROM t", "key_avro", "", without), "22023", "schema.registry").await;
+    let unused = format!("UPSERT ENCODE JSON ({url})");
+    refused(&instance, &sink(kafka, "bad", "FROM t", "key_avro", "", &unused), "22023", "schema.registry").await;
+}

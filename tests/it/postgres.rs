@@ -1,10 +1,11 @@
 //! A PostgreSQL of a test's own: fresh, with TCP on a port of its own, gone when dropped.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use tokio_postgres::NoTls;
 
+use crate::certificates::{Authority, Identity};
 use crate::harness::{free_ports, repository, service};
 
 pub struct Postgres {
@@ -99,39 +100,7 @@ impl Drop for Postgres {
 
 /// An authority, and a certificate for localhost that it has signed: authority, certificate, key.
 pub fn certificates(dir: &Path, name: &str) -> (PathBuf, PathBuf, PathBuf) {
-    let file = |what: &str| dir.join(format!("{name}-{what}"));
-    let openssl = |args: &[&str]| {
-        let made = Command::new("openssl").args(args).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap();
-        assert!(made.success(), "openssl {args:?}");
-    };
-    let (ca, ca_key, cert, key) = (file("ca.crt"), file("ca.key"), file("server.crt"), file("server.key"));
-    let (request, extensions) = (file("server.csr"), file("extensions"));
-    let path = |path: &PathBuf| path.to_str().unwrap().to_string();
-    std::fs::write(&extensions, "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let (ca, ca_key) = (path(&ca), path(&ca_key));
-    openssl(
-        &[&["req", "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", &ca_key, "-out", &ca], &ec[..]]
-            .concat(),
-    );
-    let (cert, key, request) = (path(&cert), path(&key), path(&request));
-    openssl(&[&["req", "-subj", "/CN=localhost", "-keyout", &key, "-out", &request], &ec[..]].concat());
-    openssl(&[
-        "x509",
-        "-req",
-        "-days",
-        "2",
-        "-in",
-        &request,
-        "-CA",
-        &ca,
-        "-CAkey",
-        &ca_key,
-        "-CAcreateserial",
-        "-out",
-        &cert,
-        "-extfile",
-        &path(&extensions),
-    ]);
-    (ca.into(), cert.into(), key.into())
+    let authority = Authority::new(dir, name);
+    let Identity { certificate, key } = authority.sign(&format!("{name}-server"), "DNS:localhost");
+    (authority.certificate, certificate, key)
 }

@@ -11,9 +11,12 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::certificates::{Tls, serve};
+
 pub struct Registry {
     port: u16,
     known: Arc<Known>,
+    tls: Option<Tls>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -42,14 +45,22 @@ impl Registry {
 
     /// `credentials`: `user:password` in base64.
     pub async fn with(credentials: Option<&'static str>) -> Registry {
+        Self::new(credentials, None).await
+    }
+
+    pub async fn over(tls: Tls) -> Registry {
+        Self::new(None, Some(tls)).await
+    }
+
+    async fn new(credentials: Option<&'static str>, tls: Option<Tls>) -> Registry {
         let known = Arc::new(Known { credentials, all: Mutex::default() });
-        let mut registry = Registry { port: 0, known, server: None };
+        let mut registry = Registry { port: 0, known, tls, server: None };
         registry.come_back().await;
         registry
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http{}://127.0.0.1:{}", if self.tls.is_some() { "s" } else { "" }, self.port)
     }
 
     /// Nobody listens any more.
@@ -61,10 +72,14 @@ impl Registry {
 
     /// With all that it had, on the same port.
     pub async fn come_back(&mut self) {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        self.port = listener.local_addr().unwrap().port();
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self.known));
-        self.server = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        let (port, server) = serve(router, self.port, self.tls.as_ref()).await;
+        (self.port, self.server) = (port, Some(server));
+    }
+
+    /// Of a subject's latest version.
+    pub fn id_of(&self, subject: &str) -> usize {
+        *self.known.all.lock().unwrap().subjects[subject].last().unwrap()
     }
 
     /// How many questions it has been asked.

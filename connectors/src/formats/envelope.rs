@@ -51,6 +51,14 @@ struct Change {
 }
 
 impl Writer {
+    /// What the first messages would have to wait for. Blocks.
+    pub fn prepare(&self) -> Result<()> {
+        if let Some((_, key)) = &self.key {
+            key.prepare()?;
+        }
+        self.value.prepare()
+    }
+
     /// Messages about rows of `net`, those with the same key in the order in which they came about. `time`: of the changes, in
     /// milliseconds since 1970, where messages tell it.
     pub fn messages(&self, net: &Net, time: i64) -> Result<Vec<Message>> {

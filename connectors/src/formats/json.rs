@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   lines ──┬─ arrow-json, wanted columns only ──▶ held types; or text ──text::parse──▶ uuid, interval, ...
+//!           │                                                     numerics, by json_numerics
 //!           ├─ json_scan ──▶ columns of type json: the value's own text
 //!           └─ json_path ──▶ columns FROM '$.a.b': a record of their values, read as any
 //! ```
@@ -22,7 +23,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::json_path::JsonPath;
-use super::{Chunk, Failures, FileDecoder, assemble, json_scan, text};
+use super::{Chunk, Failures, FileDecoder, assemble, json_numerics, json_scan, text};
 use crate::options::Options;
 use crate::spec::PATH_METADATA;
 
@@ -69,6 +70,8 @@ enum How {
     Arrow(usize),
     /// By arrow-json as text, then by [`text::parse`].
     Text(usize),
+    /// By arrow-json with numerics as texts, then by [`json_numerics`].
+    Numerics(usize),
     /// The text of the value, unread.
     Raw,
     /// By its path: column `n` of what the decoder of such columns gives.
@@ -150,9 +153,10 @@ impl JsonRecords {
                     read.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
                     continue;
                 }
-                _ => field.data_type().clone(),
+                _ => json_numerics::as_text(field.data_type()),
             };
-            how.push(How::Arrow(read.len()));
+            let has_numerics = json_numerics::as_text(field.data_type()) != *field.data_type();
+            how.push(if has_numerics { How::Numerics(read.len()) } else { How::Arrow(read.len()) });
             read.push(Arc::new(Field::new(field.name(), data_type, true)));
         }
         let read = Arc::new(Schema::new(read));
@@ -161,7 +165,7 @@ impl JsonRecords {
         Ok(Self { schema: schema.clone(), how, read, by_path })
     }
 
-    /// The columns of the records, and what failed; rows that failed are NULL.
+    /// The columns of the records, and what failed, in any order; rows that failed are NULL.
     pub fn columns(&self, records: &[&[u8]]) -> Result<(Vec<ArrayRef>, Failures)> {
         let mut failures = Vec::new();
         let mut pieces = Vec::new();
@@ -187,6 +191,10 @@ impl JsonRecords {
                         other => compute::cast(other, field.data_type())?,
                     });
                     continue;
+                }
+                How::Numerics(at) => {
+                    let (array, failures) = json_numerics::read(read.column(*at), field)?;
+                    text::Parsed { array, failures }
                 }
                 How::Text(at) => text::parse(read.column(*at).as_string::<i32>(), field)?,
                 How::Raw => self.raw(records, field)?,

@@ -17,7 +17,8 @@ pub mod encode;
 pub(crate) mod envelope;
 pub mod infer;
 pub mod json;
-pub(crate) mod json_path;
+pub(crate) mod json_numerics;
+mod json_path;
 mod json_scan;
 pub mod parquet;
 mod protobuf;
@@ -31,6 +32,8 @@ mod varint;
 
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod random_rows;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::spec::FormatSpec;
 
 /// Decodes many records at once.
 pub(crate) trait RecordDecoder: Send + Sync {
-    /// The columns of the records, and what failed; a record that failed is a row of NULLs. `None`: it has no value.
+    /// The columns of the records, and what failed, in any order; a record that failed has NULL where it failed. `None`: it has no value.
     fn columns(&self, records: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)>;
 }
 

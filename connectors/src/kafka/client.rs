@@ -4,18 +4,20 @@
 //! librdkafka would go on without them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::statistics::Statistics;
-use tidemark_common::{Error, Hidden, Result};
+use tidemark_common::{Error, Hidden, Result, SqlState};
 
 use super::error::from_kafka;
+use super::security::{self, Properties};
+use super::tokens::{TakesToken, Tokens};
 use crate::options::Options;
 
 const PREFIX: &str = "properties.";
@@ -57,7 +59,15 @@ const WRITING: [(&str, &str); 5] = [
 ];
 
 /// A property has two names in librdkafka.
-const SYNONYMS: [(&str, &str); 1] = [("compression.type", "compression.codec")];
+const SYNONYMS: [(&str, &str); 4] = [
+    ("compression.type", "compression.codec"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.client.secret"),
+];
+
+/// What is heard of a question that came to nothing.
+const EVENTS: usize = 32;
 
 /// How long brokers may take to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,71 +89,39 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     done.unwrap_or_else(|e| Err(Error::internal(format!("asking Kafka failed: {e}"))))
 }
 
-/// Checked properties, the prefix cut off.
+/// Checked properties.
 #[derive(Debug, Clone)]
-pub(super) struct ClientOptions(BTreeMap<String, Hidden>);
+pub(super) struct ClientOptions {
+    properties: Properties,
+    /// Of clients that sign in by them.
+    tokens: Option<Arc<Tokens>>,
+}
 
 impl ClientOptions {
     pub fn take(options: &mut Options) -> Result<Self> {
-        let mut this = Self(options.take_credentials(PREFIX));
+        let mut properties = options.take_credentials(PREFIX);
         for (synonym, name) in SYNONYMS {
-            if let Some(value) = this.0.remove(synonym) {
-                this.0.insert(name.to_string(), value);
+            if let Some(value) = properties.remove(synonym) {
+                properties.insert(name.to_string(), value);
             }
         }
-        if !this.0.contains_key(SERVERS) {
+        if !properties.contains_key(SERVERS) {
             return Err(Error::invalid("option \"properties.bootstrap.servers\" is missing")
                 .with_hint("Add properties.bootstrap.servers = 'host:9092' to WITH (..)."));
         }
-        if let Some((key, why)) = OURS.iter().find(|(key, _)| this.0.contains_key(*key)) {
+        if let Some((key, why)) = OURS.iter().find(|(key, _)| properties.contains_key(*key)) {
             return Err(Error::invalid(format!("option \"properties.{key}\" cannot be set: {why}")));
         }
-        this.check_security()?;
+        security::check(&properties)?;
+        let tokens = Tokens::take(&mut properties, options)?;
+        let this = Self { properties, tokens };
         // librdkafka knows its properties, and what they may be.
         this.config(&[]).create_native_config().map_err(|e| from_kafka(&e, "properties"))?;
         Ok(this)
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(Hidden::reveal)
-    }
-
-    fn check_security(&self) -> Result<()> {
-        let protocol = self.get("security.protocol").unwrap_or("plaintext").to_lowercase();
-        let (is_sasl, is_tls) = (protocol.starts_with("sasl_"), protocol.ends_with("ssl"));
-        let given = |prefix: &str| self.0.keys().find(|key| key.starts_with(prefix));
-        if let Some(key) = given("sasl.").filter(|_| !is_sasl) {
-            return Err(half(key, "security.protocol", "'SASL_SSL', or 'SASL_PLAINTEXT' without encryption"));
-        }
-        if let Some(key) = given("ssl.").filter(|_| !is_tls) {
-            return Err(half(key, "security.protocol", "'SSL' or 'SASL_SSL'"));
-        }
-        for part in ["location", "pem"] {
-            let (certificate, key) = (format!("ssl.certificate.{part}"), format!("ssl.key.{part}"));
-            match (self.get(&certificate), self.get(&key)) {
-                (Some(_), None) => return Err(half(&certificate, &key, "the key of the certificate")),
-                (None, Some(_)) => return Err(half(&key, &certificate, "the certificate of the key")),
-                _ => {}
-            }
-        }
-        if !is_sasl {
-            return Ok(());
-        }
-        let mechanism = self.get("sasl.mechanism").or_else(|| self.get("sasl.mechanisms"));
-        let Some(mechanism) = mechanism else {
-            return Err(half("security.protocol", "sasl.mechanism", "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"));
-        };
-        match mechanism.to_uppercase().as_str() {
-            "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
-                let needed = ["sasl.username", "sasl.password"];
-                match needed.iter().find(|key| !self.0.contains_key(**key)) {
-                    Some(key) => Err(half("sasl.mechanism", key, "who signs in, and with what")),
-                    None => Ok(()),
-                }
-            }
-            other => Err(Error::unsupported(format!("sasl.mechanism {other} is not supported"))
-                .with_hint("Known here: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.")),
-        }
+        self.properties.get(key).map(Hidden::reveal)
     }
 
     fn config(&self, defaults: &[(&str, &str)]) -> ClientConfig {
@@ -151,7 +129,7 @@ impl ClientOptions {
         for (key, value) in DEFAULTS.iter().chain(defaults) {
             config.set(*key, *value);
         }
-        for (key, value) in &self.0 {
+        for (key, value) in &self.properties {
             config.set(key, value.reveal());
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
@@ -166,7 +144,7 @@ impl ClientOptions {
     }
 
     /// A client by these, named in the log after `source`.
-    pub fn consumer(&self, source: &str, lag: &Arc<Lag>, purpose: Purpose) -> Result<BaseConsumer<Context>> {
+    pub fn consumer(&self, source: &str, told: &Arc<Told>, purpose: Purpose) -> Result<Arc<BaseConsumer<Context>>> {
         let mut config = self.reading(&format!("tidemark-{source}"));
         if purpose != Purpose::Follow {
             config.set("enable.partition.eof", "true");
@@ -174,29 +152,48 @@ impl ClientOptions {
         if purpose == Purpose::Replay {
             config.set("auto.offset.reset", "earliest");
         }
-        let context = Context { source: source.to_string(), lag: Arc::clone(lag) };
-        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
+        self.signed_in(&config, || Context { source: source.to_string(), told: Arc::clone(told) })
     }
 
     /// A client that asks what a group has stored.
-    pub fn member(&self, sink: &str, group: &str) -> Result<BaseConsumer<Context>> {
+    pub fn member(&self, sink: &str, group: &str) -> Result<Arc<BaseConsumer<Context>>> {
         let mut config = self.reading(group);
         // What a transaction is about to store is waited for.
         config.set("isolation.level", "read_committed");
-        let context = Context { source: sink.to_string(), lag: Arc::default() };
-        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
+        self.signed_in(&config, || Context { source: sink.to_string(), told: Arc::default() })
     }
 
     /// A client that sends; with `transactions`, all or nothing under that id.
-    pub fn producer(&self, sink: &str, transactions: Option<&str>) -> Result<BaseProducer<Sending>> {
+    pub fn producer(&self, sink: &str, transactions: Option<&str>) -> Result<Arc<BaseProducer<Sending>>> {
         let mut config = self.config(&WRITING);
         if let Some(id) = transactions
             && self.get(TRANSACTIONS).is_none()
         {
             config.set(TRANSACTIONS, id);
         }
-        let context = Sending { sink: sink.to_string(), refused: Mutex::default() };
-        config.create_with_context(context).map_err(|e| from_kafka(&e, "connecting to Kafka"))
+        self.signed_in(&config, || Sending { sink: sink.to_string(), refused: Mutex::default() })
+    }
+
+    /// A client that has a token, if it signs in by one.
+    fn signed_in<C: ClientContext, T>(&self, config: &ClientConfig, context: impl FnOnce() -> C) -> Result<Arc<T>>
+    where
+        T: FromClientConfigAndContext<C> + TakesToken + 'static,
+    {
+        let make = || config.create_with_context(context()).map_err(|e| from_kafka(&e, "connecting to Kafka"));
+        match &self.tokens {
+            Some(tokens) => tokens.sign_in(make),
+            None => make().map(Arc::new),
+        }
+    }
+
+    /// Why clients get no tokens, if they do not.
+    pub fn trouble(&self) -> Option<Error> {
+        self.tokens.as_ref()?.trouble()
+    }
+
+    /// Whether clients sign in by tokens: what a broker says of one does not hold for the next.
+    pub fn has_tokens(&self) -> bool {
+        self.tokens.is_some()
     }
 
     pub fn servers(&self) -> &str {
@@ -209,22 +206,38 @@ impl ClientOptions {
     }
 }
 
-fn half(given: &str, missing: &str, what: &str) -> Error {
-    Error::invalid(format!("option \"properties.{given}\" needs the option \"properties.{missing}\""))
-        .with_hint(format!("It is {what}."))
+/// What the clients of a reader hear from the brokers.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Rows that wait there, by topic and partition.
+    waiting: Mutex<BTreeMap<(String, i32), u64>>,
+    /// Why no broker can be spoken to.
+    trouble: Mutex<Option<Error>>,
 }
 
-/// Rows that wait at the brokers, by topic and partition.
-#[derive(Debug, Default)]
-pub(super) struct Lag(Mutex<BTreeMap<(String, i32), u64>>);
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-impl Lag {
+impl Told {
     pub fn rows(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        lock(&self.waiting).values().sum()
+    }
+
+    pub fn trouble(&self) -> Option<Error> {
+        lock(&self.trouble).clone()
+    }
+
+    /// Somebody has answered.
+    pub fn is_well(&self) {
+        *lock(&self.trouble) = None;
     }
 
     fn note(&self, statistics: &Statistics) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.is_well();
+        }
+        let mut known = lock(&self.waiting);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values().filter(|partition| partition.desired) {
                 let (end, next) = (partition.ls_offset, partition.app_offset.max(partition.query_offset));
@@ -235,6 +248,35 @@ impl Lag {
             }
         }
     }
+
+    /// Of a connection. What went wrong in a handshake is told nowhere else.
+    fn note_failure(&self, message: &str) {
+        let message = message.split_once("]: ").map_or(message, |(_thread, message)| message);
+        let failure = || Error::new(SqlState::ConnectionException, message);
+        lock(&self.trouble).get_or_insert_with(failure);
+    }
+
+    fn note_error(&self, error: &KafkaError, reason: &str) {
+        let mut trouble = lock(&self.trouble);
+        // That all are down comes after what is wrong with each.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || trouble.is_none() {
+            *trouble = Some(from_kafka(error, reason));
+        }
+    }
+}
+
+/// An error with what was said meanwhile: of a question that came to nothing librdkafka tells no more than that. For consumers that
+/// have no partitions.
+pub(super) fn explained(consumer: &BaseConsumer<Context>, error: &KafkaError, what: &str) -> Error {
+    for _ in 0..EVENTS {
+        consumer.poll(Duration::ZERO);
+    }
+    let error = from_kafka(error, what);
+    match consumer.context().told.trouble() {
+        Some(said) if said.state() == SqlState::InvalidAuthorization => said,
+        Some(said) => error.with_detail(said.message()),
+        None => error,
+    }
 }
 
 /// What librdkafka tells of a client.
@@ -242,20 +284,24 @@ impl Lag {
 pub(super) struct Context {
     /// The source, for the log.
     pub source: String,
-    pub lag: Arc<Lag>,
+    pub told: Arc<Told>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(&self.source, level, facility, message);
+        if facility == "FAIL" && level as i32 <= RDKafkaLogLevel::Error as i32 {
+            self.told.note_failure(message);
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.lag.note(&statistics);
+        self.told.note(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(source = self.source, %error, "kafka: {reason}");
+        self.told.note_error(&error, reason);
     }
 }
 
@@ -272,7 +318,7 @@ pub(super) struct Sending {
 
 impl Sending {
     pub fn refused(&self) -> Option<KafkaError> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.refused).take()
     }
 }
 
@@ -291,7 +337,7 @@ impl ProducerContext for Sending {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.clone());
+            lock(&self.refused).get_or_insert(error.clone());
         }
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use rdkafka::consumer::Consumer;
 use tidemark_common::Result;
 
-use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
-use super::error::from_kafka;
+use super::client::{ClientOptions, Purpose, TIMEOUT, blocking, explained};
 use crate::options::Options;
 use crate::postgres::CheckRow;
 
@@ -34,6 +33,6 @@ pub async fn check(connection: KafkaConnection) -> Vec<CheckRow> {
 
 fn look(client: &ClientOptions) -> Result<String> {
     let consumer = client.consumer("check", &Arc::default(), Purpose::Follow)?;
-    let found = consumer.fetch_metadata(None, TIMEOUT).map_err(|e| from_kafka(&e, "listing topics"))?;
+    let found = consumer.fetch_metadata(None, TIMEOUT).map_err(|e| explained(&consumer, &e, "listing topics"))?;
     Ok(format!("{} brokers, {} topics", found.brokers().len(), found.topics().len()))
 }

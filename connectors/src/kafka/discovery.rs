@@ -19,7 +19,7 @@ const COMMITS: Duration = Duration::from_secs(5);
 
 /// Looks for new partitions, and topics, and hands each to the worker that has the fewest; and tells the group how far the source is.
 pub(super) struct Discovery {
-    pub control: BaseConsumer<Context>,
+    pub control: Arc<BaseConsumer<Context>>,
     pub shared: Arc<Shared>,
     pub stored: Arc<Stored>,
     pub known: BTreeSet<Partition>,

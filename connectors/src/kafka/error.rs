@@ -24,6 +24,11 @@ pub(super) fn from_kafka(error: &KafkaError, what: &str) -> Error {
 fn from_config(why: &str, key: &str, value: &str) -> Error {
     let java = [
         ("sasl.jaas.config", "Use properties.sasl.username and properties.sasl.password."),
+        (
+            "sasl.login.callback.handler",
+            "Use properties.sasl.oauthbearer.method = 'oidc', or sasl.mechanism AWS_MSK_IAM.",
+        ),
+        ("sasl.client.callback.handler", "Use properties.sasl.mechanism = 'AWS_MSK_IAM'."),
         ("ssl.truststore", "Use properties.ssl.ca.location, a file of certificates in PEM."),
         ("ssl.keystore", "Use properties.ssl.certificate.location and properties.ssl.key.location, in PEM."),
         ("deserializer", "Say FORMAT .. ENCODE .. instead."),
@@ -69,6 +74,7 @@ fn state(code: Code) -> SqlState {
             SqlState::InsufficientPrivilege
         }
         Code::OffsetOutOfRange | Code::AutoOffsetReset => SqlState::DataCorrupted,
+        Code::SaslAuthenticationFailed | Code::Authentication => SqlState::InvalidAuthorization,
         _ => SqlState::ConnectionException,
     }
 }
@@ -80,7 +86,9 @@ fn hint(code: Code) -> Option<&'static str> {
             "The topic no longer has what comes next: it was deleted by its retention. \
              properties.auto.offset.reset = 'earliest' goes on with what there is."
         }
-        Code::SaslAuthenticationFailed | Code::Authentication => "See properties.sasl.username and sasl.mechanism.",
+        Code::SaslAuthenticationFailed | Code::Authentication => {
+            "See properties.sasl.mechanism and who signs in by it."
+        }
         Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve => {
             "Is properties.bootstrap.servers right, and can it be reached from here?"
         }

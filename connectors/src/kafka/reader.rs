@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
-use super::client::{Context, Lag, Purpose, TIMEOUT};
+use super::client::{ClientOptions, Context, Purpose, TIMEOUT, Told};
 use super::discovery::Discovery;
 use super::error::from_kafka;
 use super::options::{KafkaOptions, Records, Startup};
@@ -51,18 +51,18 @@ pub(super) fn start(
     };
     let ends = purpose != Purpose::Follow;
     let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, sender, ends, most });
-    let lag = Arc::new(Lag::default());
+    let told = Arc::new(Told::default());
     let positions = from.iter().map(|(split, text)| Ok((options.topics.partition(split)?, text.parse()?)));
     let positions: BTreeMap<Partition, KafkaPosition> = positions.collect::<Result<_>>()?;
     let mut first = Vec::new();
     match until {
-        Some(until) => drop(workers(&shared, &lag, purpose, replayed(options, &positions, until)?)?),
+        Some(until) => drop(workers(&shared, &told, purpose, replayed(options, &positions, until)?)?),
         None => {
-            let control = options.client.consumer(&options.name, &lag, Purpose::Follow)?;
+            let control = options.client.consumer(&options.name, &told, Purpose::Follow)?;
             let (assigned, begun) = followed(options, &control, positions)?;
             first = begun.iter().map(|one| shared.nothing_yet(one)).collect();
             let known = assigned.iter().map(|one| one.partition.clone()).collect();
-            let workers = workers(&shared, &lag, purpose, assigned)?;
+            let workers = workers(&shared, &told, purpose, assigned)?;
             if !ends {
                 tokio::spawn(Discovery { control, shared, stored, known, workers }.run());
             }
@@ -73,13 +73,14 @@ pub(super) fn start(
     if let Some(batch) = first.last_mut() {
         batch.positions = positions;
     }
-    Ok(KafkaReader { first, batches, pending: None, pace: Pace::new(Arc::clone(&options.clock), rate), lag })
+    let (pace, client) = (Pace::new(Arc::clone(&options.clock), rate), options.client.clone());
+    Ok(KafkaReader { first, batches, pending: None, pace, told, client })
 }
 
 /// Starts the workers. Each with how to give it another partition, and how many it has.
 fn workers(
     shared: &Arc<Shared>,
-    lag: &Arc<Lag>,
+    told: &Arc<Told>,
     purpose: Purpose,
     assigned: Vec<Assigned>,
 ) -> Result<Vec<(Sender<Assigned>, usize)>> {
@@ -87,7 +88,7 @@ fn workers(
     for share in shares(assigned, shared.ends).into_iter().filter(|share| !shared.ends || !share.is_empty()) {
         let (sender, receiver) = std::sync::mpsc::channel();
         workers.push((sender, share.len()));
-        let consumer = shared.options.client.consumer(&shared.options.name, lag, purpose)?;
+        let consumer = shared.options.client.consumer(&shared.options.name, told, purpose)?;
         let worker = Worker::new(Arc::clone(shared), consumer, share, receiver)?;
         let thread = std::thread::Builder::new().name(format!("kafka {}", shared.options.name));
         thread.spawn(move || worker.run()).map_err(|e| Error::new(SqlState::IoError, e.to_string()))?;
@@ -200,7 +201,8 @@ pub(super) struct KafkaReader {
     /// Taken from `batches`, and not yet handed out.
     pending: Option<SourceBatch>,
     pace: Pace,
-    lag: Arc<Lag>,
+    told: Arc<Told>,
+    client: ClientOptions,
 }
 
 #[async_trait]
@@ -224,6 +226,10 @@ impl SourceReader for KafkaReader {
     }
 
     fn lag_rows(&self) -> Option<u64> {
-        Some(self.lag.rows())
+        Some(self.told.rows())
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.client.trouble().or_else(|| self.told.trouble())
     }
 }

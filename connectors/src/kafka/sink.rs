@@ -6,11 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int32Type, TimestampMicrosecondType};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use tidemark_common::{Delta, Epoch, Error, Net, Result, SqlState};
 
-use super::client::{TIMEOUT, blocking};
+use super::client::{Context, TIMEOUT, blocking, explained};
 use super::error::from_kafka;
 use super::sink_options::{Beside, KafkaSinkOptions};
 use super::transaction::{Outgoing, Sender};
@@ -39,7 +39,7 @@ impl Sink for KafkaSink {
         let sender = blocking(move || {
             let member = options.client.member(&options.name, &options.identity)?;
             check_topic(&member, &options.topic)?;
-            options.writer.value.prepare()?;
+            options.writer.prepare()?;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             Sender::open(&options, &member, &mut seen)
         });
@@ -50,9 +50,9 @@ impl Sink for KafkaSink {
 }
 
 /// That it is there; nobody makes it by asking.
-fn check_topic<C: rdkafka::consumer::ConsumerContext>(member: &impl Consumer<C>, topic: &str) -> Result<()> {
+fn check_topic(member: &BaseConsumer<Context>, topic: &str) -> Result<()> {
     let what = format!("topic \"{topic}\"");
-    let found = member.fetch_metadata(Some(topic), TIMEOUT).map_err(|e| from_kafka(&e, &what))?;
+    let found = member.fetch_metadata(Some(topic), TIMEOUT).map_err(|e| explained(member, &e, &what))?;
     match found.topics().first().and_then(|topic| topic.error()) {
         None => Ok(()),
         Some(code) => {

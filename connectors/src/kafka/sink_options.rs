@@ -9,7 +9,7 @@ use tidemark_common::{Clock, Error, Result, SqlState};
 use super::client::{ClientOptions, TRANSACTIONS};
 use crate::formats::envelope::{Envelope, Writer};
 use crate::formats::record_encode::encoder;
-use crate::formats::schema_encode::schema_encoder;
+use crate::formats::schema_encode::{key_encoder, schema_encoder, take_for_keys};
 use crate::options::Options;
 use crate::spec::{FormatSpec, SinkSpec};
 
@@ -137,6 +137,7 @@ fn writer(spec: &SinkSpec, topic: &str, beside: &Beside, options: &mut Options) 
         return Err(Error::new(SqlState::InvalidTableDefinition, "no column is left for the value"));
     }
     let key_encode = own.take("key_encode");
+    let mut key_has_schema = false;
     let key = match key {
         None if key_encode.is_some() => {
             return Err(Error::invalid("KEY ENCODE needs the option \"key\"").with_hint("key = 'column, ..'"));
@@ -144,15 +145,25 @@ fn writer(spec: &SinkSpec, topic: &str, beside: &Beside, options: &mut Options) 
         None => None,
         Some(columns) => {
             let schema = Arc::new(spec.schema.project(&columns)?);
-            let mut none = Options::default();
-            let encoder = encoder(key_encode.as_deref().unwrap_or("json"), &schema, &mut none)?;
+            let encode = key_encode.as_deref().unwrap_or("json");
+            let of_schema = key_encoder(encode, &schema, &own, options, topic)?;
+            key_has_schema = of_schema.is_some();
+            let encoder = match of_schema {
+                Some(encoder) => encoder,
+                None => encoder(encode, &schema, &mut Options::default())?,
+            };
             Some((columns, encoder))
         }
     };
     let schema = Arc::new(spec.schema.project(&columns)?);
     let value = match schema_encoder(&format.encode, &schema, &mut own, options, topic)? {
         Some(encoder) => encoder,
-        None => encoder(&format.encode, &schema, &mut own)?,
+        None => {
+            if key_has_schema {
+                take_for_keys(&mut own, options)?;
+            }
+            encoder(&format.encode, &schema, &mut own)?
+        }
     };
     own.finish()?;
     if envelope == Envelope::Upsert && value.may_be_nothing() {

@@ -13,7 +13,7 @@ use tidemark_common::{Error, Result, SqlState};
 use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
 use super::error::from_kafka;
 use super::options::{KafkaOptions, where_and_what};
-use super::reader;
+use super::starting::{Start, Starting};
 use super::stored::Stored;
 use super::topics::{Topics, list_of};
 use crate::formats::record::RecordFormat;
@@ -60,11 +60,17 @@ impl Source for KafkaSource {
         until: Option<&Positions>,
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>> {
-        let (options, from, until) = (Arc::clone(&self.options), from.clone(), until.cloned());
-        let projection = projection.map(<[usize]>::to_vec);
-        let stored = Arc::clone(&self.stored);
-        let reader = blocking(move || reader::start(&options, stored, &from, until.as_ref(), projection.as_deref()));
-        Ok(Box::new(reader.await?))
+        let start = Start {
+            options: Arc::clone(&self.options),
+            stored: Arc::clone(&self.stored),
+            from: from.clone(),
+            until: until.cloned(),
+            projection: projection.map(<[usize]>::to_vec),
+        };
+        Ok(match until {
+            Some(_) => Box::new(start.once().await?),
+            None => Box::new(Starting::new(start)),
+        })
     }
 
     fn committed(&self, positions: &Positions) {

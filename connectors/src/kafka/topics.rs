@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use regex::Regex;
 use tidemark_common::{Error, Result, SqlState};
 
-use super::client::Context;
+use super::client::{Context, explained};
 use super::error::from_kafka;
 use crate::options::Options;
 
@@ -118,7 +118,8 @@ impl Topics {
                 }
             }
             Topics::Matching(regex) => {
-                let metadata = consumer.fetch_metadata(None, timeout).map_err(|e| from_kafka(&e, "listing topics"))?;
+                let metadata = consumer.fetch_metadata(None, timeout);
+                let metadata = metadata.map_err(|e| explained(consumer, &e, "listing topics"))?;
                 let matching = metadata.topics().iter().filter(|t| t.error().is_none() && regex.is_match(t.name()));
                 found.extend(matching.flat_map(of_metadata));
             }
@@ -137,7 +138,7 @@ fn of_topic(consumer: &BaseConsumer<Context>, name: &str, timeout: Duration) -> 
     let what = format!("reading topic \"{name}\"");
     let mut missing = RDKafkaErrorCode::UnknownTopic;
     for _ in 0..TRIES {
-        let metadata = consumer.fetch_metadata(Some(name), timeout).map_err(|e| from_kafka(&e, &what))?;
+        let metadata = consumer.fetch_metadata(Some(name), timeout).map_err(|e| explained(consumer, &e, &what))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         match topic.and_then(MetadataTopic::error) {
             Some(error) => missing = error.into(),

@@ -16,6 +16,7 @@
 //! is an older copy, which has since gone another way; then nothing is sent. The metadata also says which process has sent it: if,
 //! while this one runs, another has sent since, then this one gives up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::Crc;
@@ -50,7 +51,7 @@ pub(super) struct Outgoing {
 }
 
 pub(super) struct Sender {
-    producer: BaseProducer<Sending>,
+    producer: Arc<BaseProducer<Sending>>,
     topic: String,
     epochs: Option<Epochs>,
 }

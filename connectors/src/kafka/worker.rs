@@ -7,13 +7,14 @@
 //! The records stay where librdkafka has them until they have been decoded.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
@@ -95,7 +96,7 @@ impl Shared {
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     assigned: HashMap<Partition, Assigned>,
     /// Partitions that have been found since.
     found: std::sync::mpsc::Receiver<Assigned>,
@@ -117,7 +118,7 @@ impl From<Error> for End {
 impl Worker {
     pub fn new(
         shared: Arc<Shared>,
-        consumer: BaseConsumer<Context>,
+        consumer: Arc<BaseConsumer<Context>>,
         assigned: Vec<Assigned>,
         found: std::sync::mpsc::Receiver<Assigned>,
     ) -> Result<Self> {
@@ -130,7 +131,9 @@ impl Worker {
     /// Reads until all is read, or nobody listens.
     pub fn run(mut self) {
         loop {
-            match self.step() {
+            // A panic would end this thread, and its partitions would stand still without a word.
+            let stepped = std::panic::catch_unwind(AssertUnwindSafe(|| self.step()));
+            match stepped.unwrap_or_else(|_| Err(Error::internal("reading records panicked; see the log").into())) {
                 Ok(()) => {}
                 Err(End::Done) => return,
                 Err(End::Failed(error)) => {
@@ -186,6 +189,9 @@ impl Worker {
                 Some(Err(error)) => self.bear(&error)?,
             }
         }
+        if !groups.is_empty() {
+            self.consumer.context().told.is_well();
+        }
         let mut batches = Vec::new();
         for (partition, messages) in &groups {
             let Some(assigned) = self.assigned.get_mut(partition) else { continue };
@@ -202,6 +208,11 @@ impl Worker {
     /// What passes is waited for, however long: librdkafka tries again, and says so in the log.
     fn bear(&self, error: &KafkaError) -> Result<()> {
         match error.rdkafka_error_code() {
+            // The next token may do.
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) if self.shared.options.client.has_tokens() => {
+                tracing::warn!(source = self.shared.options.name, %error, "kafka takes no token of ours");
+                Ok(())
+            }
             Some(code) if !is_lasting(code) => {
                 tracing::warn!(source = self.shared.options.name, %error, "kafka");
                 Ok(())

@@ -121,7 +121,7 @@ impl AvroFormat {
 }
 
 /// A topic's name as a record's.
-fn name_of(topic: &str) -> String {
+pub(crate) fn name_of(topic: &str) -> String {
     let letters: String = topic.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     match letters.starts_with(|c: char| c.is_ascii_digit()) {
         true => format!("_{letters}"),
@@ -213,4 +213,15 @@ impl RecordDecoder for AvroRecords {
         }
         rows.finish()
     }
+}
+
+/// A schema `R` of these columns, and records of it.
+#[cfg(test)]
+pub(crate) fn written(batch: &datafusion::arrow::array::RecordBatch) -> Result<(String, Vec<Vec<u8>>)> {
+    let one = |row| {
+        let mut out = Vec::new();
+        encode::row_of(batch, row, &mut out).map(|()| out)
+    };
+    let records = (0..batch.num_rows()).map(one).collect::<Result<_>>()?;
+    Ok((derive::schema_of(&batch.schema(), "R")?, records))
 }

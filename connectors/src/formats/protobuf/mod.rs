@@ -245,3 +245,19 @@ impl RecordDecoder for ProtobufRecords {
         rows.finish()
     }
 }
+
+/// A schema with a message `R` of these columns, and records of it.
+#[cfg(test)]
+pub(crate) fn written(batch: &datafusion::arrow::array::RecordBatch) -> Result<(String, Vec<Vec<u8>>)> {
+    use std::collections::HashMap;
+
+    let text = derive::schema_of(&batch.schema(), "R")?;
+    let file = descriptors::from_text(&text, HashMap::new())?;
+    let plan = encode_plan::plan(&descriptors::message(file.parent_pool(), "R")?, batch.schema().fields())?;
+    let one = |row| {
+        let mut out = Vec::new();
+        encode::message(&plan, &|column| batch.column(column).as_ref(), row, &mut out).map(|()| out)
+    };
+    let records = (0..batch.num_rows()).map(one).collect::<Result<_>>()?;
+    Ok((text, records))
+}

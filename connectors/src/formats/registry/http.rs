@@ -8,11 +8,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity, Method, StatusCode};
+use reqwest::{Client, Identity, Method, StatusCode};
 use serde_json::Value;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::options::RegistryOptions;
+use crate::https;
 
 /// How often all URLs are tried, and how long it waits before the second time; twice as long before each further one.
 const ROUNDS: u32 = 3;
@@ -80,18 +81,16 @@ impl Http {
         if let Some(body) = body {
             request = request.header("Content-Type", CONTENT_TYPE).body(body.to_string());
         }
-        let mut response = request.send().await.map_err(|e| unreachable(&e, url, what))?;
-        let mut answer = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|e| unreachable(&e, url, what))? {
-            answer.extend_from_slice(&part);
-            if answer.len() > LONGEST_ANSWER {
-                let message =
-                    format!("the schema registry's answer about {what} is longer than {} MiB", LONGEST_ANSWER >> 20);
-                return Err(Error::new(SqlState::ProgramLimitExceeded, message));
-            }
-        }
+        let response = request.send().await.map_err(|e| unreachable(&e, url, what))?;
+        let status = response.status();
+        let answer = https::body(response, LONGEST_ANSWER).await.map_err(|e| unreachable(&e, url, what))?;
+        let answer = answer.ok_or_else(|| {
+            let message =
+                format!("the schema registry's answer about {what} is longer than {} MiB", LONGEST_ANSWER >> 20);
+            Error::new(SqlState::ProgramLimitExceeded, message)
+        })?;
         let read = serde_json::from_slice::<Value>(&answer);
-        match (response.status(), read) {
+        match (status, read) {
             (status, Ok(answer)) if status.is_success() => Ok(answer),
             (status, Err(error)) if status.is_success() => Err(Error::new(
                 SqlState::ProtocolViolation,
@@ -111,17 +110,14 @@ impl Http {
         }
         let mut builder = Client::builder().timeout(self.options.timeout).user_agent("tidemark");
         if let Some(path) = &self.options.ca {
-            let pem = read("schema.registry.ca", path)?;
-            let certificates =
-                Certificate::from_pem_bundle(&pem).map_err(|e| not_pem("schema.registry.ca", path, &e))?;
-            builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+            builder = https::trusting(builder, "schema.registry.ca", path)?;
         }
         if let Some((certificate, key)) = &self.options.certificate {
-            let mut pem = read("schema.registry.key", key)?;
+            let mut pem = https::read("schema.registry.key", key)?;
             pem.push(b'\n');
-            pem.extend(read("schema.registry.certificate", certificate)?);
-            let identity =
-                Identity::from_pem(&pem).map_err(|e| not_pem("schema.registry.certificate", certificate, &e))?;
+            pem.extend(https::read("schema.registry.certificate", certificate)?);
+            let identity = Identity::from_pem(&pem)
+                .map_err(|e| https::not_pem("schema.registry.certificate", certificate, &https::causes(&e)))?;
             builder = builder.identity(identity);
         }
         let client = builder.build().map_err(|e| Error::invalid(format!("schema registry: {}", causes(&e))))?;
@@ -129,32 +125,17 @@ impl Http {
     }
 }
 
-fn read(option: &str, path: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::from(e).context(format!("option \"{option}\", file \"{path}\"")))
-}
-
-fn not_pem(option: &str, path: &str, error: &reqwest::Error) -> Error {
-    Error::invalid(format!("option \"{option}\": the file \"{path}\" cannot be used: {}", causes(error)))
-        .with_hint("Certificates and keys are files in PEM.")
-}
-
 fn unreachable(error: &reqwest::Error, url: &str, what: &str) -> Error {
-    Error::new(
-        SqlState::ConnectionException,
-        format!("the schema registry {url} cannot be asked about {what}: {}", causes(error)),
-    )
-    .with_hint("Is schema.registry right, and can it be reached from here?")
+    let why = causes(error);
+    let hint = https::about_certificates(&why, "schema.registry.ca", Some("schema.registry.certificate"));
+    Error::new(SqlState::ConnectionException, format!("the schema registry {url} cannot be asked about {what}: {why}"))
+        .with_hint(hint.unwrap_or_else(|| "Is schema.registry right, and can it be reached from here?".into()))
 }
 
-/// What went wrong beneath, without the URL again.
 fn causes(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
     match error.is_timeout() {
         true => "it takes too long (schema.registry.timeout)".to_string(),
-        false => deepest.to_string(),
+        false => https::causes(error),
     }
 }
 

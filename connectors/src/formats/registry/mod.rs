@@ -32,6 +32,8 @@ use fetched::{Reference, read_id, read_schema};
 use http::Http;
 pub(crate) use options::{RegistryOptions, either};
 
+use crate::https::percent_encoded;
+
 /// Schemas that are kept; with more they are fetched anew.
 const KEPT: usize = 10_000;
 /// Schemas that one may refer to, directly and through others.
@@ -66,7 +68,7 @@ impl Registry {
     /// The id of a schema under a subject; it is made a version of it if it is none yet.
     pub async fn register(&self, subject: &str, kind: SchemaKind, text: &str) -> Result<u32> {
         let body = json!({ "schema": text, "schemaType": kind.name() });
-        let path = format!("/subjects/{}/versions", escaped(subject));
+        let path = format!("/subjects/{}/versions", percent_encoded(subject));
         let answer = self.http.post(&path, &body, &format!("subject \"{subject}\"")).await?;
         read_id(&answer)
     }
@@ -126,16 +128,7 @@ fn place(name: String, found: &mut HashMap<String, (String, Vec<String>)>, order
 }
 
 fn version_path(subject: &str, version: &str) -> String {
-    format!("/subjects/{}/versions/{version}", escaped(subject))
-}
-
-/// A subject as a part of a path.
-fn escaped(subject: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    subject.bytes().map(one).collect()
+    format!("/subjects/{}/versions/{version}", percent_encoded(subject))
 }
 
 /// True of what may be otherwise when it is asked again.

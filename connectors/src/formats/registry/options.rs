@@ -49,6 +49,15 @@ impl Strategy {
 }
 
 impl Strategy {
+    /// Of the keys of a topic's records. `record`: the full name of the key's.
+    pub fn key_subject(self, topic: &str, record: &str) -> String {
+        match self {
+            Strategy::Topic => format!("{topic}-key"),
+            Strategy::Record => record.to_string(),
+            Strategy::TopicRecord => format!("{topic}-{record}"),
+        }
+    }
+
     /// Of topics that are not known by name.
     pub fn subject_of_any(self, record: Option<&str>) -> Result<String> {
         match self {
