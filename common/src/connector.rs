@@ -93,6 +93,8 @@ pub struct SourceBatch {
     pub changes: Option<RowChanges>,
     /// More rows of the same transaction follow: no epoch ends here.
     pub unfinished: bool,
+    /// Names of columns that the records have and the source has not, each once for a reader.
+    pub unknown: Vec<String>,
 }
 
 /// A record that could not be decoded, as it came.

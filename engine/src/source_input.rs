@@ -9,7 +9,7 @@
 //! Lateness is judged here, once, for all views ([`lanes`](crate::lanes)). Rows that do not count are dropped, with the last few of
 //! them kept for who asks, or go into a table with the commit of the epoch that takes them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -255,7 +255,13 @@ struct Taken {
     chunks: Chunks,
     positions: Positions,
     letters: Vec<(Arc<str>, DeadLetter)>,
+    unknown: Vec<String>,
 }
+
+/// Where the names of columns are stored that records have and the source has not.
+const UNKNOWN: &str = "unknown_columns";
+/// How many of them.
+const UNKNOWN_COLUMNS: usize = 100;
 
 /// Where a source's [`History`] is stored.
 const HISTORY: &str = "history";
@@ -313,6 +319,8 @@ pub(crate) struct SourceInput {
     pub history: Arc<History>,
     /// Records of this epoch that could not be decoded, with their lanes.
     pub letters: Vec<(Arc<str>, DeadLetter)>,
+    /// Columns that its records have and it has not.
+    pub unknown: BTreeSet<String>,
     /// The last rows that were refused.
     pub samples: Arc<VecDeque<RefusedRow>>,
     reader: Option<ReadAhead>,
@@ -343,6 +351,7 @@ impl SourceInput {
             snapshot.get_value(&Key::SourceState { source: def.oid, what: "lanes" })?.unwrap_or_default();
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let history = Arc::new(history);
+        let unknown = snapshot.get_value(&Key::SourceState { source: def.oid, what: UNKNOWN })?.unwrap_or_default();
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {
             def,
@@ -351,6 +360,7 @@ impl SourceInput {
             lanes,
             history,
             letters: Vec::new(),
+            unknown,
             samples: Arc::default(),
             reader: None,
             projection: Vec::new(),
@@ -429,6 +439,9 @@ impl SourceInput {
             }
         };
         self.letters = taken.letters;
+        if self.note_unknown(taken.unknown) {
+            commit.put(&Key::SourceState { source: self.def.oid, what: UNKNOWN }, &value::encode(&self.unknown)?);
+        }
         for (split, position) in taken.positions {
             let key = Key::SourcePosition { source: self.def.oid, split: &split };
             commit.put(&key, &value::encode(&position)?);
@@ -473,6 +486,7 @@ impl SourceInput {
             self.lanes.dropped += taken.dropped;
             self.lanes.bytes += taken.bytes as u64;
             all.positions.extend(taken.positions);
+            all.unknown.extend(taken.unknown);
             refused.extend(judged.refused);
             all.letters.extend(taken.dead.into_iter().map(|letter| (Arc::clone(&taken.lane), letter)));
             if self.def.rows.is_some() {
@@ -490,6 +504,18 @@ impl SourceInput {
         }
         refused.iter().try_for_each(|rows| self.remember(rows, now))?;
         Ok(all)
+    }
+
+    /// True if there are new ones among them: each is told once.
+    fn note_unknown(&mut self, names: Vec<String>) -> bool {
+        let before = self.unknown.len();
+        for column in names {
+            if self.unknown.len() < UNKNOWN_COLUMNS && self.unknown.insert(column.clone()) {
+                let source = self.def.name.as_str();
+                tracing::warn!(source, column, "records have a column that the source has not: it is left out");
+            }
+        }
+        self.unknown.len() > before
     }
 
     fn remember(&mut self, refused: &Refused, now: i64) -> Result<()> {

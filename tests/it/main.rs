@@ -48,6 +48,7 @@ mod replace;
 mod s3;
 mod secrets;
 mod slt;
+mod source_drift;
 mod sources;
 mod state_let_go;
 mod subscribe;

@@ -319,6 +319,7 @@ impl FileReader {
             changes: None,
             dead: Vec::new(),
             unfinished: false,
+            unknown: Vec::new(),
         };
         if rows < all {
             piece.first += records;

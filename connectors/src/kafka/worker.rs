@@ -25,6 +25,7 @@ use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
 use crate::formats::changes::{ChangeDecoder, Changed, KeyValue};
+use crate::formats::drift::Unknown;
 use crate::formats::record::RecordDecoder;
 use crate::formats::{Failures, assemble, registry};
 use crate::options::OnError;
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     pub options: Arc<KafkaOptions>,
     pub wanted: Wanted<Included>,
     pub decoder: Decoder,
+    /// Columns that changes have and the source has not.
+    pub unknown: Arc<Unknown>,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// Each partition has an end.
     pub ends: bool,
@@ -89,6 +92,7 @@ impl Shared {
             changes: None,
             dead: Vec::new(),
             unfinished: false,
+            unknown: Vec::new(),
         }
     }
 }
@@ -267,6 +271,7 @@ fn changed(
 ) -> Result<SourceBatch> {
     let pairs: Vec<KeyValue<'_>> = records.iter().map(|record| (record.key(), record.payload())).collect();
     let changed = patiently(shared, || decoder.rows(&pairs))?;
+    let unknown = shared.unknown.news().map_err(|error| error.context(&assigned.partition))?;
     let refused = without_key(shared, &changed, records);
     let changed = changed.without(refused)?;
     if let (OnError::Fail, Some((record, reason))) = (shared.options.on_error, changed.failures.first()) {
@@ -278,7 +283,14 @@ fn changed(
     let rows = RecordBatch::try_new_with_options(Arc::clone(&shared.wanted.decoded), columns, &options)?;
     let batch = shared.wanted.batch(&rows, |included| included.column(&of_rows))?;
     let dead = dead_letters(shared, changed.failures.iter().map(|(record, reason)| (records[*record], reason)));
-    Ok(SourceBatch { batch, dropped: changed.failures.len() as u64, dead, changes: Some(changed.changes), ..read })
+    Ok(SourceBatch {
+        batch,
+        dropped: changed.failures.len() as u64,
+        dead,
+        changes: Some(changed.changes),
+        unknown,
+        ..read
+    })
 }
 
 /// Bad records as they came, if they are to be kept.

@@ -185,6 +185,16 @@ impl Custom {
     }
 }
 
+impl Custom {
+    /// What lies in the object of the row and is no column of it.
+    pub fn beside_row(&self) -> Vec<&JsonPath> {
+        match self.after.first_key() {
+            Some(_) => Vec::new(),
+            None => std::iter::once(&self.op).chain(&self.before).chain(&self.key).collect(),
+        }
+    }
+}
+
 impl Envelope for Custom {
     fn read<'a>(&self, (_, value): KeyValue<'a>, declared: &Declared) -> Result<Vec<Said<'a>>> {
         let Some(value) = value else { return Ok(Vec::new()) };

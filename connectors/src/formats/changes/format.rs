@@ -11,7 +11,9 @@ use super::envelopes::{Custom, Debezium, Maxwell};
 use super::objects::Objects;
 use super::upsert::{KeyFormat, Upsert};
 use super::{ChangeDecoder, Declared, Envelope};
+use crate::formats::drift::{KnownKeys, Unknown};
 use crate::formats::json::JsonRecords;
+use crate::formats::json_path::JsonPath;
 use crate::formats::record::RecordFormat;
 use crate::options::Options;
 use crate::spec::FormatSpec;
@@ -108,8 +110,13 @@ impl ChangeFormat {
         Arc::new(Schema::new(fields))
     }
 
-    /// `key`: the declared columns of the primary key, by position.
-    pub fn decoder(&self, schema: &SchemaRef, key: Vec<usize>) -> Result<Box<dyn ChangeDecoder>> {
+    /// `key`: the declared columns of the primary key, by position. `unknown`: where columns are noted that are not declared.
+    pub fn decoder(
+        &self,
+        schema: &SchemaRef,
+        key: Vec<usize>,
+        unknown: &Arc<Unknown>,
+    ) -> Result<Box<dyn ChangeDecoder>> {
         let declared = Declared { schema: schema.clone(), key };
         if let RecordFormat::Json(json) = &self.records {
             let envelope: Box<dyn Envelope> = match &self.kind {
@@ -118,11 +125,18 @@ impl ChangeFormat {
                 Kind::Maxwell => Box::new(Maxwell),
                 Kind::Custom(custom) => custom.clone(),
             };
-            return Ok(Box::new(Objects { envelope, declared, rows: JsonRecords::new(schema, json)? }));
+            let besides: Vec<&JsonPath> = match &self.kind {
+                Kind::Custom(custom) => custom.beside_row(),
+                _ => Vec::new(),
+            };
+            let keys = KnownKeys::new(schema, besides.into_iter())?;
+            let (rows, unknown) = (JsonRecords::new(schema, json)?, Arc::clone(unknown));
+            return Ok(Box::new(Objects { envelope, declared, rows, keys, unknown }));
         }
         let written = self.written(schema);
         let places: Vec<usize> = (0..written.fields().len()).collect();
-        let records = self.records.decoder(&written, &written, &places)?;
+        let mut records = self.records.decoder(&written, &written, &places)?;
+        records.watch(Arc::clone(unknown), matches!(self.kind, Kind::Debezium).then_some(ENVELOPE[2]));
         Ok(match &self.kind {
             Kind::Upsert(key) => Box::new(Columns::new(records, declared, *key)?),
             _ => Box::new(EnvelopeColumns { records, declared }),

@@ -1,18 +1,22 @@
 //! Changes in JSON: an envelope says which objects in a record are rows, and one decoder reads them all.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::Array;
 use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Error, Result};
 
 use super::{ChangeDecoder, Changed, Declared, Envelope, KeyValue};
+use crate::formats::drift::{KnownKeys, Unknown};
 use crate::formats::json::JsonRecords;
 
 pub(super) struct Objects {
     pub envelope: Box<dyn Envelope>,
     pub declared: Declared,
     pub rows: JsonRecords,
+    pub keys: KnownKeys,
+    pub unknown: Arc<Unknown>,
 }
 
 impl ChangeDecoder for Objects {
@@ -29,6 +33,9 @@ impl ChangeDecoder for Objects {
                     failures.insert(at, error);
                 }
             }
+        }
+        for put in said.iter().filter(|said| said.op == RowOp::Put) {
+            self.keys.look(&put.object, &self.unknown);
         }
         let objects: Vec<&[u8]> = said.iter().map(|said| said.object.as_ref()).collect();
         let (columns, bad) = self.rows.columns(&objects)?;

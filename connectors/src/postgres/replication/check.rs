@@ -6,9 +6,9 @@ use tidemark_common::{Error, Result, SqlState};
 use super::options::CdcOptions;
 use super::publication::Publication;
 use super::session::query;
-use super::shape::{Shape, check_identity};
+use super::shape::{Shape, check_identity, undeclared};
 use super::slot::Slot;
-use super::table::{Table, types};
+use super::table::{Table, in_stream, types};
 use super::wire::Wire;
 use crate::postgres::client::Client;
 
@@ -72,6 +72,7 @@ async fn columns(client: &Client, options: &CdcOptions, table: &Table) -> Result
     let types = types(client, &table.columns, &SqlType::Numeric(None)).await?;
     let named: Vec<(&str, &SqlType)> = table.columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
     let shape = Shape::of(options, &named)?;
+    undeclared(options, in_stream(table))?;
     match shape.places.iter().map(|at| &table.columns[*at]).find(|column| column.is_generated) {
         Some(generated) => Err(Error::unsupported(format!(
             "column \"{}\" of table \"{}\" is generated: it is not in the stream",

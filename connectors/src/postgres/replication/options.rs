@@ -6,7 +6,9 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use tidemark_common::{Clock, Error, Result, SqlState};
 
 use super::session::Place;
+use crate::formats::drift::on_drift;
 use crate::options::Options;
+use crate::postgres::OnDrift;
 use crate::spec::{SourceSpec, refuse_format};
 
 /// Longest name of a slot or a publication, in bytes.
@@ -21,6 +23,8 @@ pub struct CdcOptions {
     pub publication: String,
     /// What is missing of it is made.
     pub creates_publication: bool,
+    /// What becomes of columns of the table that the source does not have.
+    pub on_drift: OnDrift,
     /// The declared columns. All may be NULL: of a row that goes there is only its key.
     pub schema: SchemaRef,
     pub key: Vec<usize>,
@@ -33,6 +37,7 @@ impl CdcOptions {
         let slot = slot_name(&mut options, &place, &spec.name)?;
         let publication = options.take("publication.name").unwrap_or_else(|| slot.clone());
         let creates_publication = options.bool("publication.create.enable")?.unwrap_or(true);
+        let on_drift = on_drift(&mut options)?;
         options.finish()?;
         if !(1..=MAX_NAME).contains(&publication.len()) {
             return Err(Error::invalid(format!("option \"publication.name\" must have 1 to {MAX_NAME} bytes")));
@@ -46,6 +51,7 @@ impl CdcOptions {
             slot,
             publication,
             creates_publication,
+            on_drift,
             schema: Arc::new(Schema::new(fields)),
             key: spec.key,
             clock: spec.clock,

@@ -40,7 +40,7 @@ pub fn start(
         Some(_) => return Err(Error::internal("a postgres-cdc source cannot be read again: its rows are kept here")),
     }
     let (options, feedback) = (Arc::clone(options), Arc::clone(feedback));
-    let worker = Worker { options, feedback, rows, lane, sender, at, half: None, tries: 0 };
+    let worker = Worker { options, feedback, rows, lane, unknown: Vec::new(), sender, at, half: None, tries: 0 };
     tokio::spawn(worker.run());
     Ok(reader)
 }

@@ -182,7 +182,11 @@ impl Stream<'_> {
         match message {
             Message::Begin { commit } => self.begin(commit),
             Message::Commit { commit, end } => self.commit(commit, end).await,
-            Message::Relation(relation) => self.changes.relation(&relation).await,
+            Message::Relation(relation) => {
+                let unknown = self.changes.relation(&relation).await?;
+                self.worker.unknown.extend(unknown);
+                Ok(())
+            }
             Message::Aside => Ok(()),
             row => {
                 let rows = self.changes.rows(&row);

@@ -32,6 +32,8 @@ pub struct Worker {
     pub feedback: Arc<Feedback>,
     pub rows: Rows,
     pub lane: Arc<str>,
+    /// Columns of the table that the source does not have, and that have not been told of.
+    pub unknown: Vec<String>,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// All transactions before have been handed out whole; `None`: the copy has not.
     pub at: Option<Lsn>,
@@ -108,6 +110,7 @@ impl Worker {
             dropped: 0,
             dead: Vec::new(),
             changes: Some(changes),
+            unknown: std::mem::take(&mut self.unknown),
         })
     }
 }
