@@ -59,6 +59,10 @@ impl MetricsSource for DatabaseMetrics {
         let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");
         let mut lag_bytes =
             Metric::labelled_gauge("tidemark_source_lag_bytes", "Bytes that another system keeps for a source");
+        let mut stale = Metric::labelled_counter(
+            "tidemark_source_stale_rows_total",
+            "Changes of a source that came after later ones of their rows",
+        );
         let mut unknown = Metric::labelled_gauge(
             "tidemark_source_unknown_columns",
             "Columns that the records of a source have and it has not",
@@ -68,6 +72,7 @@ impl MetricsSource for DatabaseMetrics {
             rows = rows.with(&[("source", &source.name)], source.rows as f64);
             late = late.with(&[("source", &source.name)], source.late_rows as f64);
             future = future.with(&[("source", &source.name)], source.future_rows as f64);
+            stale = stale.with(&[("source", &source.name)], source.stale_rows as f64);
             if let Some(kept) = source.lag_bytes {
                 lag_bytes = lag_bytes.with(&[("source", &source.name)], kept as f64);
             }
@@ -82,7 +87,7 @@ impl MetricsSource for DatabaseMetrics {
             entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
             out = out.with(&[("job", &job.name)], job.rows_out as f64);
         }
-        metrics.extend([rows, late, future, lag, lag_bytes, unknown, entries, out]);
+        metrics.extend([rows, late, future, lag, lag_bytes, stale, unknown, entries, out]);
         metrics.extend(sink_metrics(&status.sinks));
         let catalog = self.db.moment().catalog;
         let mut runs = Metric::labelled_counter("tidemark_pipeline_runs_total", "Runs of a pipeline that have ended");

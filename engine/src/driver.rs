@@ -463,6 +463,7 @@ impl Driver {
             future_rows: source.lanes.future_rows,
             refused: source.samples.clone(),
             dropped: source.lanes.dropped,
+            stale_rows: source.stale,
             unknown_columns: source.unknown.iter().cloned().collect(),
             bytes: source.lanes.bytes,
             lag_rows: source.lag().rows,

@@ -29,6 +29,7 @@ use crate::engine::{SourceDef, WatermarkDef};
 use crate::lanes::{History, Judge, Lanes, Reason, Refused};
 use crate::operators::{Chunks, Watermarks};
 use crate::table::Table;
+use crate::table::follow::order::{self, Written};
 
 /// Refused rows that are remembered.
 const SAMPLES: usize = 10;
@@ -256,6 +257,7 @@ struct Taken {
     positions: Positions,
     letters: Vec<(Arc<str>, DeadLetter)>,
     unknown: Vec<String>,
+    order: Written,
 }
 
 /// Where the names of columns are stored that records have and the source has not.
@@ -321,6 +323,8 @@ pub(crate) struct SourceInput {
     pub letters: Vec<(Arc<str>, DeadLetter)>,
     /// Columns that its records have and it has not.
     pub unknown: BTreeSet<String>,
+    /// Records that came after later ones of their keys.
+    pub stale: u64,
     /// The last rows that were refused.
     pub samples: Arc<VecDeque<RefusedRow>>,
     reader: Option<ReadAhead>,
@@ -352,6 +356,7 @@ impl SourceInput {
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let history = Arc::new(history);
         let unknown = snapshot.get_value(&Key::SourceState { source: def.oid, what: UNKNOWN })?.unwrap_or_default();
+        let stale = order::stale(def.oid, snapshot)?;
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {
             def,
@@ -361,6 +366,7 @@ impl SourceInput {
             history,
             letters: Vec::new(),
             unknown,
+            stale,
             samples: Arc::default(),
             reader: None,
             projection: Vec::new(),
@@ -439,6 +445,8 @@ impl SourceInput {
             }
         };
         self.letters = taken.letters;
+        taken.order.put(commit)?;
+        self.stale = taken.order.stale().unwrap_or(self.stale);
         if self.note_unknown(taken.unknown) {
             commit.put(&Key::SourceState { source: self.def.oid, what: UNKNOWN }, &value::encode(&self.unknown)?);
         }
@@ -496,7 +504,7 @@ impl SourceInput {
             }
         }
         if let (Some((table, snapshot)), true) = (&mut into, self.def.rows.is_some()) {
-            table.follow(snapshot, records)?;
+            all.order = table.follow(snapshot, records)?;
         } else if let Some((table, snapshot)) = into.filter(|_| !refused.is_empty()) {
             let schema = table.def.collection.schema().clone();
             let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;

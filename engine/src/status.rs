@@ -86,6 +86,8 @@ pub struct SourceStatus {
     pub refused: Arc<VecDeque<RefusedRow>>,
     /// Records that could not be decoded.
     pub dropped: u64,
+    /// Records that came after later ones of their keys, and counted for nothing.
+    pub stale_rows: u64,
     /// Columns that records have and the source has not.
     pub unknown_columns: Vec<String>,
     pub bytes: u64,

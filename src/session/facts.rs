@@ -166,6 +166,7 @@ impl SystemFacts for Facts {
                 late_rows: source.late_rows as i64,
                 future_rows: source.future_rows as i64,
                 bad_rows: source.dropped as i64,
+                stale_rows: source.stale_rows as i64,
                 unknown_columns: Some(source.unknown_columns.join(", ")).filter(|names| !names.is_empty()),
                 lag_rows: source.lag_rows.map(|l| l as i64),
                 lag_bytes: source.lag_bytes.map(|l| l as i64),

@@ -27,6 +27,7 @@ mod kafka_broker;
 mod kafka_changes;
 mod kafka_exactly_once;
 mod kafka_formats;
+mod kafka_order;
 mod kafka_sink;
 mod limits;
 mod loads;

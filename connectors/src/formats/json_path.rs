@@ -85,6 +85,17 @@ impl JsonPath {
     }
 }
 
+impl std::fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("$")?;
+        self.0.iter().try_for_each(|step| match step {
+            Step::Key(name) if name.contains(['.', '[', ' ']) => write!(f, "['{name}']"),
+            Step::Key(name) => write!(f, ".{name}"),
+            Step::Item(n) => write!(f, "[{n}]"),
+        })
+    }
+}
+
 /// The text of a JSON string, or the value's own text.
 pub(crate) fn as_text(value: &[u8]) -> Option<String> {
     match value.first()? {

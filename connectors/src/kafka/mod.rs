@@ -26,6 +26,7 @@ mod source;
 mod stored;
 mod topics;
 mod transaction;
+mod whole;
 mod worker;
 
 pub use connection::{KafkaConnection, check};
