@@ -93,6 +93,8 @@ pub struct SourceBatch {
     pub changes: Option<RowChanges>,
     /// More rows of the same transaction follow: no epoch ends here.
     pub unfinished: bool,
+    /// The table that the rows belong to, where several share the source: its number, as the source was told it.
+    pub into: Option<u32>,
     /// Names of columns that the records have and the source has not, each once for a reader.
     pub unknown: Vec<String>,
 }

@@ -127,6 +127,7 @@ impl<G: Generate> SourceReader for GeneratorReader<G> {
             dead: Vec::new(),
             unfinished: false,
             unknown: Vec::new(),
+            into: None,
         }))
     }
 

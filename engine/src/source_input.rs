@@ -9,7 +9,7 @@
 //! Lateness is judged here, once, for all views ([`lanes`](crate::lanes)). Rows that do not count are dropped, with the last few of
 //! them kept for who asks, or go into a table with the commit of the epoch that takes them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch,
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::connector::{DeadLetter, Positions, Source, SourceBatch};
-use tidemark_common::{Delta, Error, Result};
+use tidemark_common::connector::{DeadLetter, Positions, RowChanges, Source, SourceBatch};
+use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -257,13 +257,35 @@ struct Taken {
     positions: Positions,
     letters: Vec<(Arc<str>, DeadLetter)>,
     unknown: Vec<String>,
-    order: Written,
+    orders: Vec<Written>,
 }
 
 /// Where the names of columns are stored that records have and the source has not.
 const UNKNOWN: &str = "unknown_columns";
 /// How many of them.
 const UNKNOWN_COLUMNS: usize = 100;
+
+/// Takes the records of each table: of all of them, or of none.
+fn follow(
+    tables: &mut BTreeMap<Oid, Table>,
+    snapshot: &Arc<Snapshot>,
+    records: BTreeMap<Oid, Vec<(RecordBatch, Option<RowChanges>)>>,
+) -> Result<Vec<Written>> {
+    let (mut written, mut taken) = (Vec::new(), Vec::new());
+    for (oid, records) in records {
+        // One that is gone has no rows.
+        let Some(table) = tables.get_mut(&oid) else { continue };
+        taken.push(oid);
+        match table.follow(snapshot, records) {
+            Ok(order) => written.push(order),
+            Err(error) => {
+                taken.iter().filter_map(|oid| tables.get_mut(oid).map(Table::forget_changes)).for_each(drop);
+                return Err(error);
+            }
+        }
+    }
+    Ok(written)
+}
 
 /// Where a source's [`History`] is stored.
 const HISTORY: &str = "history";
@@ -427,17 +449,18 @@ impl SourceInput {
         self.reader.as_ref().map(ReadAhead::lag).unwrap_or_default()
     }
 
-    /// This epoch's rows, bounded by `rows`. `into`: the table of its own rows, if it has a primary key, and none is left here; or
-    /// that of those that are refused. Positions and lanes are after them. After an error it stands where it stood.
+    /// This epoch's rows, bounded by `rows`. Into `tables` go its own rows, if it has a primary key, and none is left here; those of the
+    /// tables that share it; and those that are refused. Positions and lanes are after them. After an error it stands where it stood.
     pub fn take(
         &mut self,
         rows: usize,
         now: i64,
-        into: Option<(&mut Table, &Arc<Snapshot>)>,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let (lanes, history) = (self.lanes.clone(), self.history.clone());
-        let taken = match self.judge_rows(rows, now, into) {
+        let taken = match self.judge_rows(rows, now, tables, snapshot) {
             Ok(taken) => taken,
             Err(error) => {
                 (self.lanes, self.history) = (lanes, history);
@@ -445,8 +468,10 @@ impl SourceInput {
             }
         };
         self.letters = taken.letters;
-        taken.order.put(commit)?;
-        self.stale = taken.order.stale().unwrap_or(self.stale);
+        for order in taken.orders {
+            order.put(commit)?;
+            self.stale = order.stale().unwrap_or(self.stale);
+        }
         if self.note_unknown(taken.unknown) {
             commit.put(&Key::SourceState { source: self.def.oid, what: UNKNOWN }, &value::encode(&self.unknown)?);
         }
@@ -474,6 +499,18 @@ impl SourceInput {
         Ok(CollectionChanges { chunks: taken.chunks, watermarks, idle: self.idle })
     }
 
+    /// Of tables that are gone nothing is remembered: one that comes again is another.
+    pub fn forget_tables(&mut self, commit: &mut EpochCommit) {
+        let Some(tables) = &self.def.tables else { return };
+        let of_table = |split: &str| split.rsplit_once('#').and_then(|(_, oid)| oid.parse::<Oid>().ok());
+        let gone = |split: &&String| of_table(split).is_some_and(|table| !tables.contains(&table));
+        let gone: Vec<String> = self.positions.keys().filter(gone).cloned().collect();
+        for split in gone {
+            commit.delete(&Key::SourcePosition { source: self.def.oid, split: &split });
+            self.positions.remove(&split);
+        }
+    }
+
     /// What it has taken in the epoch is on disk.
     pub fn committed(&mut self) {
         if std::mem::take(&mut self.moved) {
@@ -481,12 +518,28 @@ impl SourceInput {
         }
     }
 
-    fn judge_rows(&mut self, rows: usize, now: i64, mut into: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
+    fn judge_rows(
+        &mut self,
+        rows: usize,
+        now: i64,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Taken> {
         let mut all = Taken::default();
         let mut refused = Vec::new();
-        let mut records = Vec::new();
+        let mut records: BTreeMap<Oid, Vec<(RecordBatch, Option<RowChanges>)>> = BTreeMap::new();
         let reader = self.reader.as_ref().filter(|_| !self.frozen);
         for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
+            if self.def.tables.is_some() {
+                self.lanes.rows += taken.batch.num_rows() as u64;
+                self.lanes.bytes += taken.bytes as u64;
+                all.positions.extend(taken.positions);
+                all.unknown.extend(taken.unknown);
+                if let Some(table) = taken.into {
+                    records.entry(table).or_default().push((taken.batch, taken.changes));
+                }
+                continue;
+            }
             let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
             let judge = Judge::First { now, history: &mut self.history };
             let judged =
@@ -497,15 +550,15 @@ impl SourceInput {
             all.unknown.extend(taken.unknown);
             refused.extend(judged.refused);
             all.letters.extend(taken.dead.into_iter().map(|letter| (Arc::clone(&taken.lane), letter)));
-            if self.def.rows.is_some() {
-                records.push((judged.kept, taken.changes));
+            if let Some(own) = &self.def.rows {
+                records.entry(own.oid).or_default().push((judged.kept, taken.changes));
             } else if judged.kept.num_rows() > 0 {
                 all.chunks.push(Delta::inserts(judged.kept));
             }
         }
-        if let (Some((table, snapshot)), true) = (&mut into, self.def.rows.is_some()) {
-            all.order = table.follow(snapshot, records)?;
-        } else if let Some((table, snapshot)) = into.filter(|_| !refused.is_empty()) {
+        all.orders = follow(tables, snapshot, records)?;
+        let late = self.def.late_table.filter(|_| !refused.is_empty());
+        if let Some(table) = late.and_then(|table| tables.get_mut(&table)) {
             let schema = table.def.collection.schema().clone();
             let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;
             table.add(snapshot, concat_batches(&schema, &rows)?)?;

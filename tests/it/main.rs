@@ -41,6 +41,7 @@ mod pipelines;
 mod postgres;
 mod postgres_cdc;
 mod postgres_remote;
+mod postgres_shared;
 mod psql;
 mod raw;
 mod registry;

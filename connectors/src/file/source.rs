@@ -320,6 +320,7 @@ impl FileReader {
             dead: Vec::new(),
             unfinished: false,
             unknown: Vec::new(),
+            into: None,
         };
         if rows < all {
             piece.first += records;

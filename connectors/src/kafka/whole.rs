@@ -117,6 +117,7 @@ mod tests {
             changes: Some(RowChanges { ops: vec![RowOp::Put; values.len()], kept: vec![(0, 0)], versions: Vec::new() }),
             unfinished: false,
             unknown: Vec::new(),
+            into: None,
         }
     }
 

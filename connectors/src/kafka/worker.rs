@@ -94,6 +94,7 @@ impl Shared {
             dead: Vec::new(),
             unfinished: false,
             unknown: Vec::new(),
+            into: None,
         }
     }
 }

@@ -161,6 +161,11 @@ impl Table {
         order.map_or(Ok(Written::default()), Order::finish)
     }
 
+    /// What the epoch's records have changed so far. Nobody else changes such a table.
+    pub fn forget_changes(&mut self) {
+        self.changes.clear();
+    }
+
     /// The rows that go since the source is emptied.
     fn emptied(&self, snapshot: &Arc<Snapshot>, mut order: Option<&mut Order<'_>>) -> Result<Vec<RecordBatch>> {
         let mut scan = self.def.collection.scan(snapshot, None, &KeyRange::full(), CHUNK)?;
