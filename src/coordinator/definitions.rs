@@ -28,7 +28,6 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::event_time::EventTime;
-use super::secrets::Resolved;
 use super::{connections, shared_source, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
@@ -86,7 +85,7 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 late_table: None,
                 dead_letters: None,
                 tables: match &object.kind {
-                    ObjectKind::Source(source) if source.is_shared() => Some(table_oids(catalog, object)),
+                    ObjectKind::Source(source) if source.is_shared() => Some(shared_source::oids(catalog, object)),
                     _ => None,
                 },
                 rows: match &object.kind {
@@ -221,7 +220,7 @@ pub fn source_schema(object: &Object) -> SchemaRef {
 pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let resolved = resolved(source, catalog, env)?;
+    let resolved = shared_source::resolved(source, catalog, env)?;
     let shared = source.shared.as_ref().map(|shared| Ok::<_, Error>(catalog.expect(shared.source)?.name.clone()));
     let tables = if source.is_shared() { shared_source::tables(catalog, object) } else { Vec::new() };
     let (time, options) = EventTime::split(&resolved.options)?;
@@ -250,26 +249,8 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         late_table: source.late_table,
         dead_letters,
         rows: source_rows(object, source)?,
-        tables: source.is_shared().then(|| table_oids(catalog, object)),
+        tables: source.is_shared().then(|| shared_source::oids(catalog, object)),
     })
-}
-
-/// The tables that share a source.
-fn table_oids(catalog: &Catalog, object: &Object) -> Vec<Oid> {
-    shared_source::tables(catalog, object).iter().map(|table| table.id).collect()
-}
-
-/// A source's options with those of its connection, and of the source that it is a table of.
-pub fn resolved(source: &Source, catalog: &Catalog, env: &Environment) -> Result<Resolved> {
-    let key = env.secret_key.as_ref();
-    let own = || connections::with_connection(&source.options, &source.secrets, source.connection, catalog, key);
-    let Some(shared) = &source.shared else { return own() };
-    let ObjectKind::Source(parent) = &catalog.expect(shared.source)?.kind else {
-        return Err(Error::internal("a table of what is no source"));
-    };
-    let mut all = resolved(parent, catalog, env)?;
-    all.options.extend(source.options.iter().filter(|(key, _)| key != "connector").cloned());
-    Ok(all)
 }
 
 /// The table that takes records that cannot be decoded, if they are to be kept.

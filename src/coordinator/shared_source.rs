@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast as sql;
 use tidemark_catalog::{Catalog, Change, Object, ObjectKind, Shared, Source, columns_of};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_connectors::TableSpec;
 use tidemark_sql::ast::CreateSource;
 
+use super::definitions::Environment;
+use super::secrets::Resolved;
 use super::sources::declared_columns;
-use super::{already_exists, definitions, source_keys};
+use super::{already_exists, connections, definitions, source_keys};
 use crate::query::find_relation;
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
@@ -74,7 +76,7 @@ impl Session {
     /// The columns and the key that the table has.
     async fn take_columns(&mut self, source: &mut Source) -> Result<()> {
         let env = self.database().environment.clone();
-        let resolved = definitions::resolved(source, self.catalog()?.as_ref(), &env)?;
+        let resolved = resolved(source, self.catalog()?.as_ref(), &env)?;
         let inferred = tidemark_connectors::infer_columns(&resolved.options, &resolved.secrets, None).await?;
         source.columns = columns_of(inferred.as_ref());
         source.columns.iter_mut().for_each(|column| column.nullable = true);
@@ -123,6 +125,24 @@ pub(super) fn tables(catalog: &Catalog, parent: &Object) -> Vec<TableSpec> {
         options: source.options.iter().filter(|(key, _)| key != "connector").cloned().collect(),
     };
     children(catalog, parent).map(table).collect()
+}
+
+/// The tables that share a source.
+pub(super) fn oids(catalog: &Catalog, object: &Object) -> Vec<Oid> {
+    tables(catalog, object).iter().map(|table| table.id).collect()
+}
+
+/// A source's options with those of its connection, and of the source that it is a table of.
+pub(super) fn resolved(source: &Source, catalog: &Catalog, env: &Environment) -> Result<Resolved> {
+    let key = env.secret_key.as_ref();
+    let own = || connections::with_connection(&source.options, &source.secrets, source.connection, catalog, key);
+    let Some(shared) = &source.shared else { return own() };
+    let ObjectKind::Source(parent) = &catalog.expect(shared.source)?.kind else {
+        return Err(Error::internal("a table of what is no source"));
+    };
+    let mut all = resolved(parent, catalog, env)?;
+    all.options.extend(source.options.iter().filter(|(key, _)| key != "connector").cloned());
+    Ok(all)
 }
 
 /// What the engine reads anew when these go.

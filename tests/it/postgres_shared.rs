@@ -28,6 +28,8 @@ async fn tables_come_and_go() {
         .await;
     instance.run(&postgres.connection("")).await;
     instance.run(PG).await;
+    // It is there as soon as it is read, with or without tables.
+    instance.wait_for("SELECT offsets IS NOT NULL FROM tidemark.sources", &["t"]).await;
     assert_eq!(postgres.lines("SELECT slot_name FROM pg_replication_slots").await, ["tidemark_postgres_pg"]);
     instance.run("CREATE TABLE a (*) FROM pg TABLE 'public.a'").await;
     instance.run("CREATE MATERIALIZED VIEW sums AS SELECT count(*) AS n, sum(v) AS v FROM a").await;
@@ -73,6 +75,15 @@ async fn tables_come_and_go() {
     same(&instance, &postgres, "SELECT count(*), sum(v) FROM a").await;
     instance.run("CREATE TABLE b (*) FROM pg TABLE 'public.b'").await;
     same(&instance, &postgres, "SELECT * FROM b ORDER BY id").await;
+    // One that is gone over there stops all, until it is gone here.
+    postgres.run("DROP TABLE b; INSERT INTO a VALUES (-1, -1)").await;
+    instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 'pg'", &["failed"]).await;
+    let error = instance.value("SELECT error FROM tidemark.sources WHERE name = 'a'").await;
+    assert!(error.contains("public.b"), "{error}");
+    instance.run("DROP TABLE b").await;
+    same(&instance, &postgres, "SELECT count(*), sum(v) FROM a").await;
+    postgres.run("INSERT INTO a VALUES (-2, -2)").await;
+    same(&instance, &postgres, "SELECT count(*), sum(v) FROM a").await;
     instance.run("DROP SOURCE pg CASCADE").await;
     assert_eq!(
         postgres.value("(SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)").await,
