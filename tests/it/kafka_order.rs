@@ -1,7 +1,11 @@
 //! Changes in a topic that come in another order than they were made in, and transactions that are to stay whole.
 
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, Producer};
+
 use crate::harness::{Random, start};
-use crate::kafka_broker::Kafka;
+use crate::kafka_broker::{Kafka, Record, send};
 use crate::kafka_changes::source;
 use crate::kafka_sink::sink;
 use crate::registry::Registry;
@@ -176,6 +180,26 @@ async fn transactions_come_whole() {
                 instance.server.kill_and_restart().await.unwrap();
             }
         }
+        // One that comes record by record is not seen before its end.
+        let producer: BaseProducer = kafka.config().create().unwrap();
+        let mut last = tokio::time::Instant::now();
+        let mut steps_in_time = 0;
+        for (n, balance) in balances.iter_mut().take(20).enumerate() {
+            *balance -= 7;
+            send(&producer, name, &[Record::new(0, record(n as u64, *balance, 100, n, false))]);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let seen = instance.value(&sums(name)).await;
+            // On a machine that stands still it may be taken for ended.
+            if last.elapsed() > Duration::from_millis(400) && n > 0 {
+                break;
+            }
+            assert_eq!(seen, "10000 10000", "after {n}");
+            (last, steps_in_time) = (tokio::time::Instant::now(), n);
+        }
+        eprintln!("{name}: {steps_in_time} steps in time");
+        producer.flush(Duration::from_secs(30)).unwrap();
+        balances[50] += 10000 - balances.iter().sum::<i64>();
+        kafka.send_texts(name, &[&record(50, balances[50], 100, 20, true)]).await;
         let expected: Vec<String> = balances.iter().enumerate().map(|(id, v)| format!("{id} {v}")).collect();
         let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
         instance.wait_for(&format!("SELECT * FROM {name} ORDER BY id"), &expected).await;
