@@ -59,10 +59,20 @@ impl MetricsSource for DatabaseMetrics {
         let mut lag = Metric::labelled_gauge("tidemark_source_lag_rows", "Rows known to wait in a source");
         let mut lag_bytes =
             Metric::labelled_gauge("tidemark_source_lag_bytes", "Bytes that another system keeps for a source");
+        let mut stale = Metric::labelled_counter(
+            "tidemark_source_stale_rows_total",
+            "Changes of a source that came after later ones of their rows",
+        );
+        let mut unknown = Metric::labelled_gauge(
+            "tidemark_source_unknown_columns",
+            "Columns that the records of a source have and it has not",
+        );
         for source in &status.sources {
+            unknown = unknown.with(&[("source", &source.name)], source.unknown_columns.len() as f64);
             rows = rows.with(&[("source", &source.name)], source.rows as f64);
             late = late.with(&[("source", &source.name)], source.late_rows as f64);
             future = future.with(&[("source", &source.name)], source.future_rows as f64);
+            stale = stale.with(&[("source", &source.name)], source.stale_rows as f64);
             if let Some(kept) = source.lag_bytes {
                 lag_bytes = lag_bytes.with(&[("source", &source.name)], kept as f64);
             }
@@ -77,7 +87,7 @@ impl MetricsSource for DatabaseMetrics {
             entries = entries.with(&[("job", &job.name)], job.state_entries as f64);
             out = out.with(&[("job", &job.name)], job.rows_out as f64);
         }
-        metrics.extend([rows, late, future, lag, lag_bytes, entries, out]);
+        metrics.extend([rows, late, future, lag, lag_bytes, stale, unknown, entries, out]);
         metrics.extend(sink_metrics(&status.sinks));
         metrics.extend(lookup_metrics(&status.jobs));
         let catalog = self.db.moment().catalog;

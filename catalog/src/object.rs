@@ -260,7 +260,14 @@ pub struct MaterializedView {
     pub replaces: Option<Oid>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The source that a table is read by together with others, and what the table is called there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    pub source: Oid,
+    pub table: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// Declared columns, then INCLUDE columns.
     pub columns: Vec<Column>,
@@ -291,6 +298,16 @@ pub struct Source {
     /// Columns whose values are not under their names: where they are in a record.
     #[serde(default)]
     pub paths: Vec<(usize, String)>,
+    /// It is a table of another source. Its options are besides that one's.
+    #[serde(default)]
+    pub shared: Option<Shared>,
+}
+
+impl Source {
+    /// It has no rows, but tables that are read by it.
+    pub fn is_shared(&self) -> bool {
+        self.columns.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -402,6 +419,11 @@ impl Object {
             Some((other, _)) => Err(corrupted(format!("object format {other} is not known"))),
             None => Err(corrupted("an object is empty".into())),
         }
+    }
+
+    /// It is a table that is read by a source.
+    pub fn is_table_of_source(&self) -> bool {
+        matches!(&self.kind, ObjectKind::Source(source) if source.shared.is_some())
     }
 
     /// Columns of a relation; empty for what has none.

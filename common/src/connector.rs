@@ -98,6 +98,10 @@ pub struct SourceBatch {
     pub changes: Option<RowChanges>,
     /// More rows of the same transaction follow: no epoch ends here.
     pub unfinished: bool,
+    /// The table that the rows belong to, where several share the source: its number, as the source was told it.
+    pub into: Option<u32>,
+    /// Names of columns that the records have and the source has not, each once for a reader.
+    pub unknown: Vec<String>,
 }
 
 /// A record that could not be decoded, as it came.
@@ -119,6 +123,9 @@ pub struct RowChanges {
     /// column of the batch, ascending. They are those of the row with the same key. Where there is none, the row has got another key:
     /// they are those of the row that the Delete right before it, in the same batch, has deleted.
     pub kept: Vec<(u32, u32)>,
+    /// Of each row, where it stands in the order of the other database, comparable as bytes: what comes after something later of its
+    /// key counts for nothing. Empty: they count as they come.
+    pub versions: Vec<Box<[u8]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

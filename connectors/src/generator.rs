@@ -126,6 +126,8 @@ impl<G: Generate> SourceReader for GeneratorReader<G> {
             changes: None,
             dead: Vec::new(),
             unfinished: false,
+            unknown: Vec::new(),
+            into: None,
         }))
     }
 

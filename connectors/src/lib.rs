@@ -32,7 +32,9 @@ pub use tidemark_common::connector::{
     DeadLetter, Positions, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
 };
 
-pub use spec::{FormatSpec, KEY_METADATA, PATH_METADATA, SinkSpec, SourceSpec, infer_columns, open_sink, open_source};
+pub use spec::{
+    FormatSpec, KEY_METADATA, PATH_METADATA, SinkSpec, SourceSpec, TableSpec, infer_columns, open_sink, open_source,
+};
 
 /// Rows that a reader makes or decodes at a time, at most.
 pub const CHUNK_ROWS: usize = 8192;

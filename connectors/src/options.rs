@@ -46,6 +46,17 @@ impl Options {
         Ok(Self { secrets: secrets.iter().cloned().collect(), ..Self::new(pairs)? })
     }
 
+    /// With others, which count more.
+    pub fn and(mut self, pairs: &[(String, String)]) -> Self {
+        self.values.extend(pairs.iter().cloned());
+        self
+    }
+
+    /// Whether it is given.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key) || self.secrets.contains_key(key)
+    }
+
     /// Another spelling of an option. Where both are given it is this one that counts: the other is a connection's.
     pub fn spelled(&mut self, other: &'static str, key: &'static str) {
         self.known.push(other);

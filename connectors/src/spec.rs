@@ -28,7 +28,23 @@ pub struct SourceSpec {
     pub options: Vec<(String, String)>,
     pub secrets: Vec<(String, Hidden)>,
     pub format: Option<FormatSpec>,
+    /// The source that it is a table of: the options are that one's and its own.
+    pub shared: Option<String>,
+    /// Tables of a source that has no columns.
+    pub tables: Vec<TableSpec>,
     pub clock: Arc<dyn Clock>,
+}
+
+/// A table of a source that several tables share.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// Its number here, by which batches say that they are its rows.
+    pub id: u32,
+    pub name: String,
+    pub columns: SchemaRef,
+    pub key: Vec<usize>,
+    /// Its own.
+    pub options: Vec<(String, String)>,
 }
 
 /// `FORMAT format ENCODE encode (options)`, both words upper-case.

@@ -29,6 +29,8 @@ pub fn spec(columns: &[(&str, SqlType)], options: &[(&str, &str)]) -> SourceSpec
         options: pairs(options),
         secrets: Vec::new(),
         format: None,
+        shared: None,
+        tables: Vec::new(),
         clock: Arc::new(SystemClock),
     }
 }

@@ -161,7 +161,8 @@ impl Driver {
                     let table = Table::open(rows, &self.snapshot, self.config.state_cache_bytes / 16)?;
                     self.tables.insert(def.oid, table);
                 }
-                let source = SourceInput::open(def, &self.snapshot)?;
+                let mut source = SourceInput::open(def, &self.snapshot)?;
+                source.forget_tables(commit);
                 self.sources.insert(source.def.oid, source);
             }
             job => {
@@ -459,7 +460,8 @@ impl Driver {
 
     /// Rows that an input holds now. Of a view that is being built itself nobody knows.
     fn rows_held(&self, input: Oid) -> Option<u64> {
-        if let Some(source) = self.sources.get(&input).filter(|source| source.def.rows.is_none()) {
+        let is_read = |source: &&SourceInput| source.def.rows.is_none() && source.def.tables.is_none();
+        if let Some(source) = self.sources.get(&input).filter(is_read) {
             return Some(source.lanes.rows);
         }
         let collection = match self.jobs.get(&input) {
@@ -491,6 +493,8 @@ impl Driver {
             future_rows: source.lanes.future_rows,
             refused: source.samples.clone(),
             dropped: source.lanes.dropped,
+            stale_rows: source.stale,
+            unknown_columns: source.unknown.iter().cloned().collect(),
             bytes: source.lanes.bytes,
             lag_rows: source.lag().rows,
             lag_bytes: source.lag().bytes,

@@ -109,6 +109,8 @@ pub struct SourceDef {
     pub dead_letters: Option<Oid>,
     /// Where its rows are, if it has a primary key: they come and go by it.
     pub rows: Option<TableDef>,
+    /// The tables that its rows go into, if it has none itself: batches say which.
+    pub tables: Option<Vec<Oid>>,
 }
 
 #[derive(Debug, Clone)]

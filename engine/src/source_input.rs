@@ -9,26 +9,27 @@
 //! Lateness is judged here, once, for all views ([`lanes`](crate::lanes)). Rows that do not count are dropped, with the last few of
 //! them kept for who asks, or go into a table with the commit of the epoch that takes them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use datafusion::arrow::array::TimestampMicrosecondArray;
 use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch, StringArray, new_null_array};
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::connector::{DeadLetter, Positions, Source, SourceBatch};
-use tidemark_common::{Delta, Error, Result};
+use tidemark_common::connector::{DeadLetter, Positions, RowChanges};
+use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
+pub(crate) use self::queue::{Lag, QueueLimits, ReadAhead, Waker};
 use crate::dataflow::CollectionChanges;
 use crate::engine::{SourceDef, WatermarkDef};
 use crate::lanes::{History, Judge, Lanes, Reason, Refused};
 use crate::operators::{Chunks, Watermarks};
 use crate::table::Table;
+use crate::table::follow::order::{self, Written};
+
+mod queue;
 
 /// Refused rows that are remembered.
 const SAMPLES: usize = 10;
@@ -38,198 +39,6 @@ const DAY: u64 = 86_400_000_000;
 /// Columns of a table of refused rows besides those of its source: `late` or `future`; the watermark or the latest time that was
 /// allowed; by how much the row missed that.
 pub const LATE_COLUMNS: [&str; 3] = ["late_reason", "late_limit", "late_by"];
-
-/// How often it is asked how much waits behind, while nothing comes.
-const LAG_IS_TOLD: Duration = Duration::from_secs(1);
-
-/// How much a queue may hold before its reader waits.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueLimits {
-    pub rows: usize,
-    pub bytes: usize,
-}
-
-/// Called when a queue has something for the driver.
-pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
-
-/// What waits in the other system.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Lag {
-    pub rows: Option<u64>,
-    pub bytes: Option<u64>,
-}
-
-impl Lag {
-    fn of(reader: &dyn tidemark_common::connector::SourceReader) -> Self {
-        Self { rows: reader.lag_rows(), bytes: reader.lag_bytes() }
-    }
-}
-
-#[derive(Default)]
-struct QueueState {
-    batches: VecDeque<SourceBatch>,
-    rows: usize,
-    bytes: usize,
-    lag: Lag,
-    /// What its reader waits for.
-    trouble: Option<Error>,
-    /// Set once the reader has nothing more: at its end, or failed.
-    ended: Option<Result<()>>,
-}
-
-impl QueueState {
-    /// Batches at the front after which no transaction is open; all, if it is open because the queue is too short for it.
-    fn whole_batches(&self, limits: QueueLimits) -> usize {
-        let is_full = self.rows >= limits.rows || self.bytes >= limits.bytes;
-        match self.batches.iter().rposition(|batch| !batch.unfinished) {
-            Some(last) => last + 1,
-            // More than the queue holds: it comes in parts.
-            None if is_full => self.batches.len(),
-            None => 0,
-        }
-    }
-
-    /// What there is of a transaction that was not read to its end goes: it will be read again.
-    fn end(&mut self, result: Result<()>) {
-        while let Some(half) = self.batches.pop_back_if(|batch| batch.unfinished) {
-            self.rows -= half.batch.num_rows();
-            self.bytes -= half.bytes;
-        }
-        self.ended = Some(result);
-    }
-}
-
-/// A reader task and what it has read ahead.
-pub(crate) struct ReadAhead {
-    limits: QueueLimits,
-    state: Arc<(Mutex<QueueState>, Notify)>,
-    task: AbortHandle,
-}
-
-fn lock(state: &Mutex<QueueState>) -> MutexGuard<'_, QueueState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl ReadAhead {
-    pub fn start(
-        runtime: &tokio::runtime::Handle,
-        source: Arc<dyn Source>,
-        from: Positions,
-        until: Option<Positions>,
-        projection: Vec<usize>,
-        limits: QueueLimits,
-        waker: Waker,
-    ) -> Self {
-        let state = Arc::new((Mutex::new(QueueState::default()), Notify::new()));
-        let shared = state.clone();
-        let task = runtime.spawn(async move {
-            let result = read(&*source, &from, until.as_ref(), &projection, limits, &shared, &waker).await;
-            lock(&shared.0).end(result);
-            waker();
-        });
-        Self { limits, state, task: task.abort_handle() }
-    }
-
-    /// Takes whole batches, at least one if there is any, until they hold `rows`; of a transaction all or none, unless it is more
-    /// than the queue holds.
-    pub fn take(&self, rows: usize) -> Vec<SourceBatch> {
-        let mut state = lock(&self.state.0);
-        let mut taken = Vec::new();
-        let mut taken_rows = 0;
-        let mut whole = state.whole_batches(self.limits);
-        while (taken_rows < rows || taken.last().is_some_and(|last: &SourceBatch| last.unfinished))
-            && whole > 0
-            && let Some(batch) = state.batches.pop_front()
-        {
-            whole -= 1;
-            taken_rows += batch.batch.num_rows();
-            state.rows -= batch.batch.num_rows();
-            state.bytes -= batch.bytes;
-            taken.push(batch);
-        }
-        drop(state);
-        self.state.1.notify_one();
-        taken
-    }
-
-    /// Those that an epoch can take.
-    pub fn queued_rows(&self) -> usize {
-        let state = lock(&self.state.0);
-        match state.whole_batches(self.limits) {
-            all if all == state.batches.len() => state.rows,
-            whole => state.batches.iter().take(whole).map(|batch| batch.batch.num_rows()).sum(),
-        }
-    }
-
-    pub fn has_batches(&self) -> bool {
-        lock(&self.state.0).whole_batches(self.limits) > 0
-    }
-
-    pub fn lag(&self) -> Lag {
-        let state = lock(&self.state.0);
-        Lag { rows: state.lag.rows.map(|lag| lag + state.rows as u64), ..state.lag }
-    }
-
-    /// What its reader waits for, if something is wrong.
-    pub fn trouble(&self) -> Option<Error> {
-        lock(&self.state.0).trouble.clone()
-    }
-
-    /// How it ended, once everything it read has been taken.
-    pub fn ended(&self) -> Option<Result<()>> {
-        let state = lock(&self.state.0);
-        if state.batches.is_empty() { state.ended.clone() } else { None }
-    }
-}
-
-impl Drop for ReadAhead {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn read(
-    source: &dyn Source,
-    from: &Positions,
-    until: Option<&Positions>,
-    projection: &[usize],
-    limits: QueueLimits,
-    shared: &(Mutex<QueueState>, Notify),
-    waker: &Waker,
-) -> Result<()> {
-    let mut reader = source.reader(from, until, Some(projection)).await?;
-    loop {
-        loop {
-            let full = {
-                let state = lock(&shared.0);
-                state.rows >= limits.rows || state.bytes >= limits.bytes
-            };
-            if !full {
-                break;
-            }
-            shared.1.notified().await;
-        }
-        let Ok(next) = tokio::time::timeout(LAG_IS_TOLD, reader.next()).await else {
-            let (mut state, lag) = (lock(&shared.0), Lag::of(&*reader));
-            state.trouble = reader.trouble();
-            if std::mem::replace(&mut state.lag, lag) != lag {
-                drop(state);
-                waker();
-            }
-            continue;
-        };
-        let Some(batch) = next? else { return Ok(()) };
-        {
-            let mut state = lock(&shared.0);
-            state.rows += batch.batch.num_rows();
-            state.bytes += batch.bytes;
-            state.lag = Lag::of(&*reader);
-            state.trouble = reader.trouble();
-            state.batches.push_back(batch);
-        }
-        waker();
-    }
-}
 
 /// The watermark as the column's value, for the dataflows.
 pub(crate) fn as_watermarks(def: Option<&WatermarkDef>, schema: &SchemaRef, lanes: &Lanes) -> Watermarks {
@@ -264,6 +73,35 @@ struct Taken {
     chunks: Chunks,
     positions: Positions,
     letters: Vec<(Arc<str>, DeadLetter)>,
+    unknown: Vec<String>,
+    orders: Vec<Written>,
+}
+
+/// Where the names of columns are stored that records have and the source has not.
+const UNKNOWN: &str = "unknown_columns";
+/// How many of them.
+const UNKNOWN_COLUMNS: usize = 100;
+
+/// Takes the records of each table: of all of them, or of none.
+fn follow(
+    tables: &mut BTreeMap<Oid, Table>,
+    snapshot: &Arc<Snapshot>,
+    records: BTreeMap<Oid, Vec<(RecordBatch, Option<RowChanges>)>>,
+) -> Result<Vec<Written>> {
+    let (mut written, mut taken) = (Vec::new(), Vec::new());
+    for (oid, records) in records {
+        // One that is gone has no rows.
+        let Some(table) = tables.get_mut(&oid) else { continue };
+        taken.push(oid);
+        match table.follow(snapshot, records) {
+            Ok(order) => written.push(order),
+            Err(error) => {
+                taken.iter().filter_map(|oid| tables.get_mut(oid).map(Table::forget_changes)).for_each(drop);
+                return Err(error);
+            }
+        }
+    }
+    Ok(written)
 }
 
 /// Where a source's [`History`] is stored.
@@ -322,6 +160,10 @@ pub(crate) struct SourceInput {
     pub history: Arc<History>,
     /// Records of this epoch that could not be decoded, with their lanes.
     pub letters: Vec<(Arc<str>, DeadLetter)>,
+    /// Columns that its records have and it has not.
+    pub unknown: BTreeSet<String>,
+    /// Records that came after later ones of their keys.
+    pub stale: u64,
     /// The last rows that were refused.
     pub samples: Arc<VecDeque<RefusedRow>>,
     reader: Option<ReadAhead>,
@@ -354,6 +196,8 @@ impl SourceInput {
             snapshot.get_value(&Key::SourceState { source: def.oid, what: "lanes" })?.unwrap_or_default();
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let history = Arc::new(history);
+        let unknown = snapshot.get_value(&Key::SourceState { source: def.oid, what: UNKNOWN })?.unwrap_or_default();
+        let stale = order::stale(def.oid, snapshot)?;
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {
             def,
@@ -362,6 +206,8 @@ impl SourceInput {
             lanes,
             history,
             letters: Vec::new(),
+            unknown,
+            stale,
             samples: Arc::default(),
             reader: None,
             projection: Vec::new(),
@@ -433,17 +279,18 @@ impl SourceInput {
         self.trouble().as_ref().map(Error::message) != self.shown.as_ref().map(Error::message)
     }
 
-    /// This epoch's rows, bounded by `rows`. `into`: the table of its own rows, if it has a primary key, and none is left here; or
-    /// that of those that are refused. Positions and lanes are after them. After an error it stands where it stood.
+    /// This epoch's rows, bounded by `rows`. Into `tables` go its own rows, if it has a primary key, and none is left here; those of the
+    /// tables that share it; and those that are refused. Positions and lanes are after them. After an error it stands where it stood.
     pub fn take(
         &mut self,
         rows: usize,
         now: i64,
-        into: Option<(&mut Table, &Arc<Snapshot>)>,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
         commit: &mut EpochCommit,
     ) -> Result<CollectionChanges> {
         let (lanes, history) = (self.lanes.clone(), self.history.clone());
-        let taken = match self.judge_rows(rows, now, into) {
+        let taken = match self.judge_rows(rows, now, tables, snapshot) {
             Ok(taken) => taken,
             Err(error) => {
                 (self.lanes, self.history) = (lanes, history);
@@ -451,6 +298,13 @@ impl SourceInput {
             }
         };
         self.letters = taken.letters;
+        for order in taken.orders {
+            order.put(commit)?;
+            self.stale = order.stale().unwrap_or(self.stale);
+        }
+        if self.note_unknown(taken.unknown) {
+            commit.put(&Key::SourceState { source: self.def.oid, what: UNKNOWN }, &value::encode(&self.unknown)?);
+        }
         for (split, position) in taken.positions {
             let key = Key::SourcePosition { source: self.def.oid, split: &split };
             commit.put(&key, &value::encode(&position)?);
@@ -475,6 +329,18 @@ impl SourceInput {
         Ok(CollectionChanges { chunks: taken.chunks, watermarks, idle: self.idle })
     }
 
+    /// Of tables that are gone nothing is remembered: one that comes again is another.
+    pub fn forget_tables(&mut self, commit: &mut EpochCommit) {
+        let Some(tables) = &self.def.tables else { return };
+        let of_table = |split: &str| split.rsplit_once('#').and_then(|(_, oid)| oid.parse::<Oid>().ok());
+        let gone = |split: &&String| of_table(split).is_some_and(|table| !tables.contains(&table));
+        let gone: Vec<String> = self.positions.keys().filter(gone).cloned().collect();
+        for split in gone {
+            commit.delete(&Key::SourcePosition { source: self.def.oid, split: &split });
+            self.positions.remove(&split);
+        }
+    }
+
     /// What it has taken in the epoch is on disk.
     pub fn committed(&mut self) {
         if std::mem::take(&mut self.moved) {
@@ -482,12 +348,28 @@ impl SourceInput {
         }
     }
 
-    fn judge_rows(&mut self, rows: usize, now: i64, mut into: Option<(&mut Table, &Arc<Snapshot>)>) -> Result<Taken> {
+    fn judge_rows(
+        &mut self,
+        rows: usize,
+        now: i64,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Taken> {
         let mut all = Taken::default();
         let mut refused = Vec::new();
-        let mut records = Vec::new();
+        let mut records: BTreeMap<Oid, Vec<(RecordBatch, Option<RowChanges>)>> = BTreeMap::new();
         let reader = self.reader.as_ref().filter(|_| !self.frozen);
         for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
+            if self.def.tables.is_some() {
+                self.lanes.rows += taken.batch.num_rows() as u64;
+                self.lanes.bytes += taken.bytes as u64;
+                all.positions.extend(taken.positions);
+                all.unknown.extend(taken.unknown);
+                if let Some(table) = taken.into {
+                    records.entry(table).or_default().push((taken.batch, taken.changes));
+                }
+                continue;
+            }
             let batch = widen(&self.def.schema, &self.projection, &taken.batch)?;
             let judge = Judge::First { now, history: &mut self.history };
             let judged =
@@ -495,23 +377,36 @@ impl SourceInput {
             self.lanes.dropped += taken.dropped;
             self.lanes.bytes += taken.bytes as u64;
             all.positions.extend(taken.positions);
+            all.unknown.extend(taken.unknown);
             refused.extend(judged.refused);
             all.letters.extend(taken.dead.into_iter().map(|letter| (Arc::clone(&taken.lane), letter)));
-            if self.def.rows.is_some() {
-                records.push((judged.kept, taken.changes));
+            if let Some(own) = &self.def.rows {
+                records.entry(own.oid).or_default().push((judged.kept, taken.changes));
             } else if judged.kept.num_rows() > 0 {
                 all.chunks.push(Delta::inserts(judged.kept));
             }
         }
-        if let (Some((table, snapshot)), true) = (&mut into, self.def.rows.is_some()) {
-            table.follow(snapshot, records)?;
-        } else if let Some((table, snapshot)) = into.filter(|_| !refused.is_empty()) {
+        all.orders = follow(tables, snapshot, records)?;
+        let late = self.def.late_table.filter(|_| !refused.is_empty());
+        if let Some(table) = late.and_then(|table| tables.get_mut(&table)) {
             let schema = table.def.collection.schema().clone();
             let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;
             table.add(snapshot, concat_batches(&schema, &rows)?)?;
         }
         refused.iter().try_for_each(|rows| self.remember(rows, now))?;
         Ok(all)
+    }
+
+    /// True if there are new ones among them: each is told once.
+    fn note_unknown(&mut self, names: Vec<String>) -> bool {
+        let before = self.unknown.len();
+        for column in names {
+            if self.unknown.len() < UNKNOWN_COLUMNS && self.unknown.insert(column.clone()) {
+                let source = self.def.name.as_str();
+                tracing::warn!(source, column, "records have a column that the source has not: it is left out");
+            }
+        }
+        self.unknown.len() > before
     }
 
     fn remember(&mut self, refused: &Refused, now: i64) -> Result<()> {

@@ -88,6 +88,10 @@ pub struct SourceStatus {
     pub refused: Arc<VecDeque<RefusedRow>>,
     /// Records that could not be decoded.
     pub dropped: u64,
+    /// Records that came after later ones of their keys, and counted for nothing.
+    pub stale_rows: u64,
+    /// Columns that records have and the source has not.
+    pub unknown_columns: Vec<String>,
     pub bytes: u64,
     /// Rows known to wait.
     pub lag_rows: Option<u64>,

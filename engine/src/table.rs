@@ -10,7 +10,7 @@
 //! takes out must still be what it saw, and each key it puts in must still be free. So the first committer wins, and a
 //! session whose write is refused runs its statement again on newer data.
 
-mod follow;
+pub(crate) mod follow;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -399,11 +399,9 @@ impl Driver {
             return Ok(changes);
         }
         for (oid, source) in &mut self.sources {
-            let into = source.def.rows.as_ref().map(|rows| rows.oid).or(source.def.late_table);
-            let into = into.and_then(|table| self.tables.get_mut(&table)).map(|table| (table, &self.snapshot));
-            match source.take(self.config.epoch_rows, now, into, commit) {
+            match source.take(self.config.epoch_rows, now, &mut self.tables, &self.snapshot, commit) {
                 // What became of its rows is the table's change.
-                Ok(_) if source.def.rows.is_some() => {}
+                Ok(_) if source.def.rows.is_some() || source.def.tables.is_some() => {}
                 Ok(taken) => {
                     changes.insert(*oid, taken);
                 }

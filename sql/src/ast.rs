@@ -182,6 +182,8 @@ pub struct CreateSource {
     /// `(*)`: columns taken from the data.
     pub columns_from_data: bool,
     pub constraints: Vec<ast::TableConstraint>,
+    /// `FROM source TABLE 'schema.table'`
+    pub from: Option<(ast::ObjectName, String)>,
     pub watermark: Option<Watermark>,
     pub include: Vec<Include>,
     pub options: WithOptions,

@@ -103,6 +103,20 @@ fn source_with_everything() {
 #[test]
 fn sources_without_columns() {
     assert!(parsed!("CREATE SOURCE s (*) WITH (connector = 'file')", Statement::CreateSource).columns_from_data);
+    for text in [
+        "CREATE TABLE IF NOT EXISTS t (*) FROM pg TABLE 'public.t'",
+        "CREATE SOURCE IF NOT EXISTS t (*) FROM SOURCE pg TABLE 'public.t'",
+    ] {
+        let shared = parsed!(text, Statement::CreateSource);
+        let (of, table) = shared.from.unwrap();
+        assert!(shared.columns_from_data && shared.if_not_exists, "{text}");
+        assert_eq!((of.to_string().as_str(), table.as_str()), ("pg", "public.t"));
+    }
+    let shared = parsed!(
+        "CREATE TABLE s.t (a INT, b NUMERIC(3, 1), PRIMARY KEY (a)) FROM pg TABLE 't'",
+        Statement::CreateSource
+    );
+    assert_eq!((shared.columns.len(), shared.constraints.len()), (2, 1));
     let bare = parsed!("CREATE SOURCE s WITH (connector = 'nexmark')", Statement::CreateSource);
     assert!(bare.columns.is_empty() && !bare.columns_from_data);
     let both =

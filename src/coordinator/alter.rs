@@ -358,6 +358,10 @@ impl Session {
                     return Err(Error::unsupported(format!("a {kind} cannot be paused"))
                         .with_hint("Pause the source that it reads."));
                 }
+                if object.is_table_of_source() {
+                    return Err(Error::unsupported(format!("\"{}\" cannot be paused by itself", object.name))
+                        .with_hint("Pause the source that it is a table of: its tables are read together."));
+                }
                 let paused = alter.action == AlterAction::Pause;
                 self.change_catalog(vec![], vec![PlannedStep::Pause(object.oid, paused)])?;
             }

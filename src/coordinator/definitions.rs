@@ -28,7 +28,7 @@ use tidemark_sql::{grammar, lower};
 use tidemark_storage::{Collection, Index, Layout, StateId};
 
 use super::event_time::EventTime;
-use super::{connections, lookups, views};
+use super::{connections, lookups, shared_source, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::pipelines::history::DEAD_LETTERS;
@@ -55,6 +55,10 @@ pub struct Environment {
 pub fn define(object: &Object, catalog: &Arc<Catalog>, env: &Environment) -> Result<Definition> {
     let definition = match &object.kind {
         ObjectKind::Table(t) => table(object, t, catalog).map(Definition::Table),
+        ObjectKind::Source(s) if s.shared.is_some() => match source_rows(object, s)? {
+            Some(rows) => Ok(Definition::Table(rows)),
+            None => Err(Error::internal("a table of a source without a primary key")),
+        },
         ObjectKind::Source(s) => source(object, s, catalog, env).map(Definition::Source),
         ObjectKind::MaterializedView(v) => view(object, v, catalog, env).map(Definition::View),
         ObjectKind::Sink(s) => sink(object, s, catalog, env).map(Definition::Sink),
@@ -80,6 +84,10 @@ pub fn define_at_start(object: &Object, catalog: &Arc<Catalog>, env: &Environmen
                 idle_timeout: None,
                 late_table: None,
                 dead_letters: None,
+                tables: match &object.kind {
+                    ObjectKind::Source(source) if source.is_shared() => Some(shared_source::oids(catalog, object)),
+                    _ => None,
+                },
                 rows: match &object.kind {
                     ObjectKind::Source(source) => source_rows(object, source)?,
                     _ => None,
@@ -212,8 +220,9 @@ pub fn source_schema(object: &Object) -> SchemaRef {
 pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environment) -> Result<SourceDef> {
     let schema = source_schema(object);
     let declared: Vec<usize> = (0..source.declared).collect();
-    let key = env.secret_key.as_ref();
-    let resolved = connections::with_connection(&source.options, &source.secrets, source.connection, catalog, key)?;
+    let resolved = shared_source::resolved(source, catalog, env)?;
+    let shared = source.shared.as_ref().map(|shared| Ok::<_, Error>(catalog.expect(shared.source)?.name.clone()));
+    let tables = if source.is_shared() { shared_source::tables(catalog, object) } else { Vec::new() };
     let (time, options) = EventTime::split(&resolved.options)?;
     let dead_letters = dead_letters(&options, catalog)?;
     let spec = SourceSpec {
@@ -224,6 +233,8 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         options,
         secrets: resolved.secrets,
         format: source.format.as_ref().map(format_spec),
+        shared: shared.transpose()?,
+        tables,
         clock: env.clock.clone(),
     };
     let watermark = source.watermark.as_ref().map(|w| watermark(w, &time, &schema, env)).transpose()?;
@@ -238,6 +249,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
         late_table: source.late_table,
         dead_letters,
         rows: source_rows(object, source)?,
+        tables: source.is_shared().then(|| shared_source::oids(catalog, object)),
     })
 }
 

@@ -7,7 +7,7 @@ use tidemark_catalog::{Catalog, Change, Object, ObjectKind, SYSTEM_SCHEMAS, quot
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_sql::ast::ObjectType;
 
-use super::definitions;
+use super::{definitions, shared_source};
 use crate::query::object_name;
 use crate::session::{Outcome, Session};
 use crate::transaction::PlannedStep;
@@ -97,6 +97,7 @@ impl Session {
                 steps.extend(self.redefinition(catalog.expect(index.relation)?));
             }
         }
+        steps.extend(shared_source::readers_of(&all));
         for object in &all {
             self.forget_table(object.oid)?;
         }
@@ -131,6 +132,8 @@ impl Session {
         let found = catalog.find(schema.as_deref(), &bare, &self.settled_search_path());
         match found {
             Some(object) if object.kind_name() == kind => Ok(object.clone()),
+            // As it was created.
+            Some(object) if object_type == ObjectType::Table && object.is_table_of_source() => Ok(object.clone()),
             Some(object) => {
                 Err(Error::new(SqlState::WrongObjectType, format!("\"{bare}\" is not {}", with_article(kind)))
                     .with_hint(format!(

@@ -22,6 +22,7 @@ mod rename;
 mod replace;
 mod schemas;
 pub mod secrets;
+mod shared_source;
 mod sinks;
 mod source_keys;
 mod sources;

@@ -16,6 +16,9 @@ use crate::transaction::PlannedStep;
 
 impl Session {
     pub(crate) async fn create_source(&mut self, create: &CreateSource) -> Result<Outcome> {
+        if let Some((from, table)) = &create.from {
+            return self.create_shared_table(create, (from, table)).await;
+        }
         let done = || Ok(Outcome::Command("CREATE SOURCE".into()));
         let target = self.target(&create.name, false)?;
         let mut changes = Vec::new();
@@ -65,7 +68,11 @@ impl Session {
         });
         let mut columns = declared_columns(create)?;
         let mut found_key = Vec::new();
-        if columns.is_empty() {
+        let has = |key: &str| resolved.options.iter().any(|(option, _)| option == key);
+        let is_shared = |connector: &str| connector.eq_ignore_ascii_case("postgres-cdc") && !has("table.name");
+        let connector = resolved.options.iter().find(|(key, _)| key == "connector").map(|(_, connector)| connector);
+        let is_shared = !create.columns_from_data && connector.is_some_and(|connector| is_shared(connector));
+        if columns.is_empty() && !is_shared {
             let spec = format.as_ref().map(definitions::format_spec);
             let (_, options) = EventTime::split(&resolved.options)?;
             let inferred = tidemark_connectors::infer_columns(&options, &resolved.secrets, spec.as_ref()).await?;
@@ -133,6 +140,7 @@ impl Session {
             connection,
             key,
             paths: create.paths.clone(),
+            shared: None,
         };
         if source.watermark.is_some() {
             source.late_table = self.late_table(create, &source.columns, &late_options)?;
@@ -141,7 +149,7 @@ impl Session {
     }
 }
 
-fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
+pub(super) fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
     create
         .columns
         .iter()
@@ -176,6 +184,8 @@ fn included_columns(
         options: EventTime::split(&resolved.options)?.1,
         secrets: resolved.secrets,
         format: format.map(definitions::format_spec),
+        shared: None,
+        tables: Vec::new(),
         clock,
     };
     let all = columns_of(tidemark_connectors::open_source(spec)?.schema().as_ref());

@@ -181,9 +181,15 @@ fn create_source(catalog: &Catalog, name: &str, source: &Source) -> String {
         let names = source.key.iter().filter_map(|at| source.columns.get(*at)).map(|c| quote_ident(&c.name));
         lines.push(format!("PRIMARY KEY ({})", names.collect::<Vec<_>>().join(", ")));
     }
-    let mut text = format!("CREATE SOURCE {name}");
+    let kind = if source.shared.is_some() { "TABLE" } else { "SOURCE" };
+    let mut text = format!("CREATE {kind} {name}");
     if !lines.is_empty() {
         text.push_str(&format!(" (\n    {}\n)", lines.join(",\n    ")));
+    }
+    if let Some(shared) = &source.shared {
+        let of = catalog.get(shared.source).map(|of| catalog.qualified_name(of)).unwrap_or_default();
+        text.push_str(&format!("\nFROM {of} TABLE {}", quote_literal(&shared.table)));
+        return text;
     }
     if !source.include.is_empty() {
         let include: Vec<String> =

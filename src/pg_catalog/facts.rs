@@ -76,6 +76,9 @@ pub struct SourceFact {
     pub late_rows: i64,
     pub future_rows: i64,
     pub bad_rows: i64,
+    pub stale_rows: i64,
+    /// Columns that its records have and it has not.
+    pub unknown_columns: Option<String>,
     /// How much is known to be there and not read yet.
     pub lag_rows: Option<i64>,
     pub lag_bytes: Option<i64>,

@@ -214,6 +214,7 @@ fn clicks() -> Object {
     let source = Source {
         key: vec![],
         paths: vec![],
+        shared: None,
         columns,
         declared: 3,
         include: vec![("file".into(), "file".into())],

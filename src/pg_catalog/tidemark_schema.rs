@@ -105,8 +105,9 @@ fn source_rows(ctx: &SystemContext, rows: &mut Rows) {
             rows, oid: object.oid, schema_name: schema, name: name,
             connector: ddl::option(&source.options, "connector"), state: state, offsets: fact.offsets,
             watermark: fact.watermark, rows: fact.rows, late_rows: fact.late_rows,
-            future_rows: fact.future_rows, bad_rows: fact.bad_rows, lag_rows: fact.lag_rows,
-            lag_bytes: fact.lag_bytes, lag_seconds: fact.lag_seconds, error: fact.error,
+            future_rows: fact.future_rows, bad_rows: fact.bad_rows, stale_rows: fact.stale_rows, lag_rows: fact.lag_rows,
+            lag_bytes: fact.lag_bytes, lag_seconds: fact.lag_seconds,
+            unknown_columns: fact.unknown_columns, error: fact.error,
         );
     }
 }

@@ -151,6 +151,13 @@ pub fn stored_relation(catalog: &Catalog, object: &Object) -> Result<Relation> {
             relation.schema = definitions::source_schema(object);
             relation.key = Some(source.key.clone());
         }
+        ObjectKind::Source(source) if source.is_shared() => {
+            let message = format!("source \"{}\" has no rows: its tables have them", object.name);
+            return Err(Error::new(SqlState::WrongObjectType, message).with_hint(format!(
+                "CREATE TABLE name (*) FROM {} TABLE 'schema.table', and read that.",
+                object.name
+            )));
+        }
         ObjectKind::Source(source) => {
             relation.append_only = true;
             relation.watermark = source.watermark.as_ref().map(|w| w.column);

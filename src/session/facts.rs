@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::BytesMut;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::logical_expr::ScalarUDF;
-use tidemark_catalog::ObjectKind;
+use tidemark_catalog::{Object, ObjectKind};
 use tidemark_common::values::{Column as ValueColumn, Style};
 use tidemark_common::{Oid, Result};
 use tidemark_engine::Moment;
@@ -154,7 +154,7 @@ impl SystemFacts for Facts {
 
     fn sources(&self) -> Vec<SourceFact> {
         let status = self.db.engine.status();
-        status
+        let mut facts: Vec<SourceFact> = status
             .sources
             .iter()
             .map(|source| SourceFact {
@@ -166,12 +166,23 @@ impl SystemFacts for Facts {
                 late_rows: source.late_rows as i64,
                 future_rows: source.future_rows as i64,
                 bad_rows: source.dropped as i64,
+                stale_rows: source.stale_rows as i64,
+                unknown_columns: Some(source.unknown_columns.join(", ")).filter(|names| !names.is_empty()),
                 lag_rows: source.lag_rows.map(|l| l as i64),
                 lag_bytes: source.lag_bytes.map(|l| l as i64),
                 lag_seconds: None,
                 error: source.error.clone(),
             })
-            .collect()
+            .collect();
+        let of_tables = self
+            .db
+            .moment()
+            .catalog
+            .objects()
+            .filter_map(|object| table_fact(object, &status.sources))
+            .collect::<Vec<_>>();
+        facts.extend(of_tables);
+        facts
     }
 
     fn late_rows(&self) -> Vec<LateRowFact> {
@@ -341,6 +352,24 @@ impl SystemFacts for Facts {
     fn database_bytes(&self) -> u64 {
         self.db.store.stats().map_or(0, |s| s.table_bytes)
     }
+}
+
+/// A table of a source: what is known is known of the source, but for its copy.
+fn table_fact(object: &Object, sources: &[tidemark_engine::SourceStatus]) -> Option<SourceFact> {
+    let ObjectKind::Source(table) = &object.kind else { return None };
+    let shared = table.shared.as_ref()?;
+    let source = sources.iter().find(|source| source.oid == shared.source)?;
+    let own = format!("#{}", object.oid);
+    let copied: Vec<(String, String)> =
+        source.positions.iter().filter(|(split, _)| split.ends_with(&own)).cloned().collect();
+    Some(SourceFact {
+        oid: object.oid,
+        state: source.state.to_string(),
+        offsets: offsets(&copied),
+        lag_bytes: source.lag_bytes.map(|l| l as i64),
+        error: source.error.clone(),
+        ..SourceFact::default()
+    })
 }
 
 fn offsets(positions: &[(String, String)]) -> Option<String> {

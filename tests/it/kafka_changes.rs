@@ -5,7 +5,7 @@ use crate::kafka_broker::{Kafka, Record};
 use crate::kafka_sink::sink;
 use crate::registry::Registry;
 
-fn source(kafka: &Kafka, name: &str, columns: &str, topic: &str, more: &str, format: &str) -> String {
+pub fn source(kafka: &Kafka, name: &str, columns: &str, topic: &str, more: &str, format: &str) -> String {
     let (include, with) = more.split_once("WITH").unwrap_or(("", more));
     format!(
         "CREATE SOURCE {name} {columns} {include} WITH (connector = 'kafka', properties.bootstrap.servers = '{}', topic = '{topic}' {with}) \
@@ -14,7 +14,7 @@ fn source(kafka: &Kafka, name: &str, columns: &str, topic: &str, more: &str, for
     )
 }
 
-fn keyed(key: &str, value: Option<&str>) -> Record {
+pub fn keyed(key: &str, value: Option<&str>) -> Record {
     Record { key: Some(key.into()), value: value.map(|value| value.as_bytes().to_vec()), ..Record::default() }
 }
 

@@ -319,6 +319,8 @@ impl FileReader {
             changes: None,
             dead: Vec::new(),
             unfinished: false,
+            unknown: Vec::new(),
+            into: None,
         };
         if rows < all {
             piece.first += records;

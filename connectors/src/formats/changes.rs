@@ -15,6 +15,8 @@ mod columns;
 mod envelopes;
 mod format;
 mod objects;
+mod order;
+mod transactions;
 mod upsert;
 
 use std::borrow::Cow;
@@ -27,6 +29,8 @@ use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Error, Result, SqlState};
 
 pub(crate) use self::format::ChangeFormat;
+use self::order::Version;
+pub(crate) use self::transactions::{Belongs, open_at_end};
 use super::Failures;
 use super::json_path::JsonPath;
 
@@ -47,6 +51,21 @@ struct Said<'a> {
 trait Envelope: Send + Sync {
     /// What the record says, in order.
     fn read<'a>(&self, record: KeyValue<'a>, declared: &Declared) -> Result<Vec<Said<'a>>>;
+
+    /// Which transaction the record belongs to.
+    fn belongs(&self, _record: KeyValue<'_>) -> Belongs {
+        Belongs::Alone
+    }
+
+    /// Where the change was, as whoever wrote the record says it; `None`: nobody says it.
+    fn origin(&self, _value: &[u8]) -> Option<Result<Version>> {
+        None
+    }
+
+    /// The part of the record that paths lead into.
+    fn inside<'a>(&self, value: &'a [u8]) -> &'a [u8] {
+        value
+    }
 }
 
 /// The columns that records are about.
@@ -103,6 +122,9 @@ impl Declared {
 /// Decodes many records at once into rows and what becomes of them.
 pub(crate) trait ChangeDecoder: Send + Sync {
     fn rows(&self, records: &[KeyValue<'_>]) -> Result<Changed>;
+
+    /// Which transaction a record belongs to.
+    fn belongs(&self, record: KeyValue<'_>) -> Belongs;
 }
 
 /// Rows, in the order of their records.
@@ -133,7 +155,10 @@ impl Changed {
         fn only<T: Copy>(all: &[T], keep: &[bool]) -> Vec<T> {
             all.iter().zip(keep).filter(|(_, keep)| **keep).map(|(one, _)| *one).collect()
         }
-        let changes = RowChanges { kept: kept.collect(), ops: only(&self.changes.ops, &keep) };
+        let mut versions = self.changes.versions;
+        let mut place = keep.iter();
+        versions.retain(|_| place.next().copied().unwrap_or_default());
+        let changes = RowChanges { kept: kept.collect(), ops: only(&self.changes.ops, &keep), versions };
         let records = only(&self.records, &keep);
         let mask = BooleanArray::from(keep);
         let columns = self.columns.iter().map(|column| compute::filter(column, &mask)).collect::<Result<_, _>>()?;

@@ -49,6 +49,14 @@ impl JsonPath {
         Self(vec![Step::Key(name.to_string())])
     }
 
+    /// Of the object that it leads into; `None`: it is the whole, or an array's.
+    pub fn first_key(&self) -> Option<&str> {
+        match self.0.first()? {
+            Step::Key(name) => Some(name),
+            Step::Item(_) => None,
+        }
+    }
+
     /// The text of the value; `None`: it is not there, or is null.
     pub fn find<'a>(&self, json: &'a [u8]) -> Option<&'a [u8]> {
         let mut at = json;
@@ -74,6 +82,17 @@ impl JsonPath {
             at = found?;
         }
         (at != b"null").then_some(at)
+    }
+}
+
+impl std::fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("$")?;
+        self.0.iter().try_for_each(|step| match step {
+            Step::Key(name) if name.contains(['.', '[', ' ']) => write!(f, "['{name}']"),
+            Step::Key(name) => write!(f, ".{name}"),
+            Step::Item(n) => write!(f, "[{n}]"),
+        })
     }
 }
 

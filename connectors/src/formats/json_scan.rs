@@ -55,13 +55,17 @@ pub(super) fn items<'a>(array: &'a [u8], mut found: impl FnMut(&'a [u8])) -> Opt
     }
 }
 
+/// A key, which may be written with escapes.
+pub(super) fn key_text(written: &[u8]) -> Option<String> {
+    serde_json::from_slice([b"\"", written, b"\""].concat().as_slice()).ok()
+}
+
 /// Whether a key, which may be written with escapes, is this name.
 pub(super) fn is_key(written: &[u8], name: &str) -> bool {
     if !written.contains(&b'\\') {
         return written == name.as_bytes();
     }
-    let quoted = [b"\"", written, b"\""].concat();
-    serde_json::from_slice::<String>(&quoted).is_ok_and(|key| key == name)
+    key_text(written).is_some_and(|key| key == name)
 }
 
 fn skip_blanks(text: &[u8], mut at: usize) -> usize {

@@ -13,6 +13,7 @@ mod avro;
 pub(crate) mod changes;
 mod column;
 pub mod csv;
+pub(crate) mod drift;
 pub mod encode;
 pub(crate) mod envelope;
 pub mod infer;

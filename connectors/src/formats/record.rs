@@ -12,6 +12,7 @@ use tidemark_common::{Error, Result, SqlState, nearest};
 
 use super::avro::AvroFormat;
 use super::csv::{CsvOptions, CsvRecords};
+use super::drift::Unknown;
 use super::json::{JsonOptions, JsonRecords};
 use super::protobuf::ProtobufFormat;
 use super::{Failures, text};
@@ -22,6 +23,9 @@ use crate::spec::FormatSpec;
 pub(crate) trait RecordDecoder: Send + Sync {
     /// The columns of the records, and what failed, in any order; a record that failed has NULL where it failed. `None`: it has no value.
     fn columns(&self, records: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)>;
+
+    /// Notes the fields that schemas have and nobody wants, from now on: those of the record, or of the one in its field `within`.
+    fn watch(&mut self, _unknown: Arc<Unknown>, _within: Option<&'static str>) {}
 }
 
 /// How a record's value is written.

@@ -29,6 +29,7 @@ mod stored;
 mod tokens;
 mod topics;
 mod transaction;
+mod whole;
 mod worker;
 
 pub use connection::{KafkaConnection, check};

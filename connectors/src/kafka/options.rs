@@ -14,8 +14,9 @@ use super::included::{Included, known};
 use super::topics::Topics;
 use crate::formats::changes::ChangeFormat;
 use crate::formats::record::RecordFormat;
-use crate::formats::text;
+use crate::formats::{drift, text};
 use crate::options::{OnError, Options};
+use crate::postgres::OnDrift;
 use crate::spec::{FormatSpec, SourceSpec, with_include};
 
 /// How often new partitions and topics are looked for.
@@ -42,6 +43,8 @@ pub(super) struct KafkaOptions {
     pub discovery: Duration,
     pub rows_per_second: Option<f64>,
     pub on_error: OnError,
+    /// Of records that say what became of rows: what becomes of columns that the source does not have.
+    pub on_drift: OnDrift,
     pub records: Records,
     /// The primary key, if there is one.
     pub key: Key,
@@ -74,6 +77,14 @@ impl KafkaOptions {
         let discovery = options.duration("discovery_interval")?.unwrap_or(DISCOVERY);
         let rows_per_second = options.positive("rows_per_second")?;
         let on_error = options.on_error()?;
+        let on_drift = match &records {
+            Records::Changes(_) => drift::on_drift(&mut options)?,
+            Records::Rows(_) if options.take("on_drift").is_some() => {
+                return Err(Error::invalid("option \"on_drift\" is for sources that follow changes")
+                    .with_hint("FORMAT UPSERT, DEBEZIUM, MAXWELL or CUSTOM. What other records have besides the columns is left out."));
+            }
+            Records::Rows(_) => OnDrift::Ignore,
+        };
         options.finish()?;
         Ok(Self {
             name: spec.name,
@@ -84,6 +95,7 @@ impl KafkaOptions {
             discovery,
             rows_per_second,
             on_error,
+            on_drift,
             records,
             key,
             included,

@@ -18,6 +18,7 @@ use super::position::KafkaPosition;
 use super::stored::Stored;
 use super::topics::{Partition, list_of};
 use super::worker::{Assigned, Decoder, Shared, Worker};
+use crate::formats::drift::Unknown;
 use crate::pace::Pace;
 use crate::wanted::Wanted;
 use crate::{CHUNK_ROWS, Positions, SourceBatch, SourceReader};
@@ -37,9 +38,12 @@ pub(super) fn start(
 ) -> Result<KafkaReader> {
     let (on_error, included) = (options.on_error, &options.included);
     let wanted = Wanted::new(&options.schema, &options.declared, included, projection, on_error, None)?;
+    let unknown = Arc::new(Unknown::new(options.on_drift));
     let decoder = match &options.records {
         Records::Rows(format) => Decoder::Rows(format.decoder(&options.declared, &wanted.decoded, &wanted.places)?),
-        Records::Changes(format) => Decoder::Changes(format.decoder(&options.declared, options.key.declared.clone())?),
+        Records::Changes(format) => {
+            Decoder::Changes(format.decoder(&options.declared, options.key.declared.clone(), &unknown)?)
+        }
     };
     let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
     let rate = options.rows_per_second.filter(|_| until.is_none());
@@ -50,7 +54,7 @@ pub(super) fn start(
         None => Purpose::Follow,
     };
     let ends = purpose != Purpose::Follow;
-    let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, sender, ends, most });
+    let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, unknown, sender, ends, most });
     let told = Arc::new(Told::default());
     let positions = from.iter().map(|(split, text)| Ok((options.topics.partition(split)?, text.parse()?)));
     let positions: BTreeMap<Partition, KafkaPosition> = positions.collect::<Result<_>>()?;

@@ -25,7 +25,9 @@ use super::included::Included;
 use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
-use crate::formats::changes::{ChangeDecoder, Changed, KeyValue};
+use super::whole::Held;
+use crate::formats::changes::{ChangeDecoder, Changed, KeyValue, open_at_end};
+use crate::formats::drift::Unknown;
 use crate::formats::record::RecordDecoder;
 use crate::formats::{Failures, assemble, registry};
 use crate::options::OnError;
@@ -70,6 +72,8 @@ pub(super) struct Shared {
     pub options: Arc<KafkaOptions>,
     pub wanted: Wanted<Included>,
     pub decoder: Decoder,
+    /// Columns that changes have and the source has not.
+    pub unknown: Arc<Unknown>,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// Each partition has an end.
     pub ends: bool,
@@ -90,6 +94,8 @@ impl Shared {
             changes: None,
             dead: Vec::new(),
             unfinished: false,
+            unknown: Vec::new(),
+            into: None,
         }
     }
 }
@@ -98,6 +104,8 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     consumer: Arc<BaseConsumer<Context>>,
     assigned: HashMap<Partition, Assigned>,
+    /// Transactions that have not ended.
+    held: HashMap<Partition, Held>,
     /// Partitions that have been found since.
     found: std::sync::mpsc::Receiver<Assigned>,
 }
@@ -125,7 +133,7 @@ impl Worker {
         let list = list_of(assigned.iter().map(Assigned::begins))?;
         consumer.assign(&list).map_err(|e| from_kafka(&e, "reading partitions"))?;
         let assigned = assigned.into_iter().map(|one| (one.partition.clone(), one)).collect();
-        Ok(Self { shared, consumer, assigned, found })
+        Ok(Self { shared, consumer, assigned, held: HashMap::new(), found })
     }
 
     /// Reads until all is read, or nobody listens.
@@ -152,13 +160,23 @@ impl Worker {
             self.assigned.insert(found.partition.clone(), found);
         }
         let is_read = self.shared.ends && self.assigned.values().all(Assigned::is_done);
-        if is_read || self.shared.sender.is_closed() {
-            return Err(End::Done);
-        }
-        for batch in self.read()? {
+        let batches = match is_read {
+            true => self.ended(|_| true)?,
+            false => self.read()?,
+        };
+        for batch in batches {
             self.shared.sender.blocking_send(Ok(batch)).map_err(|_| End::Done)?;
         }
-        Ok(())
+        match is_read || self.shared.sender.is_closed() {
+            true => Err(End::Done),
+            false => Ok(()),
+        }
+    }
+
+    /// Transactions that have ended.
+    fn ended(&mut self, has_ended: impl Fn(&Held) -> bool) -> Result<Vec<SourceBatch>> {
+        let ended = self.held.extract_if(|_, held| has_ended(held));
+        ended.map(|(_, held)| held.end(None)).filter_map(Result::transpose).collect()
     }
 
     /// The records that are there, or that come within a moment.
@@ -195,8 +213,12 @@ impl Worker {
         let mut batches = Vec::new();
         for (partition, messages) in &groups {
             let Some(assigned) = self.assigned.get_mut(partition) else { continue };
-            batches.extend(decoded(&self.shared, assigned, messages)?);
+            let held = self.held.remove(partition);
+            let held = whole(&self.shared, assigned, held, messages, &mut batches)?;
+            self.held.extend(held.map(|held| (partition.clone(), held)));
         }
+        let now = self.shared.options.clock.now_micros();
+        batches.extend(self.ended(|held| held.has_ended(now))?);
         for number in at_end {
             // Where reading ends no two partitions of a worker have one number.
             let ended = self.assigned.values_mut().filter(|one| one.partition.number == number);
@@ -220,6 +242,44 @@ impl Worker {
             _ => Err(from_kafka(error, "reading from Kafka")),
         }
     }
+}
+
+/// The rows of records of a partition but for those of the transaction that is still open after them, which is what it answers.
+fn whole(
+    shared: &Shared,
+    assigned: &mut Assigned,
+    held: Option<Held>,
+    messages: &[BorrowedMessage<'_>],
+    batches: &mut Vec<SourceBatch>,
+) -> Result<Option<Held>> {
+    let Decoder::Changes(decoder) = &shared.decoder else {
+        batches.extend(decoded(shared, assigned, messages)?);
+        return Ok(None);
+    };
+    let belongs = |at: usize| decoder.belongs((messages[at].key(), messages[at].payload()));
+    let open = open_at_end(messages.len(), held.as_ref().map(|held| held.id.as_slice()), belongs);
+    let (begins, id) = match open {
+        Some((begins, id)) => (begins, Some(id)),
+        None => (messages.len(), None),
+    };
+    let goes_on = begins == 0 && id.is_some() && held.as_ref().map(|held| &held.id) == id.as_ref();
+    let mut open = held;
+    if !goes_on {
+        let closed = match begins {
+            0 => None,
+            begins => decoded(shared, assigned, &messages[..begins])?,
+        };
+        match open.take() {
+            Some(held) => batches.extend(held.end(closed)?),
+            None => batches.extend(closed),
+        }
+    }
+    let Some(id) = id else { return Ok(None) };
+    let mut open = open.unwrap_or_else(|| Held::new(id));
+    if let Some(batch) = decoded(shared, assigned, &messages[begins..])? {
+        batches.extend(open.add(batch, shared.options.clock.now_micros(), &shared.options.name)?);
+    }
+    Ok(Some(open))
 }
 
 /// The rows of some records of a partition; none if all lie behind its end.
@@ -278,6 +338,7 @@ fn changed(
 ) -> Result<SourceBatch> {
     let pairs: Vec<KeyValue<'_>> = records.iter().map(|record| (record.key(), record.payload())).collect();
     let changed = patiently(shared, || decoder.rows(&pairs))?;
+    let unknown = shared.unknown.news().map_err(|error| error.context(&assigned.partition))?;
     let refused = without_key(shared, &changed, records);
     let changed = changed.without(refused)?;
     if let (OnError::Fail, Some((record, reason))) = (shared.options.on_error, changed.failures.first()) {
@@ -289,7 +350,14 @@ fn changed(
     let rows = RecordBatch::try_new_with_options(Arc::clone(&shared.wanted.decoded), columns, &options)?;
     let batch = shared.wanted.batch(&rows, |included| included.column(&of_rows))?;
     let dead = dead_letters(shared, changed.failures.iter().map(|(record, reason)| (records[*record], reason)));
-    Ok(SourceBatch { batch, dropped: changed.failures.len() as u64, dead, changes: Some(changed.changes), ..read })
+    Ok(SourceBatch {
+        batch,
+        dropped: changed.failures.len() as u64,
+        dead,
+        changes: Some(changed.changes),
+        unknown,
+        ..read
+    })
 }
 
 /// Bad records as they came, if they are to be kept.

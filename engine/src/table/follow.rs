@@ -9,18 +9,22 @@
 //!   truncate ──▶ what was before it is void, and every row goes that is not put after it
 //! ```
 //!
+//! Records that say where they stand in the order of the other database count for nothing after a later one of their key ([`order`]).
 //! A record that comes again changes nothing. Nobody else writes these rows, so that there is no conflict to look for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
-use datafusion::arrow::compute::{concat_batches, interleave, take_record_batch};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch, interleave, take_record_batch};
 use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Delta, Error, Result, SqlState};
 use tidemark_storage::{KeyRange, Snapshot};
 
+use self::order::{Order, Written};
 use super::Table;
+
+pub(crate) mod order;
 
 /// Rows that are read at a time of a source that is emptied.
 const CHUNK: usize = 8192;
@@ -57,6 +61,8 @@ struct Records {
     ops: Vec<RowOp>,
     /// Of rows and columns.
     kept: Vec<(usize, usize)>,
+    /// Where they stand, if they say it.
+    versions: Vec<Box<[u8]>>,
 }
 
 impl Records {
@@ -64,13 +70,14 @@ impl Records {
         schema: &datafusion::arrow::datatypes::SchemaRef,
         parts: Vec<(RecordBatch, Option<RowChanges>)>,
     ) -> Result<Self> {
-        let (mut ops, mut kept) = (Vec::new(), Vec::new());
+        let (mut ops, mut kept, mut versions) = (Vec::new(), Vec::new(), Vec::new());
         for (rows, changes) in &parts {
             let first = ops.len();
             match changes {
                 None => ops.resize(first + rows.num_rows(), RowOp::Put),
                 Some(changes) => {
                     ops.extend_from_slice(&changes.ops);
+                    versions.extend_from_slice(&changes.versions);
                     kept.extend(changes.kept.iter().map(|(row, column)| (first + *row as usize, *column as usize)));
                 }
             }
@@ -78,19 +85,31 @@ impl Records {
                 return Err(Error::internal("a source has told of more or fewer changes than rows"));
             }
         }
-        Ok(Self { rows: concat_batches(schema, parts.iter().map(|(rows, _)| rows))?, ops, kept })
+        if !versions.is_empty() && versions.len() != ops.len() {
+            return Err(Error::internal("a source has told of some of its records where they stand"));
+        }
+        Ok(Self { rows: concat_batches(schema, parts.iter().map(|(rows, _)| rows))?, ops, kept, versions })
     }
 }
 
 impl Table {
-    /// Takes an epoch's records of a source whose rows these are.
-    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, parts: Vec<(RecordBatch, Option<RowChanges>)>) -> Result<()> {
+    /// Takes an epoch's records of a source whose rows these are. What is to be stored besides the rows.
+    pub fn follow(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        parts: Vec<(RecordBatch, Option<RowChanges>)>,
+    ) -> Result<Written> {
         let schema = self.def.collection.schema().clone();
         let records = Records::of(&schema, parts)?;
         if records.ops.is_empty() {
-            return Ok(());
+            return Ok(Written::default());
         }
         let keys = self.encode(&self.key, &self.def.key, &records.rows)?;
+        let of_rows = (0..records.ops.len()).map(|row| keys.row(row));
+        let mut order = match records.versions.is_empty() {
+            true => None,
+            false => Some(Order::open(self.def.oid, snapshot, of_rows)?),
+        };
         let mut fates: BTreeMap<&[u8], Fate> = BTreeMap::new();
         let mut cells: HashMap<(usize, usize), Cell> = HashMap::new();
         let mut kept = records.kept.iter().copied().peekable();
@@ -103,10 +122,18 @@ impl Table {
                 own.push(column);
             }
             if *op == RowOp::Truncate {
-                (is_emptied, fates, deleted) = (true, BTreeMap::new(), None);
+                if order.as_mut().is_none_or(|order| order.empties(&records.versions[row])) {
+                    (is_emptied, deleted) = (true, None);
+                    fates.retain(|key, _| order.as_ref().is_some_and(|order| order.survives(key)));
+                }
                 continue;
             }
             self.check_key(&records.rows, row)?;
+            let is_gone = *op == RowOp::Delete;
+            if order.as_mut().is_some_and(|order| !order.takes(keys.row(row), &records.versions[row], is_gone)) {
+                deleted = None;
+                continue;
+            }
             let before = fates.insert(keys.row(row), if *op == RowOp::Put { Fate::Put(row) } else { Fate::Gone });
             for column in own {
                 let cell_of = |row: usize, fate: Option<Fate>, or: Option<Cell>| match fate {
@@ -125,12 +152,34 @@ impl Table {
         let puts: Vec<usize> = fates.values().filter_map(|fate| fate.put()).collect();
         let before = |row: usize| found.found[wanted.binary_search(&keys.row(row)).ok()?];
         let added = self.merged(&records.rows, &found.batch, &puts, &cells, before)?;
-        if !is_emptied {
-            return self.change(std::iter::once(Ok(found.batch)), added);
+        if is_emptied {
+            let gone = self.emptied(snapshot, order.as_mut())?;
+            self.change(gone, added)?;
+        } else {
+            self.change(vec![found.batch], added)?;
         }
+        order.map_or(Ok(Written::default()), Order::finish)
+    }
+
+    /// What the epoch's records have changed so far. Nobody else changes such a table.
+    pub fn forget_changes(&mut self) {
+        self.changes.clear();
+    }
+
+    /// The rows that go since the source is emptied.
+    fn emptied(&self, snapshot: &Arc<Snapshot>, mut order: Option<&mut Order<'_>>) -> Result<Vec<RecordBatch>> {
         let mut scan = self.def.collection.scan(snapshot, None, &KeyRange::full(), CHUNK)?;
-        let all = std::iter::from_fn(|| scan.next_delta().map(|rows| rows.map(|rows| rows.batch)).transpose());
-        self.change(all, added)
+        let mut all = Vec::new();
+        while let Some(rows) = scan.next_delta()? {
+            let mut rows = rows.batch;
+            if let Some(order) = &mut order {
+                let keys = self.encode(&self.key, &self.def.key, &rows)?;
+                let keys: Vec<&[u8]> = (0..rows.num_rows()).map(|row| keys.row(row)).collect();
+                rows = filter_record_batch(&rows, &BooleanArray::from(order.emptied(&keys)?))?;
+            }
+            all.push(rows);
+        }
+        Ok(all)
     }
 
     fn check_key(&self, rows: &RecordBatch, row: usize) -> Result<()> {
@@ -201,13 +250,12 @@ impl Table {
     }
 
     /// Notes what goes and what comes, without rows that do both.
-    fn change(&mut self, removed: impl Iterator<Item = Result<RecordBatch>>, added: RecordBatch) -> Result<()> {
+    fn change(&mut self, removed: Vec<RecordBatch>, added: RecordBatch) -> Result<()> {
         let new = self.row.encode(added.columns())?;
         let coming: HashMap<&[u8], usize> = (0..added.num_rows()).map(|row| (new.row(row), row)).collect();
         let mut stays = vec![false; added.num_rows()];
         let mut gone = Vec::new();
         for rows in removed {
-            let rows = rows?;
             let old = self.row.encode(rows.columns())?;
             let goes = |row: &u32| match coming.get(old.row(*row as usize)) {
                 Some(same) => {

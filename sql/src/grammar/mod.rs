@@ -138,6 +138,11 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
     let mut ahead = c.within(c.at(), c.end());
     let statement = if ahead.accept(&["CREATE"]) {
         let or_replace = ahead.accept(&["OR", "REPLACE"]);
+        if ahead.is(&["TABLE"]) && source::is_table_of_source(&after_word(&ahead)) {
+            ahead.advance();
+            let table = source::create(&mut ahead, or_replace)?;
+            return Ok(Some(Statement::CreateSource(table)));
+        }
         match objects::own_kind(&mut ahead) {
             Some(kind) => create(&mut ahead, kind, or_replace)?,
             None => return Ok(None),
@@ -191,6 +196,10 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         return show::parse(&mut ahead);
     };
     Ok(Some(statement))
+}
+
+fn after_word<'t>(c: &Cursor<'t>) -> Cursor<'t> {
+    c.within(c.at() + 1, c.end())
 }
 
 fn create(c: &mut Cursor, kind: crate::ast::ObjectType, or_replace: bool) -> Result<Statement> {

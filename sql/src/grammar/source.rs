@@ -1,4 +1,4 @@
-//! `CREATE SOURCE name (columns) INCLUDE .. WITH (..) FORMAT .. ENCODE ..`
+//! `CREATE SOURCE name (columns) INCLUDE .. WITH (..) FORMAT .. ENCODE ..`, and `CREATE TABLE name (columns) FROM source TABLE '..'`
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemark_common::{Error, Result};
@@ -19,6 +19,7 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
         paths: vec![],
         columns_from_data: false,
         constraints: vec![],
+        from: None,
         watermark: None,
         include: vec![],
         options: vec![],
@@ -27,6 +28,14 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
     };
     if *c.peek(0) == Token::LParen && *c.peek(2) != Token::Eq {
         column_list(c, &mut source)?;
+    }
+    if c.accept(&["FROM"]) {
+        c.accept(&["SOURCE"]);
+        let of = c.object_name()?;
+        c.expect(&["TABLE"])?;
+        source.from = Some((of, c.string()?));
+        c.expect_end()?;
+        return Ok(source);
     }
     let mut with = false;
     loop {
@@ -48,6 +57,29 @@ pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
     }
     finish(c, with, "SOURCE")?;
     Ok(source)
+}
+
+/// Whether `CREATE TABLE` is that of a source: `name [(columns)] FROM source TABLE '..'`. After TABLE.
+pub(super) fn is_table_of_source(c: &Cursor) -> bool {
+    let mut ahead = c.within(c.at(), c.end());
+    ahead.accept(&["IF", "NOT", "EXISTS"]);
+    if ahead.object_name().is_err() {
+        return false;
+    }
+    let mut depth = 0;
+    while *ahead.peek(0) == Token::LParen || depth > 0 {
+        match ahead.peek(0) {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            _ if ahead.is_at_end() => return false,
+            _ => {}
+        }
+        ahead.advance();
+        if depth == 0 {
+            break;
+        }
+    }
+    ahead.is(&["FROM"])
 }
 
 /// Nothing may follow, and WITH must have been there.

@@ -33,6 +33,7 @@ use self::plan::RecordPlan;
 use self::schema::Schema;
 use super::Failures;
 use super::column::Rows;
+use super::drift::Unknown;
 use super::record::{RecordDecoder, no_value};
 use super::registry::{ById, Fetched, Lookup, SchemaKind, either};
 use super::schema_source::SchemaSource;
@@ -161,13 +162,14 @@ pub(crate) struct AvroRecords {
     places: Vec<usize>,
     schemas: Schemas,
     reader: OnceLock<Arc<Schema>>,
+    watch: Option<(Arc<Unknown>, Option<&'static str>)>,
 }
 
 impl AvroRecords {
     fn new(declared: &SchemaRef, places: &[usize], schemas: Schemas) -> Result<Self> {
         let wanted = Arc::new(declared.project(places)?);
         let (declared, places) = (declared.clone(), places.to_vec());
-        Ok(Self { declared, wanted, places, schemas, reader: OnceLock::new() })
+        Ok(Self { declared, wanted, places, schemas, reader: OnceLock::new(), watch: None })
     }
 
     /// The schema that names and defaults are taken from: the latest when the first record is read.
@@ -184,11 +186,18 @@ impl AvroRecords {
 
     fn writer(&self, reader: &Arc<Schema>, schema: Arc<Schema>) -> Result<Writer> {
         let plan = plan::plan(&schema, reader, &self.declared, &self.places)?;
+        if let Some((unknown, within)) = &self.watch {
+            plan::unread(&schema, &plan, *within).into_iter().for_each(|name| unknown.note(name));
+        }
         Ok(Writer { schema, plan })
     }
 }
 
 impl RecordDecoder for AvroRecords {
+    fn watch(&mut self, unknown: Arc<Unknown>, within: Option<&'static str>) {
+        self.watch = Some((unknown, within));
+    }
+
     fn columns(&self, records: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
         let reader = self.reader()?;
         let mut rows = Rows::new(&self.wanted)?;

@@ -80,6 +80,29 @@ pub(super) fn plan(
     matching.record(writer.record()?, Some(reader.record()?), &columns(declared.fields()), wanted)
 }
 
+/// The writer's fields that no column is for; `within`: of the record that this field is.
+pub(super) fn unread<'a>(writer: &'a Schema, plan: &RecordPlan, within: Option<&str>) -> Vec<&'a str> {
+    let Ok(record) = writer.record() else { return Vec::new() };
+    let Some(within) = within else { return skipped(record, plan) };
+    let field = record.fields.iter().zip(&plan.steps).find(|(field, _)| field.name == within);
+    let Some((field, Step::Read(_, below))) = field else { return Vec::new() };
+    let branches: &[Result<Plan>] = match below {
+        Plan::Union(branches) => branches,
+        _ => &[],
+    };
+    let mut plans = std::iter::once(below).chain(branches.iter().flatten());
+    let plan = plans.find_map(|plan| if let Plan::Record(plan) = plan { Some(plan) } else { None });
+    match (writer.node(writer.without_null(field.node)), plan) {
+        (Node::Record(record), Some(plan)) => skipped(record, plan),
+        _ => Vec::new(),
+    }
+}
+
+fn skipped<'a>(record: &'a Record, plan: &RecordPlan) -> Vec<&'a str> {
+    let skipped = record.fields.iter().zip(&plan.steps).filter(|(_, step)| matches!(step, Step::Skip(_)));
+    skipped.map(|(field, _)| field.name.as_str()).collect()
+}
+
 /// Refuses columns that the reader's schema does not have, or has otherwise.
 pub(super) fn check(reader: &Arc<Schema>, declared: &SchemaRef) -> Result<()> {
     let (record, columns) = (reader.record()?, columns(declared.fields()));

@@ -19,8 +19,9 @@ use tidemark_common::connector::{RowChanges, RowOp};
 use tidemark_common::{Error, Result};
 
 use super::envelopes::{UNAVAILABLE_TEXT, unknown_op};
+use super::order::Origin;
 use super::upsert::KeyFormat;
-use super::{ChangeDecoder, Changed, Declared, KeyValue, no_object};
+use super::{Belongs, ChangeDecoder, Changed, Declared, KeyValue, no_object};
 use crate::formats::Failures;
 use crate::formats::json::{JsonOptions, JsonRecords};
 use crate::formats::record::RecordDecoder;
@@ -131,12 +132,19 @@ impl ChangeDecoder for Columns {
         }
         all.finish(&self.declared, &[values, keys])
     }
+
+    fn belongs(&self, _: KeyValue<'_>) -> Belongs {
+        Belongs::Alone
+    }
 }
 
 /// FORMAT DEBEZIUM of records with a schema.
 pub(super) struct EnvelopeColumns {
+    /// Op, before, after; and where the change was, if rows are ordered by that.
     pub records: Box<dyn RecordDecoder>,
     pub declared: Declared,
+    /// Of one column: the id in a record that stands for the transaction.
+    pub transactions: Box<dyn RecordDecoder>,
 }
 
 /// The rows before and after, and their keys.
@@ -188,18 +196,26 @@ impl ChangeDecoder for EnvelopeColumns {
         // What has no value is a tombstone, for the topic's compaction.
         let Valued { records: there, columns, failures } = decode(&*self.records, records)?;
         let mut all = Gathered { failures, ..Gathered::default() };
-        let [op, before, after] = columns.as_slice() else {
+        let [op, before, after, origin @ ..] = columns.as_slice() else {
             return Err(Error::internal("an envelope that has not three columns"));
         };
+        let origin = origin.first().map(|origin| origin.as_struct());
         let (ops, before, after) = (op.as_string::<i32>(), before.as_struct(), after.as_struct());
         let sides = self.sides(before, after)?;
         for (row, at) in there.iter().enumerate() {
             if all.failures.contains_key(at) {
                 continue;
             }
-            match self.read(ops.is_valid(row).then(|| ops.value(row)), row, &sides) {
+            let said = self.read(ops.is_valid(row).then(|| ops.value(row)), row, &sides).and_then(|said| {
+                let version =
+                    origin.filter(|_| !said.is_empty()).map(|origin| Origin::of_columns(origin, row).version());
+                Ok((said, version.transpose()?))
+            });
+            match said {
                 Err(error) => drop(all.failures.insert(*at, error)),
-                Ok(said) => {
+                Ok((said, version)) => {
+                    let versions = version.into_iter().flat_map(|version| std::iter::repeat_n(version, said.len()));
+                    all.changes.versions.extend(versions);
                     for (op, set) in said {
                         let out = all.places.len() as u32;
                         if op == RowOp::Put {
@@ -213,6 +229,20 @@ impl ChangeDecoder for EnvelopeColumns {
         }
         let sets = [before, after].map(|side| side.columns().iter().map(Arc::clone).collect::<Vec<_>>());
         all.finish(&self.declared, &sets)
+    }
+
+    fn belongs(&self, (_, value): KeyValue<'_>) -> Belongs {
+        if value.is_none() {
+            return Belongs::Anywhere;
+        }
+        // What cannot be read is a bad record, whatever it belongs to.
+        let Ok((columns, failures)) = self.transactions.columns(&[value]) else { return Belongs::Alone };
+        let transaction = columns.first().map(|column| column.as_struct()).filter(|_| failures.is_empty());
+        let there = transaction.filter(|transaction| transaction.is_valid(0) && transaction.column(0).is_valid(0));
+        match there.map(|transaction| transaction.column(0).as_string::<i32>().value(0)) {
+            Some(id) => Belongs::To { id: id.as_bytes().to_vec(), ends: false },
+            None => Belongs::Alone,
+        }
     }
 }
 

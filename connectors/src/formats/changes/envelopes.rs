@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use tidemark_common::connector::RowOp;
 use tidemark_common::{Error, Result, SqlState};
 
-use super::{Declared, Envelope, KeyValue, Said, no_object};
+use super::order::{Origin, Version, no_order, of_maxwell};
+use super::{Belongs, Declared, Envelope, KeyValue, Said, no_object};
 use crate::formats::json_path::{JsonPath, as_text};
 use crate::formats::json_scan;
 use crate::options::Options;
@@ -90,6 +91,24 @@ impl Envelope for Debezium {
             None => Err(no_object("\"op\"")),
         }
     }
+
+    fn belongs(&self, (_, value): KeyValue<'_>) -> Belongs {
+        let Some(value) = value else { return Belongs::Anywhere };
+        let transaction = JsonPath::key("transaction").find(payload(value));
+        match transaction.and_then(|transaction| JsonPath::key("id").find(transaction)) {
+            Some(id) => Belongs::To { id: id.to_vec(), ends: false },
+            None => Belongs::Alone,
+        }
+    }
+
+    fn origin(&self, value: &[u8]) -> Option<Result<Version>> {
+        let source = JsonPath::key("source").find(payload(value));
+        Some(source.ok_or_else(|| no_order("source")).and_then(|source| Origin::of_json(source).version()))
+    }
+
+    fn inside<'a>(&self, value: &'a [u8]) -> &'a [u8] {
+        payload(value)
+    }
 }
 
 /// The new row, in which what is not available stays as it was.
@@ -151,6 +170,24 @@ impl Envelope for Maxwell {
             _ => Ok(Vec::new()),
         }
     }
+
+    fn belongs(&self, (_, value): KeyValue<'_>) -> Belongs {
+        let (mut xid, mut ends) = (None, false);
+        let scanned = json_scan::top_level(value.unwrap_or_default(), |key, value| match key {
+            b"xid" => xid = Some(value),
+            b"commit" => ends = value == b"true",
+            _ => {}
+        });
+        match scanned.and(xid) {
+            Some(id) => Belongs::To { id: id.to_vec(), ends },
+            None if value.is_none() => Belongs::Anywhere,
+            None => Belongs::Alone,
+        }
+    }
+
+    fn origin(&self, value: &[u8]) -> Option<Result<Version>> {
+        Some(of_maxwell(value))
+    }
 }
 
 /// Records of one's own, by paths.
@@ -182,6 +219,16 @@ impl Custom {
             words("op.ignore", "", None),
         ];
         Ok(Self { op, before, after, key, words })
+    }
+}
+
+impl Custom {
+    /// What lies in the object of the row and is no column of it.
+    pub fn beside_row(&self) -> Vec<&JsonPath> {
+        match self.after.first_key() {
+            Some(_) => Vec::new(),
+            None => std::iter::once(&self.op).chain(&self.before).chain(&self.key).collect(),
+        }
     }
 }
 

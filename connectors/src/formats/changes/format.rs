@@ -9,9 +9,12 @@ use tidemark_common::{Error, Result, SqlState};
 use super::columns::{Columns, EnvelopeColumns};
 use super::envelopes::{Custom, Debezium, Maxwell};
 use super::objects::Objects;
+use super::order::{OrderBy, Origin};
 use super::upsert::{KeyFormat, Upsert};
 use super::{ChangeDecoder, Declared, Envelope};
+use crate::formats::drift::{KnownKeys, Unknown};
 use crate::formats::json::JsonRecords;
+use crate::formats::json_path::JsonPath;
 use crate::formats::record::RecordFormat;
 use crate::options::Options;
 use crate::spec::FormatSpec;
@@ -24,6 +27,8 @@ pub(crate) struct ChangeFormat {
     kind: Kind,
     /// How values are written.
     records: RecordFormat,
+    /// A change that comes after a later one of its row counts for nothing.
+    order: Option<OrderBy>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +57,7 @@ impl ChangeFormat {
                     .with_hint("FORMAT PLAIN, UPSERT, DEBEZIUM, MAXWELL or CUSTOM"));
             }
         };
+        let order = own.take("order_by").or(with.take("order_by")).map(|text| OrderBy::parse(&text)).transpose()?;
         own.finish()?;
         let encodings: &[&str] = match kind {
             Kind::Upsert(_) | Kind::Debezium => &["JSON", "AVRO", "PROTOBUF"],
@@ -62,7 +68,11 @@ impl ChangeFormat {
                 .with_hint(format!("FORMAT {} ENCODE {}", spec.format, encodings.join(" | "))));
         }
         let plain = FormatSpec { format: "PLAIN".to_string(), encode: spec.encode.clone(), options: rest };
-        Ok(Some(Self { kind, records: RecordFormat::choose(Some(&plain), with, topics)? }))
+        let records = RecordFormat::choose(Some(&plain), with, topics)?;
+        if let Some(order) = &order {
+            check_order(&kind, &records, order)?;
+        }
+        Ok(Some(Self { kind, records, order }))
     }
 
     /// Where a record's value is a row, so that columns can be taken from records.
@@ -108,8 +118,13 @@ impl ChangeFormat {
         Arc::new(Schema::new(fields))
     }
 
-    /// `key`: the declared columns of the primary key, by position.
-    pub fn decoder(&self, schema: &SchemaRef, key: Vec<usize>) -> Result<Box<dyn ChangeDecoder>> {
+    /// `key`: the declared columns of the primary key, by position. `unknown`: where columns are noted that are not declared.
+    pub fn decoder(
+        &self,
+        schema: &SchemaRef,
+        key: Vec<usize>,
+        unknown: &Arc<Unknown>,
+    ) -> Result<Box<dyn ChangeDecoder>> {
         let declared = Declared { schema: schema.clone(), key };
         if let RecordFormat::Json(json) = &self.records {
             let envelope: Box<dyn Envelope> = match &self.kind {
@@ -118,20 +133,60 @@ impl ChangeFormat {
                 Kind::Maxwell => Box::new(Maxwell),
                 Kind::Custom(custom) => custom.clone(),
             };
-            return Ok(Box::new(Objects { envelope, declared, rows: JsonRecords::new(schema, json)? }));
+            let besides: Vec<&JsonPath> = match &self.kind {
+                Kind::Custom(custom) => custom.beside_row(),
+                _ => Vec::new(),
+            };
+            let keys = KnownKeys::new(schema, besides.into_iter())?;
+            let (rows, unknown) = (JsonRecords::new(schema, json)?, Arc::clone(unknown));
+            let order = self.order.clone();
+            return Ok(Box::new(Objects { envelope, declared, rows, keys, unknown, order }));
         }
-        let written = self.written(schema);
+        let mut written = self.written(schema);
+        if self.order.is_some() {
+            let mut fields = written.fields().to_vec();
+            fields.push(Arc::new(Field::new("source", Origin::columns(), true)));
+            written = Arc::new(Schema::new(fields));
+        }
         let places: Vec<usize> = (0..written.fields().len()).collect();
-        let records = self.records.decoder(&written, &written, &places)?;
+        let mut records = self.records.decoder(&written, &written, &places)?;
+        records.watch(Arc::clone(unknown), matches!(self.kind, Kind::Debezium).then_some(ENVELOPE[2]));
         Ok(match &self.kind {
             Kind::Upsert(key) => Box::new(Columns::new(records, declared, *key)?),
-            _ => Box::new(EnvelopeColumns { records, declared }),
+            _ => {
+                let id = DataType::Struct(vec![SqlType::Text.to_field("id", true)].into());
+                let transaction = Arc::new(Schema::new(vec![Field::new("transaction", id, true)]));
+                let transactions = self.records.decoder(&transaction, &transaction, &[0])?;
+                Box::new(EnvelopeColumns { records, declared, transactions })
+            }
         })
+    }
+}
+
+/// Refuses an order that the records cannot have.
+fn check_order(kind: &Kind, records: &RecordFormat, order: &OrderBy) -> Result<()> {
+    let refuse = |message: &str, hint: &str| Err(Error::unsupported(message).with_hint(hint));
+    match (kind, order, records) {
+        (Kind::Upsert(_), ..) => refuse(
+            "order_by is not supported for FORMAT UPSERT: a key without a value does not say when it was deleted",
+            "FORMAT DEBEZIUM, MAXWELL or CUSTOM.",
+        ),
+        (Kind::Custom(_), OrderBy::Source, _) => refuse(
+            "order_by = 'source' is not supported for FORMAT CUSTOM",
+            "Name the values: order_by = '$.ts, $.seq'.",
+        ),
+        (_, OrderBy::Paths(_), RecordFormat::Avro(_) | RecordFormat::Protobuf(_)) => {
+            refuse("order_by with paths is for records with ENCODE JSON", "order_by = 'source'")
+        }
+        _ => Ok(()),
     }
 }
 
 /// Options that are not the encoding's.
 fn is_ours(format: &str, key: &str) -> bool {
+    if key == "order_by" {
+        return true;
+    }
     match format {
         "UPSERT" => key == "key_encode",
         "CUSTOM" => matches!(key, "op" | "before" | "after" | "key") || key.starts_with("op."),

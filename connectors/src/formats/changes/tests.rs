@@ -1,11 +1,14 @@
 use std::fmt::Write;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::Int64Type;
 use tidemark_common::types::SqlType;
 
 use super::*;
+use crate::formats::drift::Unknown;
 use crate::options::Options;
+use crate::postgres::OnDrift;
 use crate::spec::FormatSpec;
 use crate::testing::{pairs, schema};
 
@@ -16,7 +19,7 @@ fn columns() -> SchemaRef {
 fn decoder(format: &str, options: &[(&str, &str)]) -> Result<Box<dyn ChangeDecoder>> {
     let spec = FormatSpec { format: format.into(), encode: "JSON".into(), options: pairs(options) };
     let format = ChangeFormat::choose(Some(&spec), &mut Options::default(), &[])?.unwrap();
-    format.decoder(&columns(), vec![0])
+    format.decoder(&columns(), vec![0], &Arc::new(Unknown::new(OnDrift::Ignore)))
 }
 
 /// Each row as `record op id name doc`, kept values as `=`; each bad record with its reason.

@@ -10,11 +10,13 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
 use crate::formats::changes::{ChangeDecoder, ChangeFormat, KeyValue};
+use crate::formats::drift::Unknown;
 use crate::formats::random_rows::{columns, every_type, rows};
 use crate::formats::record::{RecordDecoder, RecordFormat};
 use crate::formats::record_encode::encoder;
 use crate::formats::{Failures, avro as avro_format, protobuf as protobuf_format};
 use crate::options::Options;
+use crate::postgres::OnDrift;
 use crate::spec::FormatSpec;
 use crate::testing::pairs;
 
@@ -273,7 +275,8 @@ pub fn protobuf_kinds() -> Subject {
 fn changed(format: &str, encode: &str, options: &[(&str, &str)], schema: &SchemaRef) -> Decode {
     let spec = FormatSpec { format: format.into(), encode: encode.into(), options: pairs(options) };
     let format = ChangeFormat::choose(Some(&spec), &mut Options::default(), &[]).unwrap().unwrap();
-    of_changes(format.decoder(schema, vec![0]).unwrap(), schema.clone())
+    let unknown = Arc::new(Unknown::new(OnDrift::Ignore));
+    of_changes(format.decoder(schema, vec![0], &unknown).unwrap(), schema.clone())
 }
 
 /// Columns of a row with a key, and rows of them as JSON.

@@ -34,6 +34,7 @@ use self::plan::MessagePlan;
 use self::wire::{Wire, damaged};
 use super::Failures;
 use super::column::{Column, Rows};
+use super::drift::Unknown;
 use super::record::{RecordDecoder, no_value};
 use super::registry::{ById, Fetched, Lookup, either};
 use super::schema_source::SchemaSource;
@@ -159,6 +160,7 @@ pub(crate) struct ProtobufRecords {
     message: String,
     schemas: Schemas,
     reader: OnceLock<MessageDescriptor>,
+    watch: Option<(Arc<Unknown>, Option<&'static str>)>,
 }
 
 impl ProtobufRecords {
@@ -171,6 +173,7 @@ impl ProtobufRecords {
             message,
             schemas,
             reader: OnceLock::new(),
+            watch: None,
         })
     }
 
@@ -189,7 +192,11 @@ impl ProtobufRecords {
     fn writer(&self, reader: &MessageDescriptor, fetched: &Fetched) -> Result<Writer> {
         let file = descriptors::from_registry(fetched)?;
         let message = descriptors::message(file.parent_pool(), &self.message)?;
-        Ok(Writer { file, plan: plan::plan(&message, reader, &self.declared, &self.places)? })
+        let plan = plan::plan(&message, reader, &self.declared, &self.places)?;
+        if let Some((unknown, within)) = &self.watch {
+            plan::unread(&message, &plan, *within).iter().for_each(|name| unknown.note(name));
+        }
+        Ok(Writer { file, plan })
     }
 
     /// A body begins with where its message is declared.
@@ -222,6 +229,10 @@ fn message_path(wire: &mut Wire<'_>) -> Result<Vec<usize>> {
 }
 
 impl RecordDecoder for ProtobufRecords {
+    fn watch(&mut self, unknown: Arc<Unknown>, within: Option<&'static str>) {
+        self.watch = Some((unknown, within));
+    }
+
     fn columns(&self, records: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Failures)> {
         let reader = self.reader()?;
         let mut rows = Rows::new(&self.wanted)?;

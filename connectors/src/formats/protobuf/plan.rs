@@ -87,6 +87,22 @@ pub(super) fn plan(
     message(writer, reader, columns, wanted, false)
 }
 
+/// The writer's fields that no column is for; `within`: of the message that this field is.
+pub(super) fn unread(writer: &MessageDescriptor, plan: &MessagePlan, within: Option<&str>) -> Vec<String> {
+    let Some(within) = within else { return skipped(writer, plan) };
+    let Some(field) = writer.get_field_by_name(within) else { return Vec::new() };
+    let shape = plan.met(field.number()).and_then(|met| met.column).map(|column| &plan.columns[column].shape);
+    match (field.kind(), shape) {
+        (Of::Message(below), Some(Shape::One(Item::Message(plan, _)))) => skipped(&below, plan),
+        _ => Vec::new(),
+    }
+}
+
+fn skipped(message: &MessageDescriptor, plan: &MessagePlan) -> Vec<String> {
+    let is_read = |field: &FieldDescriptor| plan.met(field.number()).is_some_and(|met| met.column.is_some());
+    message.fields().filter(|field| !is_read(field)).map(|field| field.name().to_string()).collect()
+}
+
 /// Refuses columns that the schema does not have, or has otherwise.
 pub(super) fn check(reader: &MessageDescriptor, columns: &[(String, SqlType)]) -> Result<()> {
     all_of(reader, reader, columns, true).map(drop)

@@ -25,25 +25,24 @@ use super::table::{Column, Identity, Table, types};
 pub struct Changes {
     options: Arc<CdcOptions>,
     table: u32,
-    /// Columns that the source does not have, and of which nobody needs to be told.
-    known: BTreeSet<String>,
+    /// Columns that the source does not have.
+    unknown: BTreeSet<String>,
     /// As the last Relation message had it.
     shape: Option<Shape>,
 }
 
 impl Changes {
     pub fn new(options: Arc<CdcOptions>, table: &Table) -> Self {
-        let known = undeclared(&options.schema, table.columns.iter().map(|c| c.name.as_str()));
-        Self { options, table: table.oid, known, shape: None }
+        Self { options, table: table.oid, unknown: BTreeSet::new(), shape: None }
     }
 
-    /// What the table's rows look like from now on.
-    pub async fn relation(&mut self, relation: &Relation<'_>) -> Result<()> {
+    /// What the table's rows look like from now on; names of columns that the source does not have, each once.
+    pub async fn relation(&mut self, relation: &Relation<'_>) -> Result<Vec<String>> {
         let place = &self.options.place;
         let is_named = (relation.schema, relation.name) == (place.schema.as_str(), place.table.as_str());
         match (relation.oid == self.table, is_named) {
             (true, true) => {}
-            (false, false) => return Ok(()),
+            (false, false) => return Ok(Vec::new()),
             (true, false) => {
                 let now = format!("{}.{}", relation.schema, relation.name);
                 return Err(gone(&self.options, &format!("is now called \"{now}\"")));
@@ -65,23 +64,8 @@ impl Changes {
         let keys = relation.columns.iter().filter(|c| c.is_key).map(|c| c.name.to_string());
         let identity = if relation.identity == b'f' { Identity::Full } else { Identity::Columns(keys.collect()) };
         check_identity(&self.options, &identity)?;
-        self.tell_of_new(relation);
-        Ok(())
-    }
-
-    fn tell_of_new(&mut self, relation: &Relation<'_>) {
-        let columns = undeclared(&self.options.schema, relation.columns.iter().map(|c| c.name));
-        for name in columns {
-            if self.known.insert(name.clone()) {
-                tracing::warn!(
-                    source = self.options.name,
-                    table = self.options.place.label(),
-                    column = name,
-                    left_out = self.known.len(),
-                    "the table has a new column, which the source does not: it is left out"
-                );
-            }
-        }
+        let all = undeclared(&self.options, relation.columns.iter().map(|c| c.name))?;
+        Ok(all.into_iter().filter(|name| self.unknown.insert(name.clone())).collect())
     }
 
     /// How many rows a message makes. None: it is about another table.

@@ -4,11 +4,11 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::options::CdcOptions;
-use super::publication::Publication;
+use super::publication::{self, Publication};
 use super::session::query;
-use super::shape::{Shape, check_identity};
+use super::shape::{Shape, check_identity, undeclared};
 use super::slot::Slot;
-use super::table::{Table, types};
+use super::table::{Table, in_stream, types};
 use super::wire::Wire;
 use crate::postgres::client::Client;
 
@@ -16,13 +16,27 @@ pub async fn check(options: &CdcOptions) -> Result<()> {
     let place = &options.place;
     let client = place.connect().await?;
     log_level(&client).await?;
+    if options.is_shared {
+        publication::check_shared(&client, options).await?;
+        Slot::check_absent(&client, options).await?;
+        return replicates(options).await;
+    }
     let table = Table::find(&client, place).await?;
     rights(options, &table)?;
     columns(&client, options, &table).await?;
     check_identity(options, &table.identity)?;
     let publication = Publication::find(&client, options).await?;
     Publication::check(publication.as_ref(), options, &table)?;
+    // The slot that it shares is there.
+    if options.shares.is_some() {
+        return Ok(());
+    }
     Slot::check_absent(&client, options).await?;
+    replicates(options).await
+}
+
+async fn replicates(options: &CdcOptions) -> Result<()> {
+    let place = &options.place;
     Wire::open(place).await.map(drop).map_err(|e| {
         match e.state() == SqlState::InsufficientPrivilege || e.code() == "42501" {
             true => e.with_hint(format!(
@@ -72,6 +86,7 @@ async fn columns(client: &Client, options: &CdcOptions, table: &Table) -> Result
     let types = types(client, &table.columns, &SqlType::Numeric(None)).await?;
     let named: Vec<(&str, &SqlType)> = table.columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
     let shape = Shape::of(options, &named)?;
+    undeclared(options, in_stream(table))?;
     match shape.places.iter().map(|at| &table.columns[*at]).find(|column| column.is_generated) {
         Some(generated) => Err(Error::unsupported(format!(
             "column \"{}\" of table \"{}\" is generated: it is not in the stream",

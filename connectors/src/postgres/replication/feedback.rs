@@ -1,6 +1,7 @@
 //! What is told both ways beside the rows: how far epochs have stored them, how much the server keeps, and whether changes still come.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::lsn::Lsn;
 use super::position::Position;
@@ -14,13 +15,13 @@ pub struct Feedback {
     stored: AtomicU64,
     /// Bytes of the log that the server keeps for the slot.
     lag: AtomicU64,
-    /// The publication does not have the table.
-    left_out: AtomicBool,
+    /// The table that the publication does not have.
+    left_out: Mutex<Option<String>>,
 }
 
 impl Default for Feedback {
     fn default() -> Self {
-        Self { stored: AtomicU64::new(0), lag: AtomicU64::new(UNKNOWN), left_out: AtomicBool::new(false) }
+        Self { stored: AtomicU64::new(0), lag: AtomicU64::new(UNKNOWN), left_out: Mutex::default() }
     }
 }
 
@@ -50,11 +51,11 @@ impl Feedback {
         Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != UNKNOWN)
     }
 
-    pub fn set_left_out(&self, is_so: bool) {
-        self.left_out.store(is_so, Ordering::Relaxed);
+    pub fn set_left_out(&self, table: Option<String>) {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
-    pub fn is_left_out(&self) -> bool {
-        self.left_out.load(Ordering::Relaxed)
+    pub fn left_out(&self) -> Option<String> {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

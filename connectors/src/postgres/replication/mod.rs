@@ -24,6 +24,20 @@
 //!   Worker (a task) ─ wire: the connection ─▶ pgoutput: messages ─▶ shape: columns ─▶ rows: batches ─▶ bounded channel ─▶ Reader
 //! ```
 //!
+//! **A slot that tables share.** A source without a table has a slot and a publication to which tables come and from which they go
+//! (`CREATE TABLE t .. FROM source TABLE 's.t'`). Its one worker reads all of them, one [`Following`](worker::Following) each; every batch
+//! says whose rows it has, and the batches of a transaction are `unfinished` but for the last, so that the engine takes all of them in
+//! one epoch, into the tables at once.
+//!
+//! ```text
+//!   splits    stream               0/B         the end of the last transaction that was stored, of all tables
+//!             public.orders#20005  0/S         copied at that moment: changes that commit from there on count
+//!             public.items#20009   snapshot 0/T, 8192 rows: half a copy, which begins anew
+//! ```
+//!
+//! The engine makes the source anew when a table comes or goes: another reader begins where the stream is stored, and [`join`] copies
+//! what has not been copied. The split of a table has the number that the table has here, so that one that comes again is another.
+//!
 //! A connection that is lost is made again for as long as it takes; a transaction that was half handed out then is not begun again:
 //! the server sends it as before, and what was handed out of it is passed over.
 
@@ -31,6 +45,7 @@ mod changes;
 mod check;
 mod copy_text;
 mod feedback;
+mod join;
 mod lsn;
 mod options;
 mod pgoutput;

@@ -6,7 +6,9 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use tidemark_common::{Clock, Error, Result, SqlState};
 
 use super::session::Place;
+use crate::formats::drift::on_drift;
 use crate::options::Options;
+use crate::postgres::OnDrift;
 use crate::spec::{SourceSpec, refuse_format};
 
 /// Longest name of a slot or a publication, in bytes.
@@ -19,8 +21,14 @@ pub struct CdcOptions {
     pub place: Place,
     pub slot: String,
     pub publication: String,
+    /// It is no table, but what tables share.
+    pub is_shared: bool,
+    /// The source that the table shares with others.
+    pub shares: Option<String>,
     /// What is missing of it is made.
     pub creates_publication: bool,
+    /// What becomes of columns of the table that the source does not have.
+    pub on_drift: OnDrift,
     /// The declared columns. All may be NULL: of a row that goes there is only its key.
     pub schema: SchemaRef,
     pub key: Vec<usize>,
@@ -29,27 +37,39 @@ pub struct CdcOptions {
 
 impl CdcOptions {
     pub fn parse(spec: SourceSpec, mut options: Options) -> Result<Self> {
-        let place = Place::take(&mut options)?;
-        let slot = slot_name(&mut options, &place, &spec.name)?;
+        let is_shared = spec.columns.fields().is_empty() && spec.shared.is_none() && !options.has("table.name");
+        let place = Place::take(&mut options, is_shared)?;
+        let slot = slot_name(&mut options, &place, spec.shared.as_ref().unwrap_or(&spec.name))?;
         let publication = options.take("publication.name").unwrap_or_else(|| slot.clone());
         let creates_publication = options.bool("publication.create.enable")?.unwrap_or(true);
+        let on_drift = on_drift(&mut options)?;
         options.finish()?;
         if !(1..=MAX_NAME).contains(&publication.len()) {
             return Err(Error::invalid(format!("option \"publication.name\" must have 1 to {MAX_NAME} bytes")));
         }
         refuse_format(spec.format.as_ref(), "postgres-cdc")?;
-        check_columns(&spec)?;
+        if !is_shared {
+            check_columns(&spec)?;
+        }
         let fields: Vec<Field> = spec.columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
         Ok(Self {
             name: spec.name,
             place,
             slot,
             publication,
+            is_shared,
+            shares: spec.shared,
             creates_publication,
+            on_drift,
             schema: Arc::new(Schema::new(fields)),
             key: spec.key,
             clock: spec.clock,
         })
+    }
+
+    /// The split of the stream.
+    pub fn lane(&self) -> String {
+        if self.is_shared { "stream".into() } else { self.place.label() }
     }
 
     /// The columns of the primary key.

@@ -149,6 +149,77 @@ pub async fn ensure(client: &Client, options: &CdcOptions, table: &Table) -> Res
     Ok(found.and_then(|found| found.filter))
 }
 
+/// What tables come to. Parts of tables count as the whole where the server knows that.
+pub async fn ensure_empty(client: &Client, options: &CdcOptions) -> Result<()> {
+    begin(client).await?;
+    let found = Publication::find(client, options).await?;
+    let name = identifier(&options.publication);
+    let mut sql = Vec::new();
+    match &found {
+        None if !options.creates_publication => {
+            client.run("ROLLBACK").await?;
+            return Err(missing(options));
+        }
+        None => {
+            let rows = query(client, "SELECT current_setting('server_version_num')::int >= 130000", &[]).await?;
+            let knows = rows.first().is_some_and(|row| row.get(0));
+            let with = if knows { " WITH (publish_via_partition_root = true)" } else { "" };
+            sql.push(format!("CREATE PUBLICATION {name}{with}"));
+            sql.push(marked(&name, &[&options.slot]));
+        }
+        Some(found) => {
+            if let Some(mut readers) = found.readers().filter(|readers| !readers.contains(&options.slot.as_str())) {
+                readers.push(&options.slot);
+                sql.push(marked(&name, &readers));
+            }
+        }
+    }
+    sql.push("COMMIT".into());
+    client.run(&sql.join("; ")).await
+}
+
+/// An error if there is no publication for tables to come to, and it could not be made.
+pub async fn check_shared(client: &Client, options: &CdcOptions) -> Result<()> {
+    if Publication::find(client, options).await?.is_some() {
+        return Ok(());
+    }
+    if !options.creates_publication {
+        return Err(missing(options));
+    }
+    let rows = query(client, "SELECT has_database_privilege(current_database(), 'CREATE')", &[]).await?;
+    match rows.first().is_some_and(|row| row.get(0)) {
+        true => Ok(()),
+        false => Err(Error::new(
+            SqlState::InsufficientPrivilege,
+            format!("user \"{}\" may not make publication \"{}\"", options.place.options.user, options.publication),
+        )
+        .with_hint("Over there: GRANT CREATE ON DATABASE; or make it by hand.")),
+    }
+}
+
+fn missing(options: &CdcOptions) -> Error {
+    let name = &options.publication;
+    Error::new(SqlState::ObjectNotInPrerequisiteState, format!("publication \"{name}\" does not exist"))
+        .with_hint(format!("Over there: CREATE PUBLICATION {}; or publication.create.enable = true.", identifier(name)))
+}
+
+/// A table that shared the source is gone: the publication no longer has it, if we made that and nobody else reads by it.
+pub async fn leave(client: &Client, options: &CdcOptions) -> Result<()> {
+    begin(client).await?;
+    let found = Publication::find(client, options).await?;
+    let is_ours = |found: &Publication| found.has_table && found.readers().is_some_and(|r| r == [&options.slot]);
+    let mut sql = Vec::new();
+    if found.as_ref().is_some_and(is_ours) {
+        sql.push(format!(
+            "ALTER PUBLICATION {} DROP TABLE {}",
+            identifier(&options.publication),
+            options.place.quoted()
+        ));
+    }
+    sql.push("COMMIT".into());
+    client.run(&sql.join("; ")).await
+}
+
 /// The source is gone: so is the publication if it was made for it and nobody else reads by it.
 pub async fn release(client: &Client, options: &CdcOptions) -> Result<()> {
     begin(client).await?;

@@ -27,7 +27,8 @@ pub struct Place {
 
 impl Place {
     /// The options that say where the table is, in RisingWave's words or in ours.
-    pub fn take(options: &mut Options) -> Result<Self> {
+    /// `is_shared`: there is none.
+    pub fn take(options: &mut Options, is_shared: bool) -> Result<Self> {
         for (other, key) in [
             ("hostname", "host"),
             ("username", "user"),
@@ -38,7 +39,7 @@ impl Place {
             options.spelled(other, key);
         }
         let schema = options.take("schema.name").unwrap_or_else(|| "public".into());
-        let table = options.require("table.name")?;
+        let table = if is_shared { String::new() } else { options.require("table.name")? };
         let postgres = PostgresOptions::take(options)?.complete()?;
         let name = format!("{}/{}", postgres.address(), postgres.database);
         Ok(Self { name: name.into(), options: Arc::new(postgres), schema, table })

@@ -9,12 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::arrow::datatypes::Schema;
 use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
 use tidemark_common::{Error, Result, SqlState, nearest};
 
 use super::options::CdcOptions;
 use super::table::Identity;
+use crate::formats::drift::refused;
+use crate::postgres::OnDrift;
 
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -57,9 +58,14 @@ impl Shape {
     }
 }
 
-/// Names of the table's columns that the source does not have.
-pub fn undeclared<'a>(schema: &Schema, columns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    columns.filter(|name| schema.index_of(name).is_err()).map(String::from).collect()
+/// Names of the table's columns that the source does not have; an error if it may not lack any.
+pub fn undeclared<'a>(options: &CdcOptions, columns: impl Iterator<Item = &'a str>) -> Result<BTreeSet<String>> {
+    let names: BTreeSet<String> =
+        columns.filter(|name| options.schema.index_of(name).is_err()).map(String::from).collect();
+    match names.first().filter(|_| options.on_drift == OnDrift::Error) {
+        Some(name) => Err(refused(name, &format!("table \"{}\" has", options.place.label()))),
+        None => Ok(names),
+    }
 }
 
 /// An error unless old rows are told by the source's primary key.

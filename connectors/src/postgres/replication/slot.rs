@@ -111,14 +111,16 @@ impl Slot {
         }
     }
 
-    /// Its consistent point, and the name of a snapshot of that moment, which lasts until the connection's next command.
-    pub async fn create(wire: &mut Wire, options: &CdcOptions) -> Result<(Lsn, String)> {
-        let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", identifier(&options.slot));
+    /// Its consistent point, and the name of a snapshot of that moment, which lasts until the connection's next command. A temporary
+    /// one lasts as long as the connection.
+    pub async fn create(wire: &mut Wire, options: &CdcOptions, slot: &str, temporary: bool) -> Result<(Lsn, String)> {
+        let kind = if temporary { "TEMPORARY LOGICAL" } else { "LOGICAL" };
+        let sql = format!("CREATE_REPLICATION_SLOT {} {kind} pgoutput EXPORT_SNAPSHOT", identifier(slot));
         let mut making = std::pin::pin!(wire.query(&sql));
         let made = match timeout(PATIENCE, &mut making).await {
             Ok(made) => made,
             Err(_) => {
-                let (source, slot) = (&options.name, &options.slot);
+                let source = &options.name;
                 tracing::warn!(
                     source,
                     slot,

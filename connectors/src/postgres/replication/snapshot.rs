@@ -20,9 +20,9 @@ use super::position::Position;
 use super::publication;
 use super::raw::malformed;
 use super::session::query;
-use super::shape::Shape;
+use super::shape::{Shape, undeclared};
 use super::slot::Slot;
-use super::table::{Table, types};
+use super::table::{Table, in_stream, types};
 use super::watch::Watch;
 use super::wire::Wire;
 use super::worker::{Worker, nobody_reads};
@@ -32,7 +32,8 @@ use crate::postgres::error;
 use crate::postgres::filter::{identifier, literal};
 
 /// The copy takes as long as it takes, and rows that policies hide are an error, not left out.
-const SESSION: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off";
+pub const SESSION: &str =
+    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off";
 
 /// Hands out all rows; from where the stream goes on.
 pub async fn copy(worker: &mut Worker) -> Result<Lsn> {
@@ -48,27 +49,34 @@ pub async fn copy(worker: &mut Worker) -> Result<Lsn> {
     let files = files(&client, &table).await?;
     let mut wire = Wire::open(place).await?;
     worker.feedback.begin();
-    let (at, snapshot) = Slot::create(&mut wire, &options).await?;
-    let _watch = Watch::start(&options, &worker.feedback, false);
+    let (at, snapshot) = Slot::create(&mut wire, &options, &options.slot, false).await?;
+    let _watch = Watch::start(&options, &worker.feedback, Vec::new());
     fail_point("cdc_slot_made");
     let begin =
         format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(&snapshot));
     client.run(&begin).await?;
     drop(wire);
-    let columns = Table::find(&client, place).await?.columns;
-    let types = types(&client, &columns, &SqlType::Numeric(None)).await?;
-    let named: Vec<(&str, &SqlType)> = columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
-    Shape::of(&options, &named)?;
-    send(worker, &client, at, &select(&options, &table, filter.as_deref())).await?;
+    let table_now = Table::find(&client, place).await?;
+    worker.tables[0].unknown = undeclared(&options, in_stream(&table_now))?.into_iter().collect();
+    check_shape(&client, &options, &table_now).await?;
+    copy_table(worker, 0, &client, at, &table, filter.as_deref()).await?;
     if self::files(&client, &table).await? != files {
         return Err(Error::new(
             SqlState::SerializationFailure,
             format!("table \"{}\" was truncated or written anew while it was copied", place.label()),
         ));
     }
-    hand_out(worker, Position::At(at)).await?;
+    hand_out(worker, 0, Position::At(at)).await?;
     worker.at = Some(at);
+    worker.tables[0].copied = Some(at);
     Ok(at)
+}
+
+/// An error if the table's columns do not become the source's.
+pub async fn check_shape(client: &Client, options: &CdcOptions, table: &Table) -> Result<()> {
+    let types = types(client, &table.columns, &SqlType::Numeric(None)).await?;
+    let named: Vec<(&str, &SqlType)> = table.columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
+    Shape::of(options, &named).map(drop)
 }
 
 fn select(options: &CdcOptions, table: &Table, filter: Option<&str>) -> String {
@@ -79,24 +87,35 @@ fn select(options: &CdcOptions, table: &Table, filter: Option<&str>) -> String {
     format!("SELECT {} FROM {only}{}{filter}", columns.join(", "), options.place.quoted())
 }
 
-async fn send(worker: &mut Worker, client: &Client, at: Lsn, select: &str) -> Result<()> {
+/// Hands out the rows of the table at `place` among the worker's, but for the last of them.
+pub async fn copy_table(
+    worker: &mut Worker,
+    place: usize,
+    client: &Client,
+    at: Lsn,
+    table: &Table,
+    filter: Option<&str>,
+) -> Result<()> {
+    let select = select(&worker.tables[place].options, table, filter);
+    let select = select.as_str();
+    let width = worker.tables[place].options.schema.fields().len();
     let sql = format!("COPY ({select}) TO STDOUT");
     let mut canceller = client.canceller();
     let failed = |e: &tokio_postgres::Error| error::remote(&client.name, e, Some(select));
     let mut stream = pin!(client.postgres.copy_out(&sql).await.map_err(|e| failed(&e))?);
     let (mut lines, mut copied) = (Lines::default(), 0);
     // What an earlier copy has left.
-    worker.rows.truncate()?;
+    worker.tables[place].rows.truncate()?;
     while let Some(bytes) = stream.next().await {
         lines.push(&bytes.map_err(|e| failed(&e))?)?;
         while let Some(row) = lines.next() {
-            if row.len() != worker.options.schema.fields().len() {
+            if row.len() != width {
                 return Err(malformed(format_args!("a row of {} columns", row.len())));
             }
-            worker.rows.put(|column| row.get(column).map_or(Value::Null, Value::Text))?;
+            worker.tables[place].rows.put(|column| row.get(column).map_or(Value::Null, Value::Text))?;
             copied += 1;
-            if worker.rows.is_full() {
-                hand_out(worker, Position::Copying { at, rows: copied }).await?;
+            if worker.tables[place].rows.is_full() {
+                hand_out(worker, place, Position::Copying { at, rows: copied }).await?;
                 fail_point("cdc_copying");
             }
         }
@@ -105,15 +124,16 @@ async fn send(worker: &mut Worker, client: &Client, at: Lsn, select: &str) -> Re
     lines.finish()
 }
 
-async fn hand_out(worker: &mut Worker, position: Position) -> Result<()> {
-    let batch = worker.batch(Some(position))?;
+/// Rows of a copy, and how far it is.
+pub async fn hand_out(worker: &mut Worker, place: usize, position: Position) -> Result<()> {
+    let batch = worker.copied(place, position)?;
     worker.sender.send(Ok(batch)).await.map_err(|_| nobody_reads())?;
     worker.tries = 0;
     Ok(())
 }
 
 /// The files that hold the table: what writes it anew gives it others, and a snapshot of before sees nothing in those.
-async fn files(client: &Client, table: &Table) -> Result<Vec<u32>> {
+pub async fn files(client: &Client, table: &Table) -> Result<Vec<u32>> {
     let rows = query(client, FILES, &[&table.oid]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

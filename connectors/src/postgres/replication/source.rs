@@ -17,7 +17,7 @@ use super::session::Place;
 use super::slot::Slot;
 use super::table::{Table, types};
 use crate::options::Options;
-use crate::spec::{FormatSpec, KEY_METADATA, SourceSpec, refuse_format};
+use crate::spec::{FormatSpec, KEY_METADATA, SourceSpec, TableSpec, refuse_format};
 use crate::{Positions, Source, SourceReader};
 
 /// How long a slot that is dropped may still be read from: the server takes a moment to notice that its reader is gone.
@@ -28,11 +28,25 @@ const ASKED_AGAIN: Duration = Duration::from_millis(250);
 struct CdcSource {
     options: Arc<CdcOptions>,
     feedback: Arc<Feedback>,
+    /// Those that share it, by their numbers here.
+    tables: Vec<(u32, Arc<CdcOptions>)>,
 }
 
 pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>> {
+    let table = |table: &TableSpec| {
+        let own = SourceSpec {
+            name: table.name.clone(),
+            columns: table.columns.clone(),
+            key: table.key.clone(),
+            shared: Some(spec.name.clone()),
+            tables: Vec::new(),
+            ..spec.clone()
+        };
+        Ok((table.id, Arc::new(CdcOptions::parse(own, options.clone().and(&table.options))?)))
+    };
+    let tables = spec.tables.iter().map(table).collect::<Result<_>>()?;
     let options = Arc::new(CdcOptions::parse(spec, options)?);
-    Ok(Arc::new(CdcSource { options, feedback: Arc::default() }))
+    Ok(Arc::new(CdcSource { options, feedback: Arc::default(), tables }))
 }
 
 #[async_trait]
@@ -51,11 +65,11 @@ impl Source for CdcSource {
         until: Option<&Positions>,
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>> {
-        Ok(Box::new(reader::start(&self.options, &self.feedback, from, until, projection)?))
+        Ok(Box::new(reader::start(&self.options, &self.feedback, &self.tables, from, until, projection)?))
     }
 
     fn committed(&self, positions: &Positions) {
-        if let Some(position) = positions.get(&self.options.place.label()) {
+        if let Some(position) = positions.get(&self.options.lane()) {
             self.feedback.note(position);
         }
     }
@@ -67,6 +81,10 @@ impl Source for CdcSource {
                 "It keeps that server's log for ever. Over there: SELECT pg_drop_replication_slot('{slot}')."
             ))
         };
+        if self.options.shares.is_some() {
+            let client = self.options.place.connect().await?;
+            return publication::leave(&client, &self.options).await;
+        }
         let client = self.options.place.connect().await.map_err(by_hand)?;
         let removed = tokio::time::timeout(LET_GO, async {
             loop {
@@ -89,7 +107,7 @@ impl Source for CdcSource {
 /// The table's columns; its primary key is in the schema's metadata.
 pub(crate) async fn infer(mut options: Options, format: Option<&FormatSpec>) -> Result<SchemaRef> {
     refuse_format(format, "postgres-cdc")?;
-    let place = Place::take(&mut options)?;
+    let place = Place::take(&mut options, false)?;
     let client = place.connect().await?;
     let mut table = Table::find(&client, &place).await?;
     table.columns.retain(|column| !column.is_generated);

@@ -13,10 +13,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use postgres_protocol::message::frontend::CopyData;
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Clock, Error, Result, SqlState};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::changes::Changes;
+use super::feedback::Feedback;
+use super::join::{Copying, Join};
 use super::lsn::Lsn;
 use super::options::CdcOptions;
 use super::pgoutput::Message;
@@ -27,7 +29,7 @@ use super::slot::Slot;
 use super::table::Table;
 use super::watch::Watch;
 use super::wire::{Frame, Wire, said, unexpected};
-use super::worker::{Half, Worker, nobody_reads};
+use super::worker::{Following, Half, Worker, nobody_reads};
 use crate::postgres::filter::{identifier, literal};
 
 /// How often the server is told what is stored, and asked how far it is.
@@ -45,7 +47,11 @@ struct Stream<'a> {
     worker: &'a mut Worker,
     wire: Wire,
     beat: Interval,
-    changes: Changes,
+    /// Of each table.
+    changes: Vec<Changes>,
+    /// Tables that wait for the stream to come to the moment of their copy.
+    join: Option<Join>,
+    _watch: Watch,
     /// Transactions whose commit lies before have been handed out.
     from: Lsn,
     /// All before has come whole.
@@ -65,13 +71,18 @@ struct Open {
 }
 
 /// Reads the stream until it breaks.
-pub async fn follow(worker: &mut Worker, from: Lsn) -> Result<()> {
+pub async fn follow(worker: &mut Worker, from: Lsn, join: Option<Join>) -> Result<()> {
     let options = Arc::clone(&worker.options);
     let client = options.place.connect().await?;
     Slot::check_reaches(&client, &options, from).await?;
-    let table = Table::find(&client, &options.place).await?;
-    if !Publication::has_table(&client, &options).await? {
-        return Err(left_out(&options));
+    let mut changes = Vec::new();
+    for (place, of) in worker.tables.iter().enumerate() {
+        let table = Table::find(&client, &of.options.place).await?;
+        let joins = join.as_ref().is_some_and(|join| join.has(place));
+        if !joins && !Publication::has_table(&client, &of.options).await? {
+            return Err(left_out(&options, &of.options.place.label()));
+        }
+        changes.push(Changes::new(Arc::clone(&of.options), &table));
     }
     drop(client);
     let mut wire = Wire::open(&options.place).await?;
@@ -81,18 +92,23 @@ pub async fn follow(worker: &mut Worker, from: Lsn) -> Result<()> {
         literal(&identifier(&options.publication))
     );
     wire.copy_both(&sql).await.map_err(|e| options.place.named(e))?;
-    worker.feedback.set_left_out(false);
-    let _watch = Watch::start(&options, &worker.feedback, true);
+    worker.feedback.set_left_out(None);
+    let _watch = watch(worker);
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let changes = Changes::new(options, &table);
-    let mut stream =
-        Stream { worker, wire, beat, changes, from, position: from, open: None, silent: 0, idle: 0, reads: 0 };
+    let (position, open, silent, idle, reads) = (from, None, 0, 0, 0);
+    let mut stream = Stream { worker, wire, beat, changes, join, _watch, from, position, open, silent, idle, reads };
     stream.run().await
 }
 
-fn left_out(options: &CdcOptions) -> Error {
-    let message = format!("publication \"{}\" no longer has table \"{}\"", options.publication, options.place.label());
+/// Asks whether the publication has the tables that it must have.
+fn watch(worker: &Worker) -> Watch {
+    let published = worker.tables.iter().filter(|table| table.copied.is_some());
+    Watch::start(&worker.options, &worker.feedback, published.map(|table| Arc::clone(&table.options)).collect())
+}
+
+fn left_out(options: &CdcOptions, table: &str) -> Error {
+    let message = format!("publication \"{}\" no longer has table \"{table}\"", options.publication);
     Error::new(SqlState::UndefinedObject, message)
         .with_hint("What has changed since then is not in the stream. Make the source anew: it copies the table again.")
 }
@@ -100,10 +116,12 @@ fn left_out(options: &CdcOptions) -> Error {
 impl Stream<'_> {
     async fn run(&mut self) -> Result<()> {
         loop {
+            self.join().await?;
             while let Some(frame) = self.wire.arrived()? {
                 self.frame(frame).await?;
+                self.join().await?;
             }
-            if self.is_whole() && !self.worker.rows.is_empty() {
+            if self.is_whole() && self.worker.has_rows() {
                 // What is there already goes with them.
                 let more = if self.reads < READS { self.wire.more().now_or_never() } else { None };
                 match more {
@@ -119,6 +137,32 @@ impl Stream<'_> {
         }
     }
 
+    /// Copies the tables that wait, if all that committed before their moment has come.
+    async fn join(&mut self) -> Result<()> {
+        let has_come = |join: &mut Join| match &self.open {
+            Some(open) => open.rows == 0 && open.commit >= join.at,
+            None => self.worker.half.is_none() && self.position >= join.at,
+        };
+        let Some(join) = self.join.take_if(|join| has_come(join)) else { return Ok(()) };
+        self.position = self.position.max(join.at);
+        self.hand_out().await?;
+        let (feedback, clock) = (Arc::clone(&self.worker.feedback), Arc::clone(&self.worker.options.clock));
+        let mut copying: Copying<'_> = Box::pin(join.copy(&mut *self.worker));
+        loop {
+            tokio::select! {
+                copied = &mut copying => {
+                    copied?;
+                    break;
+                }
+                _ = self.beat.tick() => report(&mut self.wire, &feedback, &*clock, self.position, false).await?,
+            }
+        }
+        drop(copying);
+        self._watch = watch(self.worker);
+        self.silent = 0;
+        Ok(())
+    }
+
     fn read(&mut self, more: Result<()>) -> Result<()> {
         self.silent = 0;
         self.reads += 1;
@@ -132,8 +176,8 @@ impl Stream<'_> {
             let message = format!("the server has said nothing for {:?}", BEAT * SILENCE);
             return Err(Error::new(SqlState::ConnectionException, message));
         }
-        if self.worker.feedback.is_left_out() {
-            return Err(left_out(&self.worker.options));
+        if let Some(table) = self.worker.feedback.left_out() {
+            return Err(left_out(&self.worker.options, &table));
         }
         if self.idle >= IDLE {
             self.hand_out_position().await?;
@@ -182,14 +226,22 @@ impl Stream<'_> {
         match message {
             Message::Begin { commit } => self.begin(commit),
             Message::Commit { commit, end } => self.commit(commit, end).await,
-            Message::Relation(relation) => self.changes.relation(&relation).await,
+            Message::Relation(relation) => {
+                for (changes, table) in self.changes.iter_mut().zip(&mut self.worker.tables) {
+                    table.unknown.extend(changes.relation(&relation).await?);
+                }
+                Ok(())
+            }
             Message::Aside => Ok(()),
             row => {
-                let rows = self.changes.rows(&row);
-                if self.counts(rows)? {
-                    self.changes.add(&row, &mut self.worker.rows)?;
+                let rows = self.of_tables(&row);
+                if self.counts(rows.iter().sum())? {
+                    let tables = self.changes.iter().zip(&mut self.worker.tables).zip(rows);
+                    for ((changes, table), _) in tables.filter(|(_, rows)| *rows > 0) {
+                        changes.add(&row, &mut table.rows)?;
+                    }
                 }
-                match self.worker.rows.is_full() {
+                match self.worker.tables.iter().any(|table| table.rows.is_full()) {
                     true => self.hand_out().await,
                     false => Ok(()),
                 }
@@ -222,6 +274,14 @@ impl Stream<'_> {
         }
     }
 
+    /// How many rows a message makes of each table, whose copy does not have them.
+    fn of_tables(&self, row: &Message<'_>) -> Vec<usize> {
+        let commit = self.open.as_ref().map(|open| open.commit);
+        let counts = |table: &Following| table.copied.is_some_and(|copied| commit >= Some(copied));
+        let tables = self.changes.iter().zip(&self.worker.tables);
+        tables.map(|(changes, table)| if counts(table) { changes.rows(row) } else { 0 }).collect()
+    }
+
     /// True if rows of the table are to be handed out: not those of what has been before.
     fn counts(&mut self, rows: usize) -> Result<bool> {
         let open = self.open.as_mut().ok_or_else(|| malformed("a row is outside of a transaction"))?;
@@ -252,16 +312,18 @@ impl Stream<'_> {
     async fn hand_out(&mut self) -> Result<()> {
         let half =
             self.open.as_ref().filter(|open| open.rows > 0).map(|open| Half { commit: open.commit, rows: open.rows });
-        let batch = self.worker.batch(half.is_none().then_some(Position::At(self.position)))?;
+        let batches = self.worker.batches(half.is_none().then_some(Position::At(self.position)))?;
         let sender = self.worker.sender.clone();
-        let mut sending = std::pin::pin!(sender.send(Ok(batch)));
-        loop {
-            tokio::select! {
-                sent = &mut sending => {
-                    sent.map_err(|_| nobody_reads())?;
-                    break;
+        for batch in batches {
+            let mut sending = std::pin::pin!(sender.send(Ok(batch)));
+            loop {
+                tokio::select! {
+                    sent = &mut sending => {
+                        sent.map_err(|_| nobody_reads())?;
+                        break;
+                    }
+                    _ = self.beat.tick() => self.report(false).await?,
                 }
-                _ = self.beat.tick() => self.report(false).await?,
             }
         }
         (self.worker.at, self.worker.half) = (Some(self.position), half);
@@ -269,21 +331,26 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// What has been read, what is stored; `answer`: the server says how far it is.
     async fn report(&mut self, answer: bool) -> Result<()> {
-        // What lies behind what has been read is not ours to let go.
-        let stored = self.worker.feedback.stored().min(self.position);
-        let now = self.worker.options.clock.now_micros() - EPOCH_2000;
-        let mut status = vec![b'r'];
-        for lsn in [self.position, stored, stored] {
-            status.extend(lsn.0.to_be_bytes());
-        }
-        status.extend(now.to_be_bytes());
-        status.push(u8::from(answer));
-        let mut message = BytesMut::new();
-        CopyData::new(Bytes::from(status))?.write(&mut message);
-        self.wire.send(&message).await
+        let (feedback, clock) = (&self.worker.feedback, &*self.worker.options.clock);
+        report(&mut self.wire, feedback, clock, self.position, answer).await
     }
+}
+
+/// What has been read, what is stored; `answer`: the server says how far it is.
+async fn report(wire: &mut Wire, feedback: &Feedback, clock: &dyn Clock, position: Lsn, answer: bool) -> Result<()> {
+    // What lies behind what has been read is not ours to let go.
+    let stored = feedback.stored().min(position);
+    let now = clock.now_micros() - EPOCH_2000;
+    let mut status = vec![b'r'];
+    for lsn in [position, stored, stored] {
+        status.extend(lsn.0.to_be_bytes());
+    }
+    status.extend(now.to_be_bytes());
+    status.push(u8::from(answer));
+    let mut message = BytesMut::new();
+    CopyData::new(Bytes::from(status))?.write(&mut message);
+    wire.send(&message).await
 }
 
 fn not_again(half: Half) -> Error {

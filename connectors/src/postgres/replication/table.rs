@@ -76,6 +76,11 @@ impl Table {
     }
 }
 
+/// Names of the columns that its changes have.
+pub fn in_stream(table: &Table) -> impl Iterator<Item = &str> {
+    table.columns.iter().filter(|column| !column.is_generated).map(|column| column.name.as_str())
+}
+
 /// The types of columns as they are here; `numeric`: what one without precision is.
 pub async fn types(client: &Client, columns: &[Column], numeric: &SqlType) -> Result<Vec<SqlType>> {
     let oids: Vec<u32> = columns.iter().map(|c| c.type_oid).collect();

@@ -15,17 +15,17 @@ use crate::postgres::client::Client;
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Asks for as long as it is there, and of the publication too where that has been made.
+/// Asks for as long as it is there, and of the tables that the publication must have.
 #[derive(Debug)]
 pub struct Watch(AbortHandle);
 
 impl Watch {
-    pub fn start(options: &Arc<CdcOptions>, feedback: &Arc<Feedback>, is_published: bool) -> Self {
+    pub fn start(options: &Arc<CdcOptions>, feedback: &Arc<Feedback>, published: Vec<Arc<CdcOptions>>) -> Self {
         let (options, feedback) = (Arc::clone(options), Arc::clone(feedback));
         let task = tokio::spawn(async move {
             let mut client = None;
             loop {
-                match ask(&mut client, &options, is_published).await {
+                match ask(&mut client, &options, &published).await {
                     Ok((lag, left_out)) => {
                         feedback.set_lag(lag);
                         feedback.set_left_out(left_out);
@@ -50,8 +50,12 @@ impl Drop for Watch {
     }
 }
 
-/// The lag, and whether the table is left out.
-async fn ask(client: &mut Option<Client>, options: &CdcOptions, is_published: bool) -> Result<(Option<u64>, bool)> {
+/// The lag, and the table that is left out, if one is.
+async fn ask(
+    client: &mut Option<Client>,
+    options: &CdcOptions,
+    published: &[Arc<CdcOptions>],
+) -> Result<(Option<u64>, Option<String>)> {
     let client = match client {
         Some(client) => client,
         None => client.insert(options.place.connect().await?),
@@ -59,7 +63,12 @@ async fn ask(client: &mut Option<Client>, options: &CdcOptions, is_published: bo
     let rows = query(client, LAG, &[&options.slot]).await?;
     let lag: Option<i64> = rows.first().and_then(|row| row.get(0));
     let lag = lag.and_then(|lag| u64::try_from(lag).ok());
-    Ok((lag, is_published && !Publication::has_table(client, options).await?))
+    for of in published {
+        if !Publication::has_table(client, of).await? {
+            return Ok((lag, Some(of.place.label())));
+        }
+    }
+    Ok((lag, None))
 }
 
 const LAG: &str = "

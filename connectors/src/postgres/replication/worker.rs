@@ -9,6 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::Schema;
 use tidemark_common::{Error, Result};
 use tokio::sync::mpsc;
 
@@ -18,7 +20,7 @@ use super::options::CdcOptions;
 use super::position::Position;
 use super::rows::Rows;
 use super::slot::Lease;
-use super::{snapshot, stream};
+use super::{join, snapshot, stream};
 use crate::{Positions, SourceBatch};
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -30,7 +32,9 @@ const TRIES_IN_USE: u32 = 9;
 pub struct Worker {
     pub options: Arc<CdcOptions>,
     pub feedback: Arc<Feedback>,
-    pub rows: Rows,
+    /// One, which is all of the source; or those that share it.
+    pub tables: Vec<Following>,
+    /// The split of the stream.
     pub lane: Arc<str>,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// All transactions before have been handed out whole; `None`: the copy has not.
@@ -39,6 +43,18 @@ pub struct Worker {
     pub half: Option<Half>,
     /// That failed, one after the other.
     pub tries: u32,
+}
+
+/// A table that is read.
+pub struct Following {
+    pub options: Arc<CdcOptions>,
+    pub rows: Rows,
+    /// Where its rows go, and the split of its copy; none if it is all of the source.
+    pub part: Option<(u32, Arc<str>)>,
+    /// Transactions that commit from there on count for it; `None`: it has not been copied.
+    pub copied: Option<Lsn>,
+    /// Columns that it has and the source has not, and that have not been told of.
+    pub unknown: Vec<String>,
 }
 
 /// Some rows of a transaction.
@@ -76,12 +92,20 @@ impl Worker {
 
     async fn attempt(&mut self) -> Result<()> {
         let _lease = Lease::take(&self.options)?;
-        self.rows.clear()?;
+        self.tables.iter_mut().try_for_each(|table| table.rows.clear())?;
+        if self.options.is_shared {
+            let from = match self.at {
+                Some(at) => at,
+                None => join::begin(self).await?,
+            };
+            let join = join::prepare(self).await?;
+            return stream::follow(self, from, join).await;
+        }
         let from = match self.at {
             Some(at) => at,
             None => snapshot::copy(self).await?,
         };
-        stream::follow(self, from).await
+        stream::follow(self, from, None).await
     }
 
     /// How long to wait before it is tried again; `None`: waiting does not help.
@@ -94,21 +118,67 @@ impl Worker {
         passes.then(|| LONGEST_WAIT.min(FIRST_WAIT * (1 << (self.tries - 1).min(8))))
     }
 
-    /// What has come so far. Without a position it is a part of what becomes whole later.
-    pub fn batch(&mut self, position: Option<Position>) -> Result<SourceBatch> {
+    /// What has come so far, of one table after the other. Without a position it is a part of what becomes whole later.
+    pub fn batches(&mut self, position: Option<Position>) -> Result<Vec<SourceBatch>> {
+        let mut batches = Vec::new();
+        let lane = Arc::clone(&self.lane);
+        for table in self.tables.iter_mut().filter(|table| table.part.is_none() || !table.rows.is_empty()) {
+            batches.push(SourceBatch { unfinished: true, ..table.batch(&lane)? });
+        }
+        if batches.is_empty() {
+            batches.push(nothing(&lane));
+        }
+        if let (Some(position), Some(last)) = (position, batches.last_mut()) {
+            last.unfinished = false;
+            last.positions.insert(lane.to_string(), position.to_string());
+        }
+        Ok(batches)
+    }
+
+    /// What has been copied of a table.
+    pub fn copied(&mut self, place: usize, position: Position) -> Result<SourceBatch> {
+        let lane = Arc::clone(&self.lane);
+        let table = &mut self.tables[place];
+        let split = table.part.as_ref().map_or(&lane, |(_, split)| split).to_string();
+        Ok(SourceBatch { positions: Positions::from([(split, position.to_string())]), ..table.batch(&lane)? })
+    }
+
+    pub fn has_rows(&self) -> bool {
+        self.tables.iter().any(|table| !table.rows.is_empty())
+    }
+}
+
+impl Following {
+    fn batch(&mut self, lane: &Arc<str>) -> Result<SourceBatch> {
         let (batch, changes, bytes) = self.rows.take()?;
-        let positions = position.map(|position| (self.lane.to_string(), position.to_string()));
+        let unknown = std::mem::take(&mut self.unknown).into_iter();
+        let place = &self.options.place;
+        let unknown = unknown.map(|name| if self.part.is_some() { format!("{}.{name}", place.table) } else { name });
         Ok(SourceBatch {
-            lane: Arc::clone(&self.lane),
             batch,
-            places: None,
-            unfinished: positions.is_none(),
-            positions: Positions::from_iter(positions),
             bytes,
-            dropped: 0,
-            dead: Vec::new(),
             changes: Some(changes),
+            into: self.part.as_ref().map(|(id, _)| *id),
+            unknown: unknown.collect(),
+            ..nothing(lane)
         })
+    }
+}
+
+/// No rows, of no table.
+fn nothing(lane: &Arc<str>) -> SourceBatch {
+    SourceBatch {
+        lane: Arc::clone(lane),
+        batch: RecordBatch::new_empty(Arc::new(Schema::empty())),
+        places: None,
+        positions: Positions::new(),
+        bytes: 0,
+        dropped: 0,
+        dead: Vec::new(),
+        changes: None,
+        unfinished: false,
+        unknown: Vec::new(),
+        into: None,
     }
 }
 

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use tidemark_common::connector::LookupCache;
 
+/// The rows that a table has for a key, encoded.
+pub type Found = Arc<[Vec<u8>]>;
+
 /// In memory only: after a restart it is filled anew.
 #[derive(Default)]
 pub struct Cache {
@@ -16,20 +19,20 @@ pub struct Cache {
 }
 
 struct Known {
-    rows: Arc<[Vec<u8>]>,
+    rows: Found,
     until: i64,
 }
 
 impl Cache {
     /// The rows of a key as they were not long before `now`.
-    pub fn get(&mut self, key: &[u8], now: i64) -> Option<Arc<[Vec<u8>]>> {
+    pub fn get(&mut self, key: &[u8], now: i64) -> Option<Found> {
         let known = self.known.get(key).filter(|known| now < known.until)?;
         self.hits += 1;
         Some(Arc::clone(&known.rows))
     }
 
     /// Remembers what was found for each key, as `policy` says.
-    pub fn keep(&mut self, keys: Vec<Vec<u8>>, found: Vec<Arc<[Vec<u8>]>>, now: i64, policy: LookupCache) {
+    pub fn keep(&mut self, keys: Vec<Vec<u8>>, found: Vec<Found>, now: i64, policy: LookupCache) {
         let until = now.saturating_add(policy.ttl);
         if until > now {
             for (key, rows) in keys.into_iter().zip(found) {

@@ -34,7 +34,7 @@ use tidemark_storage::{EpochCommit, RowCodec, Snapshot};
 
 use self::asker::{Answer, Asker, Question};
 pub use self::asker::{LookupReport, Outside};
-use self::cache::Cache;
+use self::cache::{Cache, Found};
 use self::waiting::{Waited, Waiting};
 use super::aggregate::Placement;
 use super::join::{Keys, Output, Picked, Residual};
@@ -170,7 +170,7 @@ impl LookupJoin {
 
     /// Rows that have come: sent if their key is known, kept otherwise.
     fn came(&mut self, ctx: &StepContext<'_>, delta: &Delta) -> Result<Chunks> {
-        let (mut now, mut found): (Vec<u32>, Vec<Arc<[Vec<u8>]>>) = (Vec::new(), Vec::new());
+        let (mut now, mut found): (Vec<u32>, Vec<Found>) = (Vec::new(), Vec::new());
         let mut waits: Vec<(u32, Vec<u8>)> = Vec::new();
         let (waiting, cache, to_ask) = (&mut self.waiting, &mut self.cache, &mut self.to_ask);
         self.keys.each(&delta.batch, |row, key| {
@@ -215,17 +215,16 @@ impl LookupJoin {
                 by_key.entry(key.to_vec()).or_default().push(encoded.row(row).to_vec());
             }
         })?;
-        let found: Vec<Arc<[Vec<u8>]>> =
-            answer.keys.iter().map(|key| by_key.remove(key).unwrap_or_default().into()).collect();
+        let found: Vec<Found> = answer.keys.iter().map(|key| by_key.remove(key).unwrap_or_default().into()).collect();
         let Waited { rows, of } = self.waiting.take(ctx.snapshot, &answer.keys)?;
-        let of_each: Vec<Arc<[Vec<u8>]>> = of.iter().map(|key| Arc::clone(&found[*key])).collect();
+        let of_each: Vec<Found> = of.iter().map(|key| Arc::clone(&found[*key])).collect();
         let keys = answer.cache.keys.div_ceil(self.shards);
         self.cache.keep(answer.keys, found, ctx.now, LookupCache { keys, ..answer.cache });
         self.joined(&rows, &of_each)
     }
 
     /// The rows with those that were found for each.
-    fn joined(&self, delta: &Delta, found: &[Arc<[Vec<u8>]>]) -> Result<Chunks> {
+    fn joined(&self, delta: &Delta, found: &[Found]) -> Result<Chunks> {
         let mut chunks = Chunks::new();
         let mut matched = vec![false; found.len()];
         let (mut left, mut right): (Vec<u32>, Vec<&[u8]>) = (Vec::new(), Vec::new());

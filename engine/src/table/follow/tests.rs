@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use datafusion::arrow::array::{AsArray, Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tidemark_storage::{Collection, Layout, StateId, Store, StoreOptions};
 
@@ -155,7 +156,7 @@ fn what_cannot_be_is_told() {
         ];
         RecordBatch::try_new(schema(), columns).unwrap()
     };
-    let keeping = RowChanges { ops: vec![RowOp::Put], kept: vec![(0, 2)] };
+    let keeping = RowChanges { ops: vec![RowOp::Put], kept: vec![(0, 2)], versions: Vec::new() };
     let error = table.follow(&store.snapshot(), vec![(row(Some(1)), Some(keeping))]).unwrap_err();
     assert_eq!(error.state(), SqlState::DataCorrupted);
     let error = table.follow(&store.snapshot(), vec![(row(None), None)]).unwrap_err();
@@ -163,4 +164,56 @@ fn what_cannot_be_is_told() {
     let too_few = Some(RowChanges::default());
     let error = table.follow(&store.snapshot(), vec![(row(Some(1)), too_few)]).unwrap_err();
     assert!(error.message().contains("more or fewer changes"), "{error}");
+}
+
+/// Changes that know where they stand, in any order, some of them twice: what is left is what they say in their own order.
+#[test]
+fn older_changes_count_for_nothing() {
+    for seed in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let (mut table, mut rng) = (table(&store), StdRng::seed_from_u64(seed));
+        let mut model = Model::new();
+        let mut all = Vec::new();
+        for version in 0..120u8 {
+            let (k, a) = (rng.random_range(0..9), rng.random_range(0..3));
+            let op = match rng.random_range(0..30) {
+                0 => RowOp::Truncate,
+                1..10 => RowOp::Delete,
+                _ => RowOp::Put,
+            };
+            match op {
+                RowOp::Truncate => model.clear(),
+                RowOp::Delete => drop(model.remove(&k)),
+                RowOp::Put => drop(model.insert(k, (Some(a), None))),
+            }
+            let copies = rng.random_range(1..3);
+            all.extend(std::iter::repeat_n((op, k, a, version), copies));
+        }
+        all.shuffle(&mut rng);
+        let mut epoch = 0;
+        let mut rest = all.as_slice();
+        while !rest.is_empty() {
+            let some = rest.split_off(..rng.random_range(1..20).min(rest.len())).unwrap();
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(some.iter().map(|(_, k, _, _)| Some(*k)).collect::<Int64Array>()),
+                Arc::new(some.iter().map(|(_, _, a, _)| Some(*a)).collect::<Int64Array>()),
+                Arc::new(some.iter().map(|_| None::<String>).collect::<StringArray>()),
+            ];
+            let ops = some.iter().map(|(op, ..)| *op).collect();
+            let versions = some.iter().map(|(.., version)| Box::from([*version])).collect();
+            let changes = RowChanges { ops, kept: Vec::new(), versions };
+            let snapshot = store.snapshot();
+            let batch = RecordBatch::try_new(schema(), columns).unwrap();
+            let written = table.follow(&snapshot, vec![(batch, Some(changes))]).unwrap();
+            let mut commit = store.begin();
+            written.put(&mut commit).unwrap();
+            table.apply(&snapshot, &mut commit).unwrap();
+            epoch += 1;
+            store.commit(commit, epoch, false).unwrap();
+            assert_eq!(order::stale(20000, &store.snapshot()).unwrap(), written.stale().unwrap());
+        }
+        assert_eq!(contents(&store, &table), model, "seed {seed}");
+        assert!(order::stale(20000, &store.snapshot()).unwrap() > 0);
+    }
 }
