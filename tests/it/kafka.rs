@@ -201,8 +201,26 @@ async fn bad_records_are_kept() {
     let why = instance.value("SELECT error FROM tidemark.dead_letters WHERE position = 1").await;
     assert!(why.contains("failed to parse \"x\""), "{why}");
     instance.wait_for("SELECT bad_rows FROM tidemark.sources", &["3"]).await;
+    // Into a topic of their own, by a sink; what is dealt with here stays there.
+    kafka.topic("buried", 1).await;
+    instance
+        .run(&format!(
+            "CREATE SINK buried AS SELECT key, value, error FROM tidemark.dead_letters WHERE source = 's'
+             WITH (connector = 'kafka', topic = 'buried', properties.bootstrap.servers = '{}', key = 'key',
+                   value.fields-include = 'except_key')
+             FORMAT PLAIN ENCODE JSON (force_append_only = true) KEY ENCODE BYTES",
+            kafka.servers()
+        ))
+        .await;
+    instance.wait_for("SELECT rows FROM tidemark.sinks WHERE name = 'buried'", &["3"]).await;
     instance.run("DELETE FROM tidemark.dead_letters WHERE source = 's'").await;
     assert_eq!(instance.lines(letters).await, Vec::<String>::new());
+    kafka.send_texts("dead", &["still none"]).await;
+    instance.wait_for("SELECT count(*) FROM tidemark.dead_letters", &["1"]).await;
+    instance.wait_for("SELECT epochs_behind FROM tidemark.sinks", &["0"]).await;
+    let buried = kafka.read("buried").await;
+    assert_eq!(buried.len(), 4, "{buried:?}");
+    assert!(buried.iter().any(|letter| letter.key.as_deref() == Some("k")));
     let (code, said) = instance
         .error(
             "CREATE SOURCE f (id INT) WITH (connector = 'file', path = '.', on_error = 'dlq') FORMAT PLAIN ENCODE JSON",

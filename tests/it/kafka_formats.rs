@@ -391,8 +391,19 @@ async fn keys_that_have_a_schema() {
         let expected = format!("00{id:08x}{key}");
         assert_eq!(instance.value(&format!("SELECT k FROM seen_{topic}")).await, expected);
     }
+    // What was written so is read so.
+    let back = format!(
+        "CREATE SOURCE back (id INT PRIMARY KEY, name TEXT) WITH (connector = 'kafka', topic = 'key_avro', \
+         properties.bootstrap.servers = '{}') FORMAT {avro_value} KEY ENCODE AVRO",
+        kafka.servers()
+    );
+    instance.run(&back).await;
+    instance.wait_for("SELECT * FROM back", &["1 a"]).await;
+    refused(&instance, &back.replace(&avro_value, &json_value).replace("back", "bad"), "0A000", "ENCODE JSON with KEY")
+        .await;
     // A tombstone has the key of its row.
     instance.run("DELETE FROM t").await;
+    instance.wait_for("SELECT count(*) FROM back", &["0"]).await;
     for topic in ["key_avro", "key_proto"] {
         let keys = format!("SELECT count(*), count(DISTINCT k), sum(gone::int) FROM seen_{topic}");
         instance.wait_for(&keys, &["2 1 1"]).await;

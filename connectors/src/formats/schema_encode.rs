@@ -1,14 +1,13 @@
 //! Rows as records of a schema: what a sink's ENCODE AVRO and ENCODE PROTOBUF write, of its values and of its keys.
 
-use std::sync::Arc;
-
 use datafusion::arrow::datatypes::SchemaRef;
-use tidemark_common::{Error, Result};
+use tidemark_common::Result;
 
-use super::avro::{AvroEncoder, AvroFormat, name_of};
+use super::avro::{AvroEncoder, AvroFormat};
 use super::protobuf::{ProtobufEncoder, ProtobufFormat};
 use super::record_encode::RecordEncoder;
-use super::registry::{Registry, RegistryOptions, either};
+use super::registry::{RegistryOptions, either};
+use super::schema_source::KeySource;
 use crate::options::Options;
 
 /// For rows of these columns that go to `topic`; `None` if `encode` has no schema. Asks nobody yet.
@@ -27,8 +26,7 @@ pub(crate) fn schema_encoder(
     })
 }
 
-/// For keys of these columns, by the registry of the values, whose options stay for these to take. The record is called as that of the
-/// values, with `Key` after it.
+/// For keys of these columns, by the registry of the values, whose options stay for these to take.
 pub(crate) fn key_encoder(
     encode: &str,
     columns: &SchemaRef,
@@ -41,17 +39,10 @@ pub(crate) fn key_encoder(
         "protobuf" => false,
         _ => return Ok(None),
     };
-    let (mut own, mut with) = (own.clone(), with.clone());
-    let name = either(&mut own, &mut with, "message").unwrap_or_else(|| name_of(topic)) + "Key";
-    let options = RegistryOptions::take(&mut own, &mut with)?.ok_or_else(|| {
-        Error::invalid(format!("KEY ENCODE {} needs the option \"schema.registry\"", encode.to_uppercase()))
-            .with_hint("schema.registry = 'http://host:8081': the key's schema is made of its columns, and registered.")
-    })?;
-    let subject = options.strategy.key_subject(topic, &name);
-    let registry = Arc::new(Registry::new(options));
+    let KeySource { registry, subjects, name } = KeySource::new(own, with, encode, &[topic.to_string()])?;
     Ok(Some(match is_avro {
-        true => Box::new(AvroEncoder::new(columns, &registry, &subject, &name)?),
-        false => Box::new(ProtobufEncoder::registered(columns, &registry, &subject, &name)?),
+        true => Box::new(AvroEncoder::new(columns, &registry, &subjects[0], &name)?),
+        false => Box::new(ProtobufEncoder::registered(columns, &registry, &subjects[0], &name)?),
     }))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidemark_common::{Error, Result};
 
+use super::avro::name_of;
 use super::registry::{Registry, RegistryOptions, either};
 use crate::options::Options;
 
@@ -42,6 +43,33 @@ impl SchemaSource {
                 Ok(SchemaSource::Registry(Arc::new(Registry::new(options)), subjects))
             }
         }
+    }
+}
+
+/// Where the schemas of keys are.
+pub(crate) struct KeySource {
+    pub registry: Arc<Registry>,
+    pub subjects: Vec<String>,
+    /// What the key's record is called: as that of the values, with `Key` after it.
+    pub name: String,
+}
+
+impl KeySource {
+    /// By the registry of the values, whose options stay for those to take. `topics`: known by name.
+    pub fn new(own: &Options, with: &Options, encode: &str, topics: &[String]) -> Result<Self> {
+        let what = format!("KEY ENCODE {}", encode.to_uppercase());
+        let Some(topic) = topics.first() else {
+            return Err(Error::unsupported(format!("{what} is not supported with \"topic_pattern\""))
+                .with_hint("Name the topics: topic = 'a, b'."));
+        };
+        let (mut own, mut with) = (own.clone(), with.clone());
+        let name = either(&mut own, &mut with, "message").unwrap_or_else(|| name_of(topic)) + "Key";
+        let options = RegistryOptions::take(&mut own, &mut with)?.ok_or_else(|| {
+            Error::invalid(format!("{what} needs the option \"schema.registry\""))
+                .with_hint("Add (schema.registry = 'http://host:8081').")
+        })?;
+        let subjects = topics.iter().map(|topic| options.strategy.key_subject(topic, &name)).collect();
+        Ok(Self { registry: Arc::new(Registry::new(options)), subjects, name })
     }
 }
 

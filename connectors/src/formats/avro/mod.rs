@@ -36,7 +36,7 @@ use super::column::Rows;
 use super::drift::Unknown;
 use super::record::{RecordDecoder, no_value};
 use super::registry::{ById, Fetched, Lookup, SchemaKind, either};
-use super::schema_source::SchemaSource;
+use super::schema_source::{KeySource, SchemaSource};
 use crate::options::Options;
 
 #[derive(Debug)]
@@ -52,6 +52,12 @@ impl AvroFormat {
         let source = SchemaSource::take(own, with, "AVRO", topics, message.as_deref())?;
         let name = message.or_else(|| topics.first().map(|topic| name_of(topic))).unwrap_or_default();
         Ok(Self { source, name })
+    }
+
+    /// Of keys: see [`KeySource`].
+    pub fn of_keys(own: &Options, with: &Options, topics: &[String]) -> Result<Self> {
+        let KeySource { registry, subjects, name } = KeySource::new(own, with, "AVRO", topics)?;
+        Ok(Self { source: SchemaSource::Registry(registry, subjects), name })
     }
 
     /// Refuses columns that the latest schema does not have. Asks the registry.

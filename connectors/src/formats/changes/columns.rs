@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   UPSERT    values ──decoder──▶ columns ──────────────────────▶ puts
-//!             keys of records without a value ──as JSON or text──▶ deletes
+//!             keys of records without a value ──as JSON, text or Avro──▶ deletes
 //!
 //!   DEBEZIUM  records ──decoder──▶ op, before, after             op c, r, u: the row of after; a new key: before it, that of before
 //!                                  (structs of the columns)      op d: the row of before
@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, StructArray, new_empty_array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, StructArray, new_empty_array, new_null_array};
 use datafusion::arrow::compute::interleave;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
@@ -20,9 +20,10 @@ use tidemark_common::{Error, Result};
 
 use super::envelopes::{UNAVAILABLE_TEXT, unknown_op};
 use super::order::Origin;
-use super::upsert::KeyFormat;
+use super::upsert::{KeyFormat, KeyText};
 use super::{Belongs, ChangeDecoder, Changed, Declared, KeyValue, no_object};
 use crate::formats::Failures;
+use crate::formats::avro::AvroRecords;
 use crate::formats::json::{JsonOptions, JsonRecords};
 use crate::formats::record::RecordDecoder;
 
@@ -90,33 +91,78 @@ fn null_key(declared: &Declared, columns: &[ArrayRef], row: usize) -> Option<usi
 pub(super) struct Columns {
     records: Box<dyn RecordDecoder>,
     declared: Declared,
-    key: KeyFormat,
-    keys: JsonRecords,
+    keys: Keys,
+}
+
+/// How the keys of records without a value are read.
+enum Keys {
+    /// As objects, of which the columns are made.
+    Text(KeyText, JsonRecords),
+    /// As the columns of the key.
+    Records(AvroRecords),
 }
 
 impl Columns {
-    pub fn new(records: Box<dyn RecordDecoder>, declared: Declared, key: KeyFormat) -> Result<Self> {
-        let keys = JsonRecords::new(&declared.schema, &JsonOptions::default())?;
-        Ok(Self { records, declared, key, keys })
+    pub fn new(records: Box<dyn RecordDecoder>, declared: Declared, key: &KeyFormat) -> Result<Self> {
+        let keys = match key {
+            KeyFormat::Text(key) => Keys::Text(*key, JsonRecords::new(&declared.schema, &JsonOptions::default())?),
+            KeyFormat::Avro(format) => {
+                let schema = Arc::new(declared.schema.project(&declared.key)?);
+                Keys::Records(format.decoder(&schema, &(0..declared.key.len()).collect::<Vec<_>>())?)
+            }
+        };
+        Ok(Self { records, declared, keys })
     }
+
+    /// What records without a value delete: their numbers, and the declared columns, of which only those of the key count.
+    fn deleted(&self, records: &[KeyValue<'_>], failures: &mut BTreeMap<usize, Error>) -> Result<Deleted> {
+        let all = records.iter().enumerate().filter(|(_, record)| record.1.is_none());
+        let (mut gone, mut objects, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, (key, _)) in all {
+            let read = match &self.keys {
+                Keys::Text(text, _) => text.deleted(*key, &self.declared).map(|object| objects.push(object)),
+                Keys::Records(_) if key.is_none() && !self.declared.key.is_empty() => {
+                    Err(no_object("key and no value"))
+                }
+                Keys::Records(_) => {
+                    keys.push(*key);
+                    Ok(())
+                }
+            };
+            match read {
+                Ok(()) => gone.push(at),
+                Err(error) => drop(failures.insert(at, error)),
+            }
+        }
+        let nothing = |at: usize| new_null_array(self.declared.schema.field(at).data_type(), gone.len());
+        let (columns, failed) = match &self.keys {
+            Keys::Text(_, decoder) => decoder.columns(&objects.iter().map(AsRef::as_ref).collect::<Vec<_>>())?,
+            // All of the key is beside the value.
+            Keys::Records(_) if self.declared.key.is_empty() => {
+                ((0..self.declared.schema.fields().len()).map(nothing).collect(), Failures::new())
+            }
+            Keys::Records(decoder) => {
+                let (found, failed) = decoder.columns(&keys)?;
+                let mut columns: Vec<ArrayRef> = (0..self.declared.schema.fields().len()).map(nothing).collect();
+                self.declared.key.iter().zip(found).for_each(|(at, column)| columns[*at] = column);
+                (columns, failed)
+            }
+        };
+        failures.extend(by_record(failed, &gone));
+        Ok(Deleted { gone, columns })
+    }
+}
+
+struct Deleted {
+    gone: Vec<usize>,
+    columns: Vec<ArrayRef>,
 }
 
 impl ChangeDecoder for Columns {
     fn rows(&self, records: &[KeyValue<'_>]) -> Result<Changed> {
         let Valued { records: there, columns: values, failures } = decode(&*self.records, records)?;
         let mut all = Gathered { failures, ..Gathered::default() };
-        let (mut gone, mut objects) = (Vec::new(), Vec::new());
-        for (at, record) in records.iter().enumerate().filter(|(_, record)| record.1.is_none()) {
-            match self.key.deleted(record.0, &self.declared) {
-                Ok(object) => {
-                    gone.push(at);
-                    objects.push(object);
-                }
-                Err(error) => drop(all.failures.insert(at, error)),
-            }
-        }
-        let (keys, failed) = self.keys.columns(&objects.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
-        all.failures.extend(by_record(failed, &gone));
+        let Deleted { gone, columns: keys } = self.deleted(records, &mut all.failures)?;
         let (mut put, mut deleted) = (there.iter().enumerate().peekable(), gone.iter().enumerate().peekable());
         for at in 0..records.len() {
             let put = put.next_if(|(_, of)| **of == at).map(|(row, _)| (RowOp::Put, 0, row, &values));

@@ -48,7 +48,10 @@ impl ChangeFormat {
             spec.options.iter().cloned().partition(|(key, _)| is_ours(&spec.format, key));
         let mut own = Options::new(&ours)?;
         let kind = match spec.format.as_str() {
-            "UPSERT" => Kind::Upsert(KeyFormat::take(&mut own)?),
+            "UPSERT" => {
+                let values = (spec.encode.as_str(), &Options::new(&rest)?);
+                Kind::Upsert(KeyFormat::take(&mut own, values, with, topics)?)
+            }
             "DEBEZIUM" => Kind::Debezium,
             "MAXWELL" => Kind::Maxwell,
             "CUSTOM" => Kind::Custom(Box::new(Custom::parse(&mut own)?)),
@@ -128,7 +131,10 @@ impl ChangeFormat {
         let declared = Declared { schema: schema.clone(), key };
         if let RecordFormat::Json(json) = &self.records {
             let envelope: Box<dyn Envelope> = match &self.kind {
-                Kind::Upsert(key) => Box::new(Upsert(*key)),
+                Kind::Upsert(KeyFormat::Text(key)) => Box::new(Upsert(*key)),
+                Kind::Upsert(KeyFormat::Avro(_)) => {
+                    return Err(Error::internal("keys in Avro beside values in JSON"));
+                }
                 Kind::Debezium => Box::new(Debezium),
                 Kind::Maxwell => Box::new(Maxwell),
                 Kind::Custom(custom) => custom.clone(),
@@ -152,7 +158,7 @@ impl ChangeFormat {
         let mut records = self.records.decoder(&written, &written, &places)?;
         records.watch(Arc::clone(unknown), matches!(self.kind, Kind::Debezium).then_some(ENVELOPE[2]));
         Ok(match &self.kind {
-            Kind::Upsert(key) => Box::new(Columns::new(records, declared, *key)?),
+            Kind::Upsert(key) => Box::new(Columns::new(records, declared, key)?),
             _ => {
                 let id = DataType::Struct(vec![SqlType::Text.to_field("id", true)].into());
                 let transaction = Arc::new(Schema::new(vec![Field::new("transaction", id, true)]));

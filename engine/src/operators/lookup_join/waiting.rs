@@ -38,6 +38,9 @@ pub struct Waiting {
     times: Vec<usize>,
     placement: Placement,
     keys: HashMap<Vec<u8>, OfKey>,
+    /// Of all keys.
+    rows_waiting: u64,
+    bytes_waiting: u64,
     /// Of the next row.
     number: u64,
     loaded: bool,
@@ -70,6 +73,8 @@ impl Waiting {
             times,
             placement: placement.clone(),
             keys: HashMap::new(),
+            rows_waiting: 0,
+            bytes_waiting: 0,
             number: 0,
             loaded: false,
         })
@@ -150,9 +155,10 @@ impl Waiting {
             return Err(error);
         }
         entries.iter().for_each(|entry| self.rows.delete(entry));
-        keys.iter().for_each(|key| {
-            self.keys.remove(key);
-        });
+        for of in keys.iter().filter_map(|key| self.keys.remove(key)) {
+            self.rows_waiting -= of.rows;
+            self.bytes_waiting -= of.bytes;
+        }
         taken.sort_unstable_by_key(|(number, ..)| *number);
         let rows = taken.iter().map(|(.., value)| row_of(value)).collect::<Result<Vec<_>>>()?;
         let weights = taken.iter().map(|(.., value)| weight_of(value)).collect::<Result<Vec<i64>>>()?;
@@ -175,11 +181,11 @@ impl Waiting {
     }
 
     pub fn rows(&self) -> u64 {
-        self.keys.values().map(|of| of.rows).sum()
+        self.rows_waiting
     }
 
     pub fn bytes(&self) -> u64 {
-        self.keys.values().map(|of| of.bytes).sum()
+        self.bytes_waiting
     }
 
     pub fn keys(&self) -> u64 {
@@ -204,8 +210,9 @@ impl Waiting {
 
     fn count(&mut self, key: &[u8], bytes: usize, times: impl Iterator<Item = i64>) {
         let of = self.keys.entry(key.to_vec()).or_default();
-        of.rows += 1;
-        of.bytes += (key.len() + NUMBER_BYTES + bytes) as u64;
+        let bytes = (key.len() + NUMBER_BYTES + bytes) as u64;
+        (of.rows, of.bytes) = (of.rows + 1, of.bytes + bytes);
+        (self.rows_waiting, self.bytes_waiting) = (self.rows_waiting + 1, self.bytes_waiting + bytes);
         for (at, time) in times.enumerate() {
             match of.least.get_mut(at) {
                 Some(least) => *least = time.min(*least),
