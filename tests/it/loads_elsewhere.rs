@@ -93,7 +93,7 @@ async fn a_table_is_made_shown_and_left() {
         ("SUBSCRIBE dim", "55000 cannot subscribe to \"dim\""),
         (
             "CREATE MATERIALIZED VIEW v AS SELECT * FROM dim",
-            "0A000 \"dim\" is a table of connection \"c\", whose changes nobody",
+            "0A000 \"c.dwh.Dim\" is a table of another system, whose changes nobody",
         ),
         (
             "CREATE MATERIALIZED VIEW v AS SELECT * FROM known",
