@@ -6,7 +6,8 @@
 //!   ──▶ records/s, records per CPU-second of that process, and which of its threads spent it
 //! ```
 //!
-//! `cargo bench --workspace --bench kafka -- [--records N] [--formats json,avro,protobuf] [--into blackhole|window]`
+//! `cargo bench --workspace --bench kafka -- [--records N] [--formats json,avro,protobuf] [--into blackhole|window]
+//! [--properties fetch.min.bytes=100000,..]`, which are librdkafka's, for both
 
 #![allow(clippy::disallowed_methods)] // measuring is what this is for
 
@@ -20,7 +21,6 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
@@ -84,8 +84,10 @@ struct Split {
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let argument = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1)).cloned();
+    let properties = argument("--properties").unwrap_or_default();
+    let properties: Vec<(&str, &str)> = properties.split(',').filter_map(|one| one.split_once('=')).collect();
     if let (Some(topic), Some(servers)) = (argument("--consume"), argument("--servers")) {
-        return consume(&servers, &topic);
+        return consume(&servers, &topic, &properties);
     }
     let records: u64 = match argument("--records") {
         Some(text) => text.parse().map_err(|_| Failure(format!("--records must be a number, not {text}")))?,
@@ -104,7 +106,7 @@ async fn main() -> Result<()> {
             continue;
         }
         let bytes = fill(&servers, name, format, records).await? as f64 / records as f64;
-        let bare = bare(&servers, name, records)?;
+        let bare = bare(&servers, name, &properties, records)?;
         let line = |into: &str, run: &Run, rest: &str| {
             println!(
                 "| {name} | {bytes:.0} | {into} | {} | {:.2} | {} | {:.2} | {rest} |",
@@ -116,8 +118,16 @@ async fn main() -> Result<()> {
         };
         line("bare consumer", &bare, &format!("{:.1} s | | | ", bare.cpu_seconds));
         for (into, target) in TARGETS.iter().filter(|(name, _)| into.as_ref().is_none_or(|into| into == name)) {
-            let (run, split, peak) =
-                measure(&dir.path().join(format!("{name}-{into}")), &servers, name, target, records).await?;
+            let dir = dir.path().join(format!("{name}-{into}"));
+            std::fs::create_dir(&dir)?;
+            let with: String =
+                properties.iter().map(|(key, value)| format!(", properties.{key} = '{value}'")).collect();
+            let source = format!(
+                "CREATE SOURCE clicks ({COLUMNS}) WITH (connector = 'kafka', topic = '{name}', \
+                 properties.bootstrap.servers = '{servers}'{with}) FORMAT PLAIN ENCODE {}",
+                format.encode(&dir)?
+            );
+            let (run, split, peak) = measure(&dir.join("data"), &source, target, records).await?;
             let Split { librdkafka, source } = split;
             let engine = run.cpu_seconds - librdkafka - source;
             line(into, &run, &format!("{librdkafka:.1} s | {source:.1} s | {engine:.1} s | {} MB", peak / 1_000_000));
@@ -264,8 +274,10 @@ fn protobuf_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 }
 
 /// [`consume`] in another process.
-fn bare(servers: &str, topic: &str, records: u64) -> Result<Run> {
-    let output = Command::new(std::env::current_exe()?).args(["--servers", servers, "--consume", topic]).output()?;
+fn bare(servers: &str, topic: &str, properties: &[(&str, &str)], records: u64) -> Result<Run> {
+    let properties: Vec<String> = properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let arguments = ["--servers", servers, "--consume", topic, "--properties", &properties.join(",")];
+    let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
     match numbers[..] {
@@ -274,21 +286,23 @@ fn bare(servers: &str, topic: &str, records: u64) -> Result<Run> {
     }
 }
 
-/// Reads a topic to its end, and prints how many records there were, seconds, and CPU-seconds.
-fn consume(servers: &str, topic: &str) -> Result<()> {
-    let began = Instant::now();
+/// Reads a topic to its end, and prints how many records there were, seconds from the first on, and CPU-seconds.
+fn consume(servers: &str, topic: &str, properties: &[(&str, &str)]) -> Result<()> {
     let mut config = config(servers);
     config.set("group.id", "bare").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    properties.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
     let consumer: BaseConsumer = config.create().map_err(failed)?;
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
         list.add_partition_offset(topic, partition, Offset::Beginning).map_err(failed)?;
     }
     consumer.assign(&list).map_err(failed)?;
-    let (mut records, mut bytes, mut ended) = (0_u64, 0, 0);
+    // A client that is new may wait for a second before it asks who has the partitions.
+    let (mut began, mut records, mut bytes, mut ended) = (None, 0_u64, 0, 0);
     while ended < PARTITIONS {
         match consumer.poll(PATIENCE) {
             Some(Ok(message)) => {
+                began.get_or_insert_with(Instant::now);
                 records += 1;
                 bytes += message.payload_len();
             }
@@ -297,23 +311,16 @@ fn consume(servers: &str, topic: &str) -> Result<()> {
             None => return Err(failed("no record comes")),
         }
     }
-    println!("{records} {} {}", began.elapsed().as_secs_f64(), cpu_seconds(std::process::id())?);
+    let seconds = began.map_or(0.0, |began: Instant| began.elapsed().as_secs_f64());
+    println!("{records} {seconds} {}", cpu_seconds(std::process::id())?);
     eprintln!("{bytes} bytes");
     Ok(())
 }
 
-async fn measure(dir: &Path, servers: &str, topic: &str, target: &str, records: u64) -> Result<(Run, Split, u64)> {
-    std::fs::create_dir(dir)?;
-    let server = Server::start_with(&dir.join("data"), &["--log", "warn"], &[]).await?;
+async fn measure(data: &Path, source: &str, target: &str, records: u64) -> Result<(Run, Split, u64)> {
+    let server = Server::start_with(data, &["--log", "warn"], &[]).await?;
     let mut client = server.connect().await?;
-    let format = FORMATS.iter().find(|(name, _)| *name == topic).map(|(_, format)| *format);
-    let encode = format.ok_or_else(|| Failure(format!("no such format: {topic}")))?.encode(dir)?;
-    client
-        .query(&format!(
-            "CREATE SOURCE clicks ({COLUMNS}) WITH (connector = 'kafka', topic = '{topic}', \
-             properties.bootstrap.servers = '{servers}') FORMAT PLAIN ENCODE {encode}"
-        ))
-        .await?;
+    client.query(source).await?;
     let cpu_before = cpu_seconds(server.pid())?;
     let began = Instant::now();
     client.query(target).await?;
