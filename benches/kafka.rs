@@ -292,7 +292,9 @@ fn consume(servers: &str, topic: &str, properties: &[(&str, &str)]) -> Result<()
     config.set("group.id", "bare").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
     // Else it fetches nothing for a second whenever it has more than enough, and is no limit.
     config.set("fetch.queue.backoff.ms", "10");
-    properties.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+    for (key, value) in properties {
+        config.set(*key, *value);
+    }
     let consumer: BaseConsumer = config.create().map_err(failed)?;
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
