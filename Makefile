@@ -54,6 +54,11 @@ bench-pg: setup ## Point SELECTs by key over the wire, beside PostgreSQL on this
 bench-loads: setup ## Loads of a million rows by strategy, beside SQL by hand in PostgreSQL on this machine (release build)
 	cargo bench --workspace --bench loads
 
+.PHONY: bench-kafka
+bench-kafka: setup ## Records of Kafka topics into nothing and into windows, beside a bare consumer (release build)
+	scripts/kafka.sh "$(TARGET_DIR)/kafka"
+	cargo bench --workspace --bench kafka
+
 .PHONY: slt-postgres
 slt-postgres: setup ## Run the SQL suites that are plain Postgres against PostgreSQL itself
 	scripts/slt-postgres.sh

@@ -10,11 +10,11 @@
 
 #![allow(clippy::disallowed_methods)] // measuring is what this is for
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
+use tidemark_sqllogictest::process::{Service, peak_memory};
 use tidemark_sqllogictest::{Client, Failure, Result, Server};
 
 const COLUMNS: &str = "id BIGINT PRIMARY KEY, email TEXT, status TEXT, amount NUMERIC(12,2), updated_at TIMESTAMPTZ";
@@ -152,27 +152,16 @@ async fn kept_there(client: &mut Client, strategy: &Strategy, postgres: &Postgre
 
 /// A PostgreSQL of its own, which syncs what it commits, as Tidemark does.
 struct Postgres {
-    child: Child,
+    _service: Service,
     port: u16,
 }
 
 impl Postgres {
     fn start() -> Result<Self> {
         let port = tidemark_sqllogictest::free_port()?;
-        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres.sh"))
-            .args(["bash", "-c", "echo ready; cat"]) // until its input ends
-            .envs([("PG_LISTEN", "127.0.0.1"), ("PG_FSYNC", "on")])
-            .env("PG_PORT", port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| Failure("PostgreSQL has no output".into()))?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        if line.trim() != "ready" {
-            return Err(Failure("PostgreSQL does not start (make setup installs it)".into()));
-        }
-        Ok(Self { child, port })
+        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres.sh"));
+        script.envs([("PG_LISTEN", "127.0.0.1"), ("PG_FSYNC", "on")]).env("PG_PORT", port.to_string());
+        Ok(Self { _service: Service::start(&mut script)?, port })
     }
 
     fn url(&self) -> String {
@@ -185,19 +174,4 @@ impl Postgres {
             self.port
         )
     }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // The script cleans up behind it.
-        let _ended = self.child.wait();
-    }
-}
-
-fn peak_memory(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
-    kilobytes.map(|kb: u64| kb * 1024).ok_or_else(|| Failure("the process has no VmHWM".into()))
 }

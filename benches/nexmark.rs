@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant};
 
+use tidemark_sqllogictest::process::{cpu_seconds, peak_memory};
 use tidemark_sqllogictest::{Client, Failure, Result, Server};
 
 struct Query {
@@ -191,21 +192,4 @@ fn bytes_of(dir: &std::path::Path) -> Result<u64> {
         bytes += if metadata.is_dir() { bytes_of(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
-}
-
-/// Of the process so far.
-fn peak_memory(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
-    kilobytes.map(|kb: u64| kb * 1024).ok_or_else(|| Failure("the process has no VmHWM".into()))
-}
-
-/// User and system time of a process so far.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // After the name in brackets, which may hold anything: utime and stime are the 12th and 13th fields.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    Ok((ticks(11) + ticks(12)) / 100.0)
 }

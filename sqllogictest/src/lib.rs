@@ -16,6 +16,7 @@
 //! Architecture invariant: depends on no crate of Tidemark. What it knows of the server is what a user knows.
 
 mod client;
+pub mod process;
 mod server;
 mod suite;
 mod views;

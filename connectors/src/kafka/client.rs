@@ -37,12 +37,14 @@ const OURS: [(&str, &str); 5] = [
 const DEFAULTS: [(&str, &str); 2] = [("client.id", "tidemark"), ("reconnect.backoff.max.ms", "1000")];
 
 /// And for those who read.
-const READING: [(&str, &str); 5] = [
+const READING: [(&str, &str); 6] = [
     ("isolation.level", "read_committed"),
     ("allow.auto.create.topics", "false"),
     ("statistics.interval.ms", "1000"),
     // Of each partition; librdkafka's own default is four times as much.
     ("queued.max.messages.kbytes", "16384"),
+    // When that is full it rests for so long; its own second leaves the source without records for most of it.
+    ("fetch.queue.backoff.ms", "10"),
     // What is no longer there is told, not passed over.
     ("auto.offset.reset", "error"),
 ];
