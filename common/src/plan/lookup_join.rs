@@ -16,6 +16,7 @@ use crate::connector::LookupTable;
 pub struct LookupJoin {
     /// Inner or left.
     pub kind: JoinKind,
+    /// Its Debug says which it is, whatever it is called.
     pub table: Arc<dyn LookupTable>,
     /// As EXPLAIN shows it.
     pub name: String,
@@ -48,9 +49,10 @@ impl LookupJoin {
         let asked = self.filter.iter().chain(&self.residual).map(shown);
         let conditions: Vec<String> = equal.chain(asked).collect();
         let kind = if self.kind == JoinKind::Left { "Left" } else { "Inner" };
+        // Its name may change; what was asked of it does not.
+        let name = if words == Words::Exact { format!("{:?}", self.table) } else { self.name.clone() };
         let mut text = format!(
-            "{kind} Lookup Join in {} on {}; keeps the rows that wait for an answer",
-            self.name,
+            "{kind} Lookup Join in {name} on {}; keeps the rows that wait for an answer",
             conditions.join(" AND ")
         );
         if words == Words::Exact {
