@@ -97,7 +97,7 @@ async fn a_table_is_made_shown_and_left() {
         ),
         (
             "CREATE MATERIALIZED VIEW v AS SELECT * FROM known",
-            "0A000 \"dim\" is a table of connection \"c\", whose changes nobody",
+            "0A000 \"c.dwh.Dim\" is a table of another system, whose changes nobody",
         ),
         ("INSERT INTO dim VALUES (1, 'a', NULL) RETURNING id", "0A000 RETURNING is not possible"),
         ("BEGIN; INSERT INTO dim VALUES (1, 'a', NULL)", "25001 INSERT of \"dim\", which is kept in another system"),
