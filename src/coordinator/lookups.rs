@@ -78,6 +78,7 @@ fn schema_of(asked: &Asked) -> SchemaRef {
     Arc::new(Schema::new(asked.columns.iter().map(field).collect::<Vec<_>>()))
 }
 
+#[derive(Clone)]
 struct AskedTable {
     asked: Asked,
     schema: SchemaRef,
@@ -95,8 +96,7 @@ impl fmt::Debug for AskedTable {
 impl LookupTable for AskedTable {
     async fn session(&self, columns: &[usize], by: &[usize]) -> Result<Box<dyn LookupSession>> {
         let (object, lookup) = self.open(columns, by).await?;
-        let table =
-            AskedTable { asked: self.asked.clone(), schema: self.schema.clone(), database: self.database.clone() };
+        let table = self.clone();
         Ok(Box::new(Session { table, columns: columns.to_vec(), by: by.to_vec(), object, lookup }))
     }
 }

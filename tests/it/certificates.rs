@@ -101,7 +101,7 @@ impl Tls {
 }
 
 /// Answers on that port of this machine, or if it is 0 on a free one, for as long as the task runs.
-pub async fn serve(router: Router, port: u16, tls: Option<&Tls>) -> (u16, JoinHandle<()>) {
+async fn serve(router: Router, port: u16, tls: Option<&Tls>) -> (u16, JoinHandle<()>) {
     let tcp = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let port = tcp.local_addr().unwrap().port();
     let task = match tls {
@@ -135,5 +135,38 @@ impl Listener for Encrypted {
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.tcp.local_addr()
+    }
+}
+
+/// A service of the tests' own, which may go away and come back on its port.
+pub struct Served {
+    router: Router,
+    port: u16,
+    tls: Option<Tls>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    pub async fn start(router: Router, tls: Option<Tls>) -> Self {
+        let mut this = Self { router, port: 0, tls, server: None };
+        this.come_back().await;
+        this
+    }
+
+    pub fn url(&self) -> String {
+        format!("http{}://127.0.0.1:{}", if self.tls.is_some() { "s" } else { "" }, self.port)
+    }
+
+    /// Nobody listens any more.
+    pub async fn go_away(&mut self) {
+        let server = self.server.take().unwrap();
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
+    }
+
+    /// On the same port.
+    pub async fn come_back(&mut self) {
+        let (port, server) = serve(self.router.clone(), self.port, self.tls.as_ref()).await;
+        (self.port, self.server) = (port, Some(server));
     }
 }

@@ -9,15 +9,12 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
-use crate::certificates::{Tls, serve};
+use crate::certificates::{Served, Tls};
 
 pub struct Registry {
-    port: u16,
     known: Arc<Known>,
-    tls: Option<Tls>,
-    server: Option<JoinHandle<()>>,
+    served: Served,
 }
 
 #[derive(Default)]
@@ -54,27 +51,21 @@ impl Registry {
 
     async fn new(credentials: Option<&'static str>, tls: Option<Tls>) -> Registry {
         let known = Arc::new(Known { credentials, all: Mutex::default() });
-        let mut registry = Registry { port: 0, known, tls, server: None };
-        registry.come_back().await;
-        registry
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&known));
+        Registry { known, served: Served::start(router, tls).await }
     }
 
     pub fn url(&self) -> String {
-        format!("http{}://127.0.0.1:{}", if self.tls.is_some() { "s" } else { "" }, self.port)
+        self.served.url()
     }
 
-    /// Nobody listens any more.
     pub async fn go_away(&mut self) {
-        let server = self.server.take().unwrap();
-        server.abort();
-        assert!(server.await.unwrap_err().is_cancelled());
+        self.served.go_away().await;
     }
 
     /// With all that it had, on the same port.
     pub async fn come_back(&mut self) {
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&self.known));
-        let (port, server) = serve(router, self.port, self.tls.as_ref()).await;
-        (self.port, self.server) = (port, Some(server));
+        self.served.come_back().await;
     }
 
     /// Of a subject's latest version.

@@ -11,9 +11,8 @@ use axum::http::{HeaderMap, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
-use tokio::task::JoinHandle;
 
-use crate::certificates::{Tls, serve};
+use crate::certificates::{Served, Tls};
 
 /// Who may ask, and for what.
 pub const CLIENT: &str = "tide";
@@ -21,10 +20,8 @@ pub const SECRET: &str = "rising";
 pub const SCOPE: &str = "kafka-read";
 
 pub struct TokenEndpoint {
-    port: u16,
     known: Arc<Known>,
-    tls: Option<Tls>,
-    server: Option<JoinHandle<()>>,
+    served: Served,
 }
 
 struct Known {
@@ -58,27 +55,22 @@ impl TokenEndpoint {
 
     pub async fn over(key: &Path, life: u64, tls: Option<Tls>) -> Self {
         let state = Mutex::new(Behaviour { life, mood: Mood::Good, given: 0 });
-        let mut this = Self { port: 0, known: Arc::new(Known { key: key.into(), state }), tls, server: None };
-        this.come_back().await;
-        this
+        let known = Arc::new(Known { key: key.into(), state });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&known));
+        Self { known, served: Served::start(router, tls).await }
     }
 
     pub fn url(&self) -> String {
-        format!("http{}://127.0.0.1:{}/token", if self.tls.is_some() { "s" } else { "" }, self.port)
+        format!("{}/token", self.served.url())
     }
 
-    /// Nobody listens any more.
     pub async fn go_away(&mut self) {
-        let server = self.server.take().unwrap();
-        server.abort();
-        assert!(server.await.unwrap_err().is_cancelled());
+        self.served.go_away().await;
     }
 
-    /// On the same port.
+    /// With all that it had, on the same port.
     pub async fn come_back(&mut self) {
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&self.known));
-        let (port, server) = serve(router, self.port, self.tls.as_ref()).await;
-        (self.port, self.server) = (port, Some(server));
+        self.served.come_back().await;
     }
 
     pub fn set_mood(&self, mood: Mood) {
