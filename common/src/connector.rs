@@ -41,6 +41,12 @@ pub trait Source: Send + Sync + Debug {
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>>;
 
+    /// The rows of records of a split that were set aside, all columns, with the place of each where it has one; those that still
+    /// cannot be decoded are `dead` again. The positions are nobody's.
+    async fn decode(&self, split: &str, _records: Vec<Record>) -> Result<SourceBatch> {
+        Err(Error::unsupported(format!("the records of {split} cannot be decoded again")))
+    }
+
     /// An epoch has stored these positions: they are true from now on. For systems that keep a reader's place themselves, for people
     /// to see. Must not wait.
     fn committed(&self, _positions: &Positions) {}
@@ -104,13 +110,23 @@ pub struct SourceBatch {
     pub unknown: Vec<String>,
 }
 
-/// A record that could not be decoded, as it came.
+/// A record as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
+pub struct Record {
     /// Its place in its split: an offset.
     pub position: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    /// When it was written, as it says itself; in microseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// A JSON object.
+    pub headers: Option<String>,
+}
+
+/// One that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub record: Record,
     pub error: String,
 }
 

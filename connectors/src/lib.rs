@@ -29,7 +29,7 @@ mod wanted;
 
 pub use fail::fail_point;
 pub use tidemark_common::connector::{
-    DeadLetter, Positions, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
+    DeadLetter, Positions, Record, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
 };
 
 pub use spec::{

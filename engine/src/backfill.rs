@@ -27,9 +27,9 @@ use tidemark_common::{Delta, Oid, Result};
 use tidemark_storage::{Collection, KeyRange, Layout, Snapshot};
 
 use crate::dataflow::CollectionChanges;
-use crate::lanes::{Judge, Lanes};
+use crate::lanes::Lanes;
 use crate::operators::{Chunks, Seen, Watermarks};
-use crate::source_input::{QueueLimits, ReadAhead, SourceInput, Waker, as_watermarks, widen};
+use crate::source_input::{QueueLimits, ReadAhead, Reread, SourceInput, Waker, as_watermarks};
 
 /// Replays that have caught up so often without meeting the source make it stand still.
 const ROUNDS_BEFORE_FREEZE: u32 = 2;
@@ -137,6 +137,8 @@ pub(crate) struct Allowed {
     pub rows: usize,
     /// The limit of rows a second behind it.
     pub rate: Option<u64>,
+    /// What its reader may have ahead of it.
+    pub ahead: QueueLimits,
 }
 
 /// A dataflow's own reader of a source.
@@ -167,8 +169,8 @@ impl Replaying {
         &mut self,
         source: &mut SourceInput,
         progress: &mut Progress,
+        snapshot: &Arc<Snapshot>,
         allowed: Allowed,
-        limits: QueueLimits,
         runtime: &tokio::runtime::Handle,
         waker: &Waker,
     ) -> Result<CollectionChanges> {
@@ -177,14 +179,10 @@ impl Replaying {
         if let Some(reader) = &self.reader {
             for taken in reader.take(allowed.rows) {
                 self.round_rows += taken.batch.num_rows() as u64;
-                let batch = widen(&source.def.schema, &self.projection, &taken.batch)?;
-                let judge = Judge::Again(&source.history);
-                let judged =
-                    lanes.admit(source.def.watermark.as_ref(), &taken.lane, batch, taken.places.as_deref(), judge)?;
+                let read =
+                    Reread { def: &source.def, projection: &self.projection, history: &source.history, snapshot };
+                chunks.extend(read.rows(&taken, lanes)?.into_iter().map(Delta::inserts));
                 positions.extend(taken.positions);
-                if judged.kept.num_rows() > 0 {
-                    chunks.push(Delta::inserts(judged.kept));
-                }
             }
             match reader.ended() {
                 None => {}
@@ -213,7 +211,7 @@ impl Replaying {
             self.until = source.positions.clone();
             let (from, until) = (positions.clone(), Some(self.until.clone()));
             let (of, columns) = (source.def.source.clone(), self.projection.clone());
-            self.reader = Some(ReadAhead::start(runtime, of, from, until, columns, limits, waker.clone()));
+            self.reader = Some(ReadAhead::start(runtime, of, from, until, columns, allowed.ahead, waker.clone()));
         }
         Ok(CollectionChanges { chunks, watermarks, ..CollectionChanges::default() })
     }

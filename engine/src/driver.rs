@@ -231,12 +231,7 @@ impl Driver {
     /// A source stands still only for as long as somebody is about to join it.
     pub fn unfreeze(&mut self) {
         for (oid, source) in &mut self.sources {
-            let replayed = |job: &mut Job| {
-                job.failure().is_none() && matches!(job.progress_mut(*oid), Some(Progress::Replaying { .. }))
-            };
-            if source.frozen && !self.jobs.values_mut().any(replayed) {
-                source.frozen = false;
-            }
+            source.frozen &= self.jobs.values().any(|job| job.is_replaying(*oid));
         }
     }
 
@@ -425,7 +420,7 @@ impl Driver {
 
     /// While a sink or lookup is at its bound, only what adds no rows goes on, DROP above all.
     pub fn may_take(&self, transaction: &Transaction) -> bool {
-        transaction.writes.is_empty() || !self.is_held_up()
+        (transaction.writes.is_empty() && transaction.redelivery.is_none()) || !self.is_held_up()
     }
 
     /// Makes the newest state visible to everyone.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use tidemark_catalog::Catalog;
-use tidemark_common::connector::{Sink, Source};
+use tidemark_common::connector::{Sink, Source, SourceBatch};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{Collection, Index, Snapshot, Store};
@@ -186,11 +186,20 @@ impl Step {
     }
 }
 
+/// Records of a source that were set aside, and that are taken after all: each batch of all columns, with the places of its rows where
+/// they have one.
+#[derive(Debug)]
+pub struct Redelivery {
+    pub source: Oid,
+    pub batches: Vec<SourceBatch>,
+}
+
 /// What becomes true in one epoch, or not at all.
 #[derive(Debug, Default)]
 pub struct Transaction {
     pub writes: Vec<TableWrite>,
     pub steps: Vec<Step>,
+    pub redelivery: Option<Redelivery>,
     /// Catalog objects to store, encoded, or `None` to remove.
     pub objects: Vec<(Oid, Option<Vec<u8>>)>,
     /// Named numbers to store: the next OID, how far sequences are reserved.

@@ -169,6 +169,11 @@ impl Job {
         self.stored.inputs.get_mut(&input)
     }
 
+    /// It reads the source again, from its beginning.
+    pub fn is_replaying(&self, source: Oid) -> bool {
+        self.stored.failed.is_none() && matches!(self.stored.inputs.get(&source), Some(Progress::Replaying { .. }))
+    }
+
     /// What was stored before this epoch.
     pub fn mark_at_start(&mut self) -> StoredMark {
         self.at_start.take().unwrap_or_else(|| self.mark())

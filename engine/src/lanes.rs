@@ -137,18 +137,51 @@ impl Lanes {
             }
             lane.place += 1;
         }
+        self.judged(&batch, keep, &times, reasons, bounds)
+    }
+
+    /// Judges rows that come out of their order: by how far the source is, which they do not move. `now`: that `max_future` counts from.
+    /// With which of them count.
+    pub fn admit_aside(
+        &mut self,
+        def: Option<&WatermarkDef>,
+        batch: RecordBatch,
+        now: i64,
+    ) -> Result<(Judged, Vec<bool>)> {
+        self.rows += batch.num_rows() as u64;
+        let Some(def) = def else {
+            let all = vec![true; batch.num_rows()];
+            return Ok((Judged { kept: batch, refused: None }, all));
+        };
+        let times = micros(batch.column(def.column))?;
+        let latest = def.max_future.map(|ahead| now.saturating_add(ahead));
+        let verdicts: Vec<_> = times.iter().map(|time| def.judge((*time)?, self.watermark, latest)).collect();
+        let keep: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
+        let (reasons, bounds) = verdicts.into_iter().flatten().unzip();
+        Ok((self.judged(&batch, keep.clone(), &times, reasons, bounds)?, keep))
+    }
+
+    /// `reasons` and `bounds`: of the rows that are not kept.
+    fn judged(
+        &mut self,
+        batch: &RecordBatch,
+        keep: Vec<bool>,
+        times: &[Option<i64>],
+        reasons: Vec<Reason>,
+        bounds: Vec<i64>,
+    ) -> Result<Judged> {
         if reasons.is_empty() {
-            return Ok(Judged { kept: batch, refused: None });
+            return Ok(Judged { kept: batch.clone(), refused: None });
         }
         let future = reasons.iter().filter(|r| **r == Reason::Future).count() as u64;
         self.future_rows += future;
         self.late_rows += reasons.len() as u64 - future;
         // What has no time always counts.
-        let times = keep.iter().zip(&times).filter(|(keep, _)| !**keep).filter_map(|(_, time)| *time).collect();
+        let times = keep.iter().zip(times).filter(|(keep, _)| !**keep).filter_map(|(_, time)| *time).collect();
         let keep = BooleanArray::from(keep);
-        let rows = filter_record_batch(&batch, &datafusion::arrow::compute::not(&keep)?)?;
+        let rows = filter_record_batch(batch, &datafusion::arrow::compute::not(&keep)?)?;
         let refused = Some(Refused { rows, reasons, times, bounds });
-        Ok(Judged { kept: filter_record_batch(&batch, &keep)?, refused })
+        Ok(Judged { kept: filter_record_batch(batch, &keep)?, refused })
     }
 
     /// Moves the source's watermark on: the minimum over lanes that had a row within `idle_timeout`.
@@ -218,12 +251,11 @@ impl Lane {
         };
         let time = time?;
         let latest = def.max_future.zip(clock).map(|(ahead, clock)| clock.saturating_add(ahead));
-        if let Some(latest) = latest.filter(|latest| time > *latest) {
+        let verdict = def.judge(time, self.watermark, latest);
+        if matches!(verdict, Some((Reason::Future, _))) {
             self.remember_clock(name, judge);
-            return Some((Reason::Future, latest));
         }
-        let oldest = self.watermark?.saturating_sub(def.allowed_lateness);
-        (time < oldest).then_some((Reason::Late, oldest))
+        verdict
     }
 
     /// The clock has made a difference.
@@ -238,6 +270,17 @@ impl Lane {
             Some(last) if last.0 == clock.0 => *last = clock,
             _ => entries.push(clock),
         }
+    }
+}
+
+impl WatermarkDef {
+    /// Why a row of this time does not count, and what its time was compared with.
+    fn judge(&self, time: i64, watermark: Option<i64>, latest: Option<i64>) -> Option<(Reason, i64)> {
+        if let Some(latest) = latest.filter(|latest| time > *latest) {
+            return Some((Reason::Future, latest));
+        }
+        let oldest = watermark?.saturating_sub(self.allowed_lateness);
+        (time < oldest).then_some((Reason::Late, oldest))
     }
 }
 

@@ -33,7 +33,7 @@ mod table;
 mod tick;
 
 pub use engine::{
-    Definition, Engine, EngineConfig, Moment, SinkDef, SourceDef, Step, Transaction, ViewDef, WatermarkDef,
+    Definition, Engine, EngineConfig, Moment, Redelivery, SinkDef, SourceDef, Step, Transaction, ViewDef, WatermarkDef,
 };
 pub use lanes::Reason;
 pub use source_input::{LATE_COLUMNS, RefusedRow, Replay};

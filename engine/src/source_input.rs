@@ -9,25 +9,29 @@
 //! Lateness is judged here, once, for all views ([`lanes`](crate::lanes)). Rows that do not count are dropped, with the last few of
 //! them kept for who asks, or go into a table with the commit of the epoch that takes them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use datafusion::arrow::array::TimestampMicrosecondArray;
-use datafusion::arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch, StringArray, new_null_array};
-use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, IntervalMonthDayNanoArray, RecordBatch, StringArray, new_null_array,
+};
+use datafusion::arrow::compute::{cast, concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::connector::{DeadLetter, Positions, RowChanges};
+use tidemark_common::connector::{DeadLetter, Positions, RowChanges, SourceBatch};
 use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, Key, Snapshot, value};
 
 pub(crate) use self::queue::{Lag, QueueLimits, ReadAhead, Waker};
 use crate::dataflow::CollectionChanges;
+use crate::dead_letters::{self, Fate};
 use crate::engine::{SourceDef, WatermarkDef};
 use crate::lanes::{History, Judge, Lanes, Reason, Refused};
 use crate::operators::{Chunks, Watermarks};
-use crate::table::Table;
 use crate::table::follow::order::{self, Written};
+use crate::table::{Table, conflict};
 
 mod queue;
 
@@ -160,6 +164,10 @@ pub(crate) struct SourceInput {
     pub history: Arc<History>,
     /// Records of this epoch that could not be decoded, with their lanes.
     pub letters: Vec<(Arc<str>, DeadLetter)>,
+    /// Rows of records that were set aside once, for this epoch.
+    pub redelivered: Chunks,
+    /// Such records have changed its own rows in this epoch.
+    has_followed: bool,
     /// Columns that its records have and it has not.
     pub unknown: BTreeSet<String>,
     /// Records that came after later ones of their keys.
@@ -206,6 +214,8 @@ impl SourceInput {
             lanes,
             history,
             letters: Vec::new(),
+            redelivered: Chunks::new(),
+            has_followed: false,
             unknown,
             stale,
             samples: Arc::default(),
@@ -297,6 +307,12 @@ impl SourceInput {
                 return Err(error);
             }
         };
+        // Rows that the source keeps itself are not read again.
+        if self.def.rows.is_none() {
+            for (lane, letter) in &taken.letters {
+                dead_letters::note(self.def.oid, lane, letter.record.position as u64, Fate::Waits, commit)?;
+            }
+        }
         self.letters = taken.letters;
         for order in taken.orders {
             order.put(commit)?;
@@ -358,7 +374,8 @@ impl SourceInput {
         let mut all = Taken::default();
         let mut refused = Vec::new();
         let mut records: BTreeMap<Oid, Vec<(RecordBatch, Option<RowChanges>)>> = BTreeMap::new();
-        let reader = self.reader.as_ref().filter(|_| !self.frozen);
+        let is_done = std::mem::take(&mut self.has_followed);
+        let reader = self.reader.as_ref().filter(|_| !self.frozen && !is_done);
         for taken in reader.map(|r| r.take(rows)).unwrap_or_default() {
             if self.def.tables.is_some() {
                 self.lanes.rows += taken.batch.num_rows() as u64;
@@ -387,14 +404,66 @@ impl SourceInput {
             }
         }
         all.orders = follow(tables, snapshot, records)?;
+        self.refuse(&refused, now, tables, snapshot)?;
+        Ok(all)
+    }
+
+    fn refuse(
+        &mut self,
+        refused: &[Refused],
+        now: i64,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<()> {
         let late = self.def.late_table.filter(|_| !refused.is_empty());
         if let Some(table) = late.and_then(|table| tables.get_mut(&table)) {
             let schema = table.def.collection.schema().clone();
             let rows = refused.iter().map(|r| for_table(r, &schema)).collect::<Result<Vec<_>>>()?;
             table.add(snapshot, concat_batches(&schema, &rows)?)?;
         }
-        refused.iter().try_for_each(|rows| self.remember(rows, now))?;
-        Ok(all)
+        refused.iter().try_for_each(|rows| self.remember(rows, now))
+    }
+
+    /// Takes records that were set aside into this epoch, before its other rows. After an error it has taken none.
+    pub fn redeliver(
+        &mut self,
+        batches: Vec<SourceBatch>,
+        now: i64,
+        tables: &mut BTreeMap<Oid, Table>,
+        snapshot: &Arc<Snapshot>,
+        commit: &mut EpochCommit,
+    ) -> Result<()> {
+        if let Some(own) = &self.def.rows {
+            // The rows of an epoch are compared with those before it all at once.
+            if std::mem::replace(&mut self.has_followed, true) {
+                return Err(conflict(&self.def.name));
+            }
+            let rows: u64 = batches.iter().map(|batch| batch.batch.num_rows() as u64).sum();
+            let records = batches.into_iter().map(|batch| (batch.batch, batch.changes)).collect();
+            for order in follow(tables, snapshot, BTreeMap::from([(own.oid, records)]))? {
+                order.put(commit)?;
+                self.stale = order.stale().unwrap_or(self.stale);
+            }
+            self.lanes.rows += rows;
+            return commit.put_value(&Key::SourceState { source: self.def.oid, what: "lanes" }, &self.lanes);
+        }
+        let mut lanes = self.lanes.clone();
+        let (mut refused, mut kept, mut fates) = (Vec::new(), Chunks::new(), Vec::new());
+        for SourceBatch { lane, batch, places, .. } in batches {
+            let places = places.ok_or_else(|| Error::internal("records that were set aside have no places"))?;
+            let (judged, counts) = lanes.admit_aside(self.def.watermark.as_ref(), batch, now)?;
+            let fate = |(place, counts)| (Arc::clone(&lane), place, if counts { Fate::Taken } else { Fate::Refused });
+            fates.extend(places.into_iter().zip(counts).map(fate));
+            kept.extend((judged.kept.num_rows() > 0).then(|| Delta::inserts(judged.kept)));
+            refused.extend(judged.refused);
+        }
+        self.refuse(&refused, now, tables, snapshot)?;
+        for (lane, place, fate) in fates {
+            dead_letters::note(self.def.oid, &lane, place, fate, commit)?;
+        }
+        self.lanes = lanes;
+        self.redelivered.extend(kept);
+        commit.put_value(&Key::SourceState { source: self.def.oid, what: "lanes" }, &self.lanes)
     }
 
     /// True if there are new ones among them: each is told once.
@@ -440,6 +509,42 @@ impl SourceInput {
     }
 }
 
+/// How the rows of a source are read again: those that counted when they were read first.
+pub(crate) struct Reread<'a> {
+    pub def: &'a SourceDef,
+    /// Columns that are read.
+    pub projection: &'a [usize],
+    pub history: &'a History,
+    /// Of an epoch that has read them.
+    pub snapshot: &'a Arc<Snapshot>,
+}
+
+impl Reread<'_> {
+    /// The rows with the source's columns. `lanes`: of whoever reads.
+    pub fn rows(&self, read: &SourceBatch, lanes: &mut Lanes) -> Result<Vec<RecordBatch>> {
+        let mut batch = widen(&self.def.schema, self.projection, &read.batch)?;
+        let mut places = read.places.as_deref().map(Cow::Borrowed);
+        let fates = dead_letters::fates(self.def, read, self.snapshot)?;
+        let mut rows = Vec::new();
+        if let Some(all) = places.as_deref().filter(|_| !fates.is_empty()) {
+            // What came out of its order has moved no watermark.
+            let those = |with: &dyn Fn(Option<&Fate>) -> bool| -> BooleanArray {
+                all.iter().map(|place| Some(with(fates.get(place)))).collect()
+            };
+            let taken = filter_record_batch(&batch, &those(&|fate| fate == Some(&Fate::Taken)))?;
+            lanes.rows += taken.num_rows() as u64;
+            rows.push(taken);
+            batch = filter_record_batch(&batch, &those(&|fate| fate.is_none()))?;
+            places = Some(all.iter().copied().filter(|place| !fates.contains_key(place)).collect::<Vec<_>>().into());
+        }
+        let judge = Judge::Again(self.history);
+        let judged = lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, places.as_deref(), judge)?;
+        rows.push(judged.kept);
+        rows.retain(|rows| rows.num_rows() > 0);
+        Ok(rows)
+    }
+}
+
 /// Reads a source's rows again, up to where an epoch has read it, late rows left out: what a SELECT over the source sees.
 pub struct Replay {
     reader: Box<dyn tidemark_common::connector::SourceReader>,
@@ -448,25 +553,31 @@ pub struct Replay {
     wanted: Vec<usize>,
     lanes: Lanes,
     history: History,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Replay {
     /// `columns`: those of the source's schema that are wanted, in that order. `snapshot`: of the epoch that has read `until`.
-    pub async fn start(def: SourceDef, snapshot: &Snapshot, until: &Positions, columns: Vec<usize>) -> Result<Self> {
+    pub async fn start(
+        def: SourceDef,
+        snapshot: Arc<Snapshot>,
+        until: &Positions,
+        columns: Vec<usize>,
+    ) -> Result<Self> {
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let mut projection = columns.clone();
         projection.extend(def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
         projection.sort_unstable();
         projection.dedup();
         let reader = def.source.reader(&Positions::new(), Some(until), Some(&projection)).await?;
-        Ok(Self { reader, def, projection, wanted: columns, lanes: Lanes::default(), history })
+        Ok(Self { reader, def, projection, wanted: columns, lanes: Lanes::default(), history, snapshot })
     }
 
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let Some(read) = self.reader.next().await? else { return Ok(None) };
-        let batch = widen(&self.def.schema, &self.projection, &read.batch)?;
-        let judge = Judge::Again(&self.history);
-        let judged = self.lanes.admit(self.def.watermark.as_ref(), &read.lane, batch, read.places.as_deref(), judge)?;
-        Ok(Some(judged.kept.project(&self.wanted)?))
+        let (def, snapshot) = (&self.def, &self.snapshot);
+        let again = Reread { def, projection: &self.projection, history: &self.history, snapshot };
+        let rows = again.rows(&read, &mut self.lanes)?;
+        Ok(Some(concat_batches(&self.def.schema, &rows)?.project(&self.wanted)?))
     }
 }

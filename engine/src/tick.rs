@@ -19,7 +19,7 @@ use crate::backfill::{Allowed, Progress, scan_step};
 use crate::dataflow::CollectionChanges;
 use crate::dead_letters;
 use crate::driver::{Driver, TIME};
-use crate::engine::{Definition, Step, Transaction};
+use crate::engine::{Definition, Redelivery, Step, Transaction};
 use crate::job::{ChunkWork, Job, Output};
 use crate::source_input::SourceInput;
 use crate::status::{EPOCHS_KEPT, EpochStatus};
@@ -156,9 +156,14 @@ impl Driver {
                 .with_hint("Run the statement again."));
         }
         self.may_replace(&transaction.steps)?;
+        self.may_redeliver(transaction.redelivery.as_ref())?;
         let mut new_tables = new_tables(&transaction, self)?;
         let built = self.build_indexes(&transaction.steps, &new_tables);
-        let checked = match built.and_then(|()| self.check(transaction.writes, &mut new_tables)) {
+        let checked = built.and_then(|()| self.check(transaction.writes, &mut new_tables));
+        let checked = match checked.and_then(|checked| {
+            self.redeliver(transaction.redelivery, commit)?;
+            Ok(checked)
+        }) {
             Ok(checked) => checked,
             Err(error) => {
                 self.forget_indexes(&transaction.steps)?;
@@ -199,6 +204,25 @@ impl Driver {
             self.waiting.push((building, ready));
         }
         Ok(())
+    }
+
+    /// Views that read the source again from its beginning would not know whether they have come by such a record.
+    fn may_redeliver(&self, redelivery: Option<&Redelivery>) -> Result<()> {
+        let Some(redelivery) = redelivery else { return Ok(()) };
+        match self.jobs.values().find(|job| job.is_replaying(redelivery.source)) {
+            None => Ok(()),
+            Some(job) => {
+                let message = format!("\"{}\", which reads the source, is still being built", job.name);
+                Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message)
+                    .with_hint("SHOW JOBS shows its progress: replay the dead letters when it has caught up."))
+            }
+        }
+    }
+
+    fn redeliver(&mut self, redelivery: Option<Redelivery>, commit: &mut EpochCommit) -> Result<()> {
+        let Some(Redelivery { source, batches }) = redelivery else { return Ok(()) };
+        let source = self.sources.get_mut(&source).ok_or_else(|| conflict(&source.to_string()))?;
+        source.redeliver(batches, self.clock.now_micros(), &mut self.tables, &self.snapshot, commit)
     }
 
     fn check(&mut self, writes: Vec<TableWrite>, new_tables: &mut BTreeMap<Oid, Table>) -> Result<Vec<(Oid, Checked)>> {
@@ -365,7 +389,7 @@ impl Driver {
 
     /// Replays run before their sources take this epoch's rows, which belong to a dataflow from the moment it joins.
     fn replays_before_sources(&mut self, now: i64) -> Result<()> {
-        let limits = self.limits();
+        let ahead = self.limits();
         for job in self.jobs.values_mut().filter(|j| j.failure().is_none() && !j.replays.is_empty()) {
             job.begin_epoch();
             for input in job.inputs().collect::<Vec<_>>() {
@@ -375,9 +399,9 @@ impl Driver {
                 if rows == 0 {
                     continue;
                 }
-                let allowed = Allowed { rows, rate };
+                let allowed = Allowed { rows, rate, ahead };
                 let Some(source) = self.sources.get_mut(&input) else { continue };
-                match replay.step(source, progress, allowed, limits, &self.runtime, &self.waker) {
+                match replay.step(source, progress, &self.snapshot, allowed, &self.runtime, &self.waker) {
                     Ok(step) => {
                         job.replayed.insert(input, step);
                         job.pace.spend(job.rows_done() - before, now);
@@ -395,6 +419,12 @@ impl Driver {
 
     fn source_changes(&mut self, now: i64, commit: &mut EpochCommit) -> Result<Changes> {
         let mut changes = Changes::new();
+        for (oid, source) in &mut self.sources {
+            let chunks = std::mem::take(&mut source.redelivered);
+            if !chunks.is_empty() {
+                changes.insert(*oid, CollectionChanges { chunks, ..CollectionChanges::default() });
+            }
+        }
         if self.is_held_up() {
             return Ok(changes);
         }
@@ -403,7 +433,8 @@ impl Driver {
                 // What became of its rows is the table's change.
                 Ok(_) if source.def.rows.is_some() || source.def.tables.is_some() => {}
                 Ok(taken) => {
-                    changes.insert(*oid, taken);
+                    let before = changes.remove(oid);
+                    changes.insert(*oid, join(before, Some(&taken)));
                 }
                 Err(error) => {
                     tracing::error!(source = source.def.name, %error, "the source has failed");
@@ -514,7 +545,7 @@ fn count_rows(changes: &Changes) -> u64 {
     changes.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum()
 }
 
-/// The end of a replay and the epoch's own rows, in the epoch in which a dataflow joins.
+/// What goes before the epoch's own rows, and those: the end of a replay, in the epoch in which a dataflow joins.
 fn join(replayed: Option<CollectionChanges>, live: Option<&CollectionChanges>) -> CollectionChanges {
     let mut joined = replayed.unwrap_or_default();
     if let Some(live) = live {

@@ -38,6 +38,8 @@ pub enum Statement {
     CreatePipeline(CreatePipeline),
     /// `[DRY] RUN PIPELINE name [WITH FULL REFRESH]`
     RunPipeline(RunPipeline),
+    /// `REPLAY DEAD LETTERS [FORCE] FROM source [WHERE ..]`: records that were set aside are decoded again.
+    ReplayDeadLetters(ReplayDeadLetters),
     /// `VALIDATE PIPELINE name`: whether a run would get as far as its first row, against what is there now.
     ValidatePipeline(ast::ObjectName),
     /// `SHOW RUNS [FOR pipeline] [LIMIT n]`
@@ -163,6 +165,15 @@ pub struct RunPipeline {
     pub full_refresh: bool,
     /// Nothing of it stays.
     pub dry: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayDeadLetters {
+    pub source: ast::ObjectName,
+    /// Also where the records may be older than the rows that are there.
+    pub force: bool,
+    /// Which of them.
+    pub selection: Option<Box<ast::Expr>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -404,7 +404,7 @@ impl Session {
             let ObjectKind::Table(_) = &object.kind else {
                 return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a table", object.name)));
             };
-            self.check_may_write(object.schema, &object.name)?;
+            self.check_may_delete(object.schema, &object.name)?;
             self.refuse_if_remote(&object, "truncate")?;
             if matches!(truncate.identity, Some(sql::TruncateIdentityOption::Restart)) {
                 self.restart_sequences(&object)?;

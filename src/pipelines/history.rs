@@ -35,8 +35,8 @@ const TABLES: [(&str, &str); 4] = [
     ),
     (
         DEAD_LETTERS,
-        "CREATE TABLE tidemark.dead_letters (source TEXT, split TEXT, position BIGINT, key BYTEA, value BYTEA, error TEXT, \
-         read_at TIMESTAMPTZ)",
+        "CREATE TABLE tidemark.dead_letters (source TEXT, source_id BIGINT, split TEXT, position BIGINT, key BYTEA, value BYTEA, \
+         headers JSONB, timestamp TIMESTAMPTZ, error TEXT, read_at TIMESTAMPTZ)",
     ),
 ];
 

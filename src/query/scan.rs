@@ -427,7 +427,7 @@ impl PartitionStream for SourcePart {
     fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (def, positions, columns) = (self.def.clone(), self.positions.clone(), self.columns.clone());
         let snapshot = self.snapshot.clone();
-        let started = async move { Replay::start(def, &snapshot, &positions, columns).await };
+        let started = async move { Replay::start(def, snapshot, &positions, columns).await };
         let stream = futures::stream::once(started).flat_map(|replay| match replay {
             Ok(replay) => futures::stream::try_unfold(replay, |mut replay| async move {
                 Ok(replay.next().await?.map(|batch| (batch, replay)))

@@ -28,7 +28,7 @@ impl Session {
     ) -> Result<Outcome> {
         let scope = self.delete_scope(delete, with)?;
         let names = self.names(Some(scope.object.oid))?;
-        let mut writer = self.writer(&names, &scope.object)?;
+        let mut writer = self.remover(&names, &scope.object)?;
         let plan = with_parameters(scope.plan(&names, &writer, &[])?, parameters)?;
         let mut rows = scope.rows(&plan, &writer, 0);
         let returning = delete.returning.as_ref().map(|items| Returning::plan(&names, &rows, items)).transpose()?;
@@ -79,7 +79,7 @@ impl Session {
     /// Takes out all rows of a table, so that whoever follows it hears of each; how many they were.
     pub(crate) async fn delete_all(&mut self, object: &Arc<Object>) -> Result<u64> {
         let names = self.names(Some(object.oid))?;
-        let mut writer = self.writer(&names, object)?;
+        let mut writer = self.remover(&names, object)?;
         let catalog = self.transaction()?.catalog.clone();
         let name = catalog.qualified_name(object);
         let all = crate::coordinator::definitions::stored_query(&format!("SELECT * FROM {name}"))?;

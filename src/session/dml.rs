@@ -136,12 +136,19 @@ impl Session {
         Err(Error::new(SqlState::WrongObjectType, format!("cannot {verb} {kind} \"{bare}\"")).with_hint(hint))
     }
 
+    /// Of a table whose rows a statement adds or changes.
     pub(super) fn writer(&mut self, names: &Names, object: &Arc<Object>) -> Result<Writer> {
+        self.check_may_change(object.schema, &object.name)?;
+        self.remover(names, object)
+    }
+
+    /// Of a table whose rows a statement takes out.
+    pub(super) fn remover(&mut self, names: &Names, object: &Arc<Object>) -> Result<Writer> {
+        self.check_may_delete(object.schema, &object.name)?;
         let transaction = self.transaction()?;
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::internal(format!("\"{}\" is not a table", object.name)));
         };
-        self.check_may_write(object.schema, &object.name)?;
         let def = definitions::table(object, table, &transaction.catalog)?;
         let writer = Writer {
             checks: checks(names, table, &def, &self.db.environment)?,

@@ -132,13 +132,12 @@ impl Session {
         self.internal
     }
 
-    /// The server's own sessions alone may change the rows of its tables; but what is in `tidemark.dead_letters` is for people to deal
-    /// with.
-    pub(crate) fn check_may_write(&self, schema: tidemark_common::Oid, name: &str) -> Result<()> {
-        if schema == tidemark_catalog::TIDEMARK_SCHEMA && name == DEAD_LETTERS {
-            Ok(())
-        } else {
-            self.check_may_change(schema, name)
+    /// The server's own sessions alone may change the rows of its tables; but what is in `tidemark.dead_letters` may go when people have
+    /// dealt with it.
+    pub(crate) fn check_may_delete(&self, schema: tidemark_common::Oid, name: &str) -> Result<()> {
+        match schema == tidemark_catalog::TIDEMARK_SCHEMA && name == DEAD_LETTERS {
+            true => Ok(()),
+            false => self.check_may_change(schema, name),
         }
     }
 

@@ -28,6 +28,7 @@ mod parts;
 mod pipeline;
 mod plans;
 mod remote;
+mod replay;
 mod run;
 mod select;
 mod sequence_functions;

@@ -21,6 +21,7 @@ impl Session {
             Statement::CheckConnection(name) => self.check_connection(name).await,
             Statement::CreatePipeline(create) => self.create_pipeline(create).await,
             Statement::RunPipeline(run) => self.run_pipeline(run).await,
+            Statement::ReplayDeadLetters(replay) => self.replay_dead_letters(replay).await,
             Statement::ValidatePipeline(name) => self.validate_pipeline(name).await,
             Statement::ShowRuns(show) => self.show_query_rows(self.runs_query(show)?).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, None).await,

@@ -207,7 +207,7 @@ impl Session {
         parameters: &mut [Option<SqlType>],
     ) -> Result<Option<SchemaRef>> {
         let names = self.names(Some(scope.object.oid))?;
-        let writer = self.writer(&names, &scope.object)?;
+        let writer = self.remover(&names, &scope.object)?;
         let plan = scope.plan(&names, &writer, values)?;
         describe::fill(parameters, plan.get_parameter_types().unwrap_or_default());
         let Some(items) = returning else { return Ok(None) };

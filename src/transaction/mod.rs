@@ -18,7 +18,7 @@ pub use buffer::{OwnChanges, TableBuffer};
 use tidemark_catalog::{Catalog, Change, ObjectKind};
 use tidemark_common::connector::Source;
 use tidemark_common::{Error, Oid, Result, SqlState};
-use tidemark_engine::{Definition, Moment, Step, TableDef, Transaction as Commit};
+use tidemark_engine::{Definition, Moment, Redelivery, Step, TableDef, Transaction as Commit};
 
 use crate::coordinator::definitions;
 
@@ -58,6 +58,7 @@ pub struct Transaction {
     pub changes: Vec<Change>,
     pub steps: Vec<PlannedStep>,
     pub counters: BTreeMap<String, i64>,
+    pub redelivery: Option<Redelivery>,
     tables: BTreeMap<Oid, TableBuffer>,
     savepoints: Vec<Savepoint>,
     max_bytes: usize,
@@ -103,6 +104,7 @@ impl Transaction {
             changes: Vec::new(),
             steps: Vec::new(),
             counters: BTreeMap::new(),
+            redelivery: None,
             tables: BTreeMap::new(),
             savepoints: Vec::new(),
             max_bytes,
@@ -313,6 +315,7 @@ impl Transaction {
             steps,
             objects,
             counters: self.counters.into_iter().collect(),
+            redelivery: self.redelivery,
             catalog,
             ..Commit::default()
         })

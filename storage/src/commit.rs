@@ -111,6 +111,7 @@ impl EpochCommit {
         self.delete_span(&Key::outbox(oid));
         self.delete_span(&Key::source_positions(oid));
         self.delete_span(&Key::source_states(oid));
+        self.delete_span(&Key::set_aside(oid));
     }
 
     /// Deletes the rows and the state of every node of an object: it is to be built anew.

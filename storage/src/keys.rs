@@ -57,6 +57,8 @@ pub enum Key<'a> {
     SourcePosition { source: Oid, split: &'a str },
     /// What else a source remembers: its lanes' watermarks, its counters.
     SourceState { source: Oid, what: &'a str },
+    /// A record of a source that could not be decoded, by its place in its split, and what has become of it.
+    SetAside { source: Oid, split: &'a str, position: u64 },
     /// A row of a table or view, keyed as its layout says, or an entry of an index.
     Row { collection: StateId, key: &'a [u8] },
     /// An entry of an operator's state.
@@ -71,6 +73,9 @@ pub enum Key<'a> {
     Job { oid: Oid, what: &'a str },
 }
 
+/// Between a split and what follows; no name has it.
+const END_OF_SPLIT: u8 = 0;
+
 mod tag {
     pub const FORMAT: u8 = 0x01;
     pub const EPOCH: u8 = 0x02;
@@ -78,6 +83,7 @@ mod tag {
     pub const OBJECT: u8 = 0x10;
     pub const SOURCE_POSITION: u8 = 0x20;
     pub const SOURCE_STATE: u8 = 0x21;
+    pub const SET_ASIDE: u8 = 0x22;
     pub const ROW: u8 = 0x30;
     pub const STATE: u8 = 0x31;
     pub const ROW_COUNT: u8 = 0x32;
@@ -87,10 +93,11 @@ mod tag {
 }
 
 /// Kinds of keys and their tags, for statistics.
-pub(crate) const KINDS: [(&str, u8); 9] = [
+pub(crate) const KINDS: [(&str, u8); 10] = [
     ("objects", tag::OBJECT),
     ("source positions", tag::SOURCE_POSITION),
     ("source state", tag::SOURCE_STATE),
+    ("records set aside", tag::SET_ASIDE),
     ("rows", tag::ROW),
     ("state", tag::STATE),
     ("row counts", tag::ROW_COUNT),
@@ -117,6 +124,11 @@ impl<'a> Key<'a> {
                 put(out, tag::SOURCE_POSITION, &source.to_be_bytes(), split.as_bytes());
             }
             Key::SourceState { source, what } => put(out, tag::SOURCE_STATE, &source.to_be_bytes(), what.as_bytes()),
+            Key::SetAside { source, split, position } => {
+                put(out, tag::SET_ASIDE, &source.to_be_bytes(), split.as_bytes());
+                out.push(END_OF_SPLIT);
+                out.extend_from_slice(&position.to_be_bytes());
+            }
             Key::Row { collection, key } => put(out, tag::ROW, &collection.0.to_be_bytes(), key),
             Key::State { state, key } => put(out, tag::STATE, &state.0.to_be_bytes(), key),
             Key::RowCount(id) => put(out, tag::ROW_COUNT, &id.0.to_be_bytes(), &[]),
@@ -152,6 +164,11 @@ impl<'a> Key<'a> {
 
     pub fn source_states(source: Oid) -> Span {
         span(Key::SourceState { source, what: "" }.encode())
+    }
+
+    /// All records of a source that were set aside.
+    pub fn set_aside(source: Oid) -> Span {
+        span(put_new(tag::SET_ASIDE, &source.to_be_bytes()))
     }
 
     /// All rows of a collection.
@@ -259,6 +276,11 @@ fn read(encoded: &[u8]) -> Option<Key<'_>> {
             let (source, what) = oid_and_text(rest)?;
             Key::SourceState { source, what }
         }
+        tag::SET_ASIDE => {
+            let (rest, position) = rest.split_last_chunk::<8>()?;
+            let (source, split) = oid_and_text(rest.strip_suffix(&[END_OF_SPLIT])?)?;
+            Key::SetAside { source, split, position: u64::from_be_bytes(*position) }
+        }
         tag::ROW => {
             let (id, key) = rest.split_first_chunk::<8>()?;
             Key::Row { collection: StateId(u64::from_be_bytes(*id)), key }
@@ -309,6 +331,7 @@ mod tests {
             Key::Object(16384),
             Key::SourcePosition { source: 16384, split: "p0" },
             Key::SourceState { source: 16384, what: "wm" },
+            Key::SetAside { source: 16384, split: "p0", position: 258 },
             Key::Row { collection: id, key: &[1, 255] },
             Key::State { state: id, key: &[] },
             Key::RowCount(id),
@@ -328,6 +351,7 @@ mod tests {
             1000004000  Object(16384)
             20000040007030  SourcePosition { source: 16384, split: "p0" }
             2100004000776d  SourceState { source: 16384, what: "wm" }
+            22000040007030000000000000000102  SetAside { source: 16384, split: "p0", position: 258 }
             30000040000000000301ff  Row { collection: StateId(70368744177667), key: [1, 255] }
             310000400000000003  State { state: StateId(70368744177667), key: [] }
             320000400000000003  RowCount(StateId(70368744177667))
@@ -343,7 +367,7 @@ mod tests {
         let text = &texts[rng.random_range(0..texts.len())];
         let tail = &tails[rng.random_range(0..tails.len())];
         let id = StateId::new(oid, rng.random_range(0..3));
-        match rng.random_range(0..12) {
+        match rng.random_range(0..13) {
             0 => Key::Format,
             1 => Key::Epoch,
             2 => Key::Counter(text),
@@ -355,6 +379,7 @@ mod tests {
             8 => Key::RowCount(id),
             9 => Key::Outbox { sink: oid, epoch: rng.random_range(0..400), seq: rng.random_range(0..400) },
             10 => Key::SinkProgress(oid),
+            11 => Key::SetAside { source: oid, split: text, position: rng.random_range(0..400) },
             _ => Key::Job { oid, what: text },
         }
     }

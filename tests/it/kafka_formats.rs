@@ -16,17 +16,17 @@ fn source(name: &str, columns: &str, topic: &str, with: &str, format: &str) -> S
     )
 }
 
-fn avro(registry: &Registry) -> String {
+pub fn avro(registry: &Registry) -> String {
     format!("AVRO (schema.registry = '{}')", registry.url())
 }
 
 /// A record in the registry's framing.
-fn framed(id: u32, body: &[&[u8]]) -> Vec<u8> {
+pub fn framed(id: u32, body: &[&[u8]]) -> Vec<u8> {
     [&[0], id.to_be_bytes().as_slice(), &body.concat()].concat()
 }
 
 /// A number as Avro writes it.
-fn long(value: i64) -> Vec<u8> {
+pub fn long(value: i64) -> Vec<u8> {
     varint(((value << 1) ^ (value >> 63)) as u64)
 }
 
@@ -40,15 +40,15 @@ fn varint(mut rest: u64) -> Vec<u8> {
     out
 }
 
-fn text(value: &str) -> Vec<u8> {
+pub fn text(value: &str) -> Vec<u8> {
     [long(value.len() as i64), value.as_bytes().to_vec()].concat()
 }
 
-fn record(name: &str, fields: Value) -> Value {
+pub fn record(name: &str, fields: Value) -> Value {
     json!({ "type": "record", "name": name, "fields": fields })
 }
 
-fn field(name: &str, of: Value) -> Value {
+pub fn field(name: &str, of: Value) -> Value {
     json!({ "name": name, "type": of })
 }
 
@@ -56,7 +56,7 @@ async fn send(topic: &str, values: Vec<Vec<u8>>) {
     Kafka::shared().send(topic, values.into_iter().map(|value| Record::new(0, value)).collect()).await;
 }
 
-async fn refused(instance: &Instance, statement: &str, code: &str, part: &str) {
+pub async fn refused(instance: &Instance, statement: &str, code: &str, part: &str) {
     let (found, said) = instance.error(statement).await;
     assert!(found == code && said.contains(part), "{statement}: {found} {said}");
 }

@@ -14,6 +14,7 @@ mod consistency;
 mod copy;
 mod crash;
 mod cursors;
+mod dead_letters;
 mod demo;
 mod differential;
 #[cfg(unix)]

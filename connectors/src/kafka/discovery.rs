@@ -28,16 +28,16 @@ pub(super) struct Discovery {
 
 impl Discovery {
     pub async fn run(mut self) {
-        let every = self.shared.options.discovery.min(COMMITS);
-        let looks = (self.shared.options.discovery.as_secs_f64() / every.as_secs_f64()).ceil() as u64;
+        let every = self.shared.options().discovery.min(COMMITS);
+        let looks = (self.shared.options().discovery.as_secs_f64() / every.as_secs_f64()).ceil() as u64;
         for round in 1.. {
             tokio::select! {
                 () = self.shared.sender.closed() => return,
                 () = tokio::time::sleep(every) => {}
             }
             let asked = tokio::task::spawn_blocking(move || {
-                if let Err(error) = self.stored.send(&self.shared.options.topics, &self.control) {
-                    tracing::warn!(source = self.shared.options.name, %error, "the group does not know how far the source is");
+                if let Err(error) = self.stored.send(&self.shared.options().topics, &self.control) {
+                    tracing::warn!(source = self.shared.options().name, %error, "the group does not know how far the source is");
                 }
                 let found = if round % looks == 0 { self.look() } else { Ok(Vec::new()) };
                 (self, found)
@@ -53,17 +53,17 @@ impl Discovery {
                     }
                 }
                 // The next look may find them.
-                Err(error) => tracing::warn!(source = self.shared.options.name, %error, "looking for new partitions"),
+                Err(error) => tracing::warn!(source = self.shared.options().name, %error, "looking for new partitions"),
             }
         }
     }
 
     fn look(&self) -> Result<Vec<Assigned>> {
-        let there = self.shared.options.topics.partitions(&self.control, TIMEOUT)?;
+        let there = self.shared.options().topics.partitions(&self.control, TIMEOUT)?;
         let new = there.into_iter().filter(|partition| !self.known.contains(partition));
         let one = |partition: Partition| {
             let (start, _) = partition.range(&self.control, TIMEOUT)?;
-            let lane = self.shared.options.topics.split(&partition).into();
+            let lane = self.shared.options().topics.split(&partition).into();
             Ok(Assigned { partition, lane, position: KafkaPosition { start, next: start }, until: None })
         };
         new.map(one).collect()
@@ -71,7 +71,7 @@ impl Discovery {
 
     /// False if nobody reads any more.
     async fn hand_out(&mut self, one: Assigned) -> bool {
-        tracing::info!(source = self.shared.options.name, "found {}", one.partition);
+        tracing::info!(source = self.shared.options().name, "found {}", one.partition);
         self.known.insert(one.partition.clone());
         if self.shared.sender.send(Ok(self.shared.nothing_yet(&one))).await.is_err() {
             return false;

@@ -6,7 +6,7 @@ use datafusion::arrow::array::{
     ArrayRef, BinaryArray, Int32Array, Int64Array, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::Headers;
 use tidemark_common::types::SqlType;
 use tidemark_common::values::canonical_json;
 
@@ -50,7 +50,7 @@ impl Included {
     }
 
     /// The column for records of one partition.
-    pub fn column(self, records: &[&BorrowedMessage<'_>]) -> ArrayRef {
+    pub fn column<M: Message>(self, records: &[&M]) -> ArrayRef {
         match self {
             Included::Key => Arc::new(BinaryArray::from_iter(records.iter().map(|record| record.key()))),
             Included::Topic => Arc::new(StringArray::from_iter_values(records.iter().map(|record| record.topic()))),
@@ -59,30 +59,35 @@ impl Included {
             }
             Included::Offset => Arc::new(Int64Array::from_iter_values(records.iter().map(|record| record.offset()))),
             Included::Timestamp => {
-                let micros = records.iter().map(|record| record.timestamp().to_millis()?.checked_mul(1000));
+                let micros = records.iter().map(|record| timestamp(*record));
                 Arc::new(TimestampMicrosecondArray::from_iter(micros).with_timezone("UTC"))
             }
             Included::Headers => {
                 let mut column = StringBuilder::new();
-                records.iter().for_each(|record| column.append_option(headers(record)));
+                records.iter().for_each(|record| column.append_option(headers(*record)));
                 Arc::new(column.finish())
             }
             Included::Payload => {
                 let mut column = StringBuilder::new();
-                records.iter().for_each(|record| column.append_option(payload(record)));
+                records.iter().for_each(|record| column.append_option(payload(*record)));
                 Arc::new(column.finish())
             }
         }
     }
 }
 
+/// In microseconds since 1970.
+pub(super) fn timestamp(record: &impl Message) -> Option<i64> {
+    record.timestamp().to_millis()?.checked_mul(1000)
+}
+
 /// `None` if it is no JSON.
-fn payload(record: &BorrowedMessage<'_>) -> Option<String> {
+fn payload(record: &impl Message) -> Option<String> {
     canonical_json(std::str::from_utf8(record.payload()?).ok()?).ok()
 }
 
 /// As a JSON object; of several with one key the last counts. What is no text is written as bytea is: `\x00ff`.
-fn headers(record: &BorrowedMessage<'_>) -> Option<String> {
+pub(super) fn headers(record: &impl Message) -> Option<String> {
     let text = |value: &[u8]| match std::str::from_utf8(value) {
         Ok(text) => text.to_string(),
         Err(_) => format!("\\x{}", hex(value)),

@@ -14,6 +14,7 @@
 
 mod client;
 mod connection;
+mod decoding;
 mod discovery;
 mod error;
 mod included;

@@ -11,16 +11,15 @@ use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
 use super::client::{ClientOptions, Context, Purpose, TIMEOUT, Told};
+use super::decoding::Decoding;
 use super::discovery::Discovery;
 use super::error::from_kafka;
-use super::options::{KafkaOptions, Records, Startup};
+use super::options::{KafkaOptions, Startup};
 use super::position::KafkaPosition;
 use super::stored::Stored;
 use super::topics::{Partition, list_of};
-use super::worker::{Assigned, Decoder, Shared, Worker};
-use crate::formats::drift::Unknown;
+use super::worker::{Assigned, Shared, Worker};
 use crate::pace::Pace;
-use crate::wanted::Wanted;
 use crate::{CHUNK_ROWS, Positions, SourceBatch, SourceReader};
 
 /// Batches that wait between the workers and the reader.
@@ -36,15 +35,7 @@ pub(super) fn start(
     until: Option<&Positions>,
     projection: Option<&[usize]>,
 ) -> Result<KafkaReader> {
-    let (on_error, included) = (options.on_error, &options.included);
-    let wanted = Wanted::new(&options.schema, &options.declared, included, projection, on_error, None)?;
-    let unknown = Arc::new(Unknown::new(options.on_drift));
-    let decoder = match &options.records {
-        Records::Rows(format) => Decoder::Rows(format.decoder(&options.declared, &wanted.decoded, &wanted.places)?),
-        Records::Changes(format) => {
-            Decoder::Changes(format.decoder(&options.declared, options.key.declared.clone(), &unknown)?)
-        }
-    };
+    let decoding = Decoding::new(options, projection)?;
     let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
     let rate = options.rows_per_second.filter(|_| until.is_none());
     let most = rate.map_or(CHUNK_ROWS, |rate| ((rate / BATCHES_A_SECOND).ceil() as usize).clamp(1, CHUNK_ROWS));
@@ -54,7 +45,7 @@ pub(super) fn start(
         None => Purpose::Follow,
     };
     let ends = purpose != Purpose::Follow;
-    let shared = Arc::new(Shared { options: Arc::clone(options), wanted, decoder, unknown, sender, ends, most });
+    let shared = Arc::new(Shared { decoding, sender, ends, most });
     let told = Arc::new(Told::default());
     let positions = from.iter().map(|(split, text)| Ok((options.topics.partition(split)?, text.parse()?)));
     let positions: BTreeMap<Partition, KafkaPosition> = positions.collect::<Result<_>>()?;
@@ -92,9 +83,9 @@ fn workers(
     for share in shares(assigned, shared.ends).into_iter().filter(|share| !shared.ends || !share.is_empty()) {
         let (sender, receiver) = std::sync::mpsc::channel();
         workers.push((sender, share.len()));
-        let consumer = shared.options.client.consumer(&shared.options.name, told, purpose)?;
+        let consumer = shared.options().client.consumer(&shared.options().name, told, purpose)?;
         let worker = Worker::new(Arc::clone(shared), consumer, share, receiver)?;
-        let thread = std::thread::Builder::new().name(format!("kafka {}", shared.options.name));
+        let thread = std::thread::Builder::new().name(format!("kafka {}", shared.options().name));
         thread.spawn(move || worker.run()).map_err(|e| Error::new(SqlState::IoError, e.to_string()))?;
     }
     Ok(workers)

@@ -11,6 +11,7 @@ use rdkafka::{Message, Offset};
 use tidemark_common::{Error, Result, SqlState};
 
 use super::client::{ClientOptions, Purpose, TIMEOUT, blocking};
+use super::decoding::{Decoding, restored};
 use super::error::from_kafka;
 use super::options::{KafkaOptions, where_and_what};
 use super::starting::{Start, Starting};
@@ -20,7 +21,7 @@ use crate::formats::record::RecordFormat;
 use crate::formats::{Format, infer as infer_format};
 use crate::options::Options;
 use crate::spec::{FormatSpec, SourceSpec};
-use crate::{Positions, Source, SourceReader};
+use crate::{Positions, Record, Source, SourceBatch, SourceReader};
 
 /// Records from which columns are taken.
 const SAMPLE: usize = 1000;
@@ -71,6 +72,18 @@ impl Source for KafkaSource {
             Some(_) => Box::new(start.once().await?),
             None => Box::new(Starting::new(start)),
         })
+    }
+
+    async fn decode(&self, split: &str, records: Vec<Record>) -> Result<SourceBatch> {
+        let (options, split) = (Arc::clone(&self.options), split.to_string());
+        // It may ask a schema registry.
+        blocking(move || {
+            let partition = options.topics.partition(&split)?;
+            let records = records.into_iter().map(|record| restored(record, &partition));
+            let records = records.collect::<Result<Vec<_>>>()?;
+            Decoding::new(&options, None)?.rows(&partition, &split.into(), &records.iter().collect::<Vec<_>>())
+        })
+        .await
     }
 
     fn committed(&self, positions: &Positions) {

@@ -6,33 +6,28 @@
 //!
 //! The records stay where librdkafka has them until they have been decoded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
-use tidemark_common::{Error, Result, SqlState};
+use tidemark_common::{Error, Result};
 use tokio::sync::mpsc;
 
 use super::client::Context;
+use super::decoding::Decoding;
 use super::error::{from_kafka, is_lasting};
-use super::included::Included;
 use super::options::KafkaOptions;
 use super::position::KafkaPosition;
 use super::topics::{Partition, list_of};
 use super::whole::Held;
-use crate::formats::changes::{ChangeDecoder, Changed, KeyValue, open_at_end};
-use crate::formats::drift::Unknown;
-use crate::formats::record::RecordDecoder;
-use crate::formats::{Failures, assemble, registry};
-use crate::options::OnError;
-use crate::wanted::Wanted;
-use crate::{DeadLetter, Positions, RowOp, SourceBatch};
+use crate::formats::changes::open_at_end;
+use crate::formats::registry;
+use crate::{Positions, SourceBatch};
 
 /// Bytes of values that are decoded together, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -57,23 +52,19 @@ impl Assigned {
         (self.partition.clone(), Offset::Offset(self.position.next))
     }
 
+    /// Where it stands, for whoever keeps that.
+    fn positions(&self) -> Positions {
+        Positions::from([(self.lane.to_string(), self.position.to_string())])
+    }
+
     fn is_done(&self) -> bool {
         self.until.is_some_and(|until| self.position.next >= until)
     }
 }
 
-pub(super) enum Decoder {
-    Rows(Box<dyn RecordDecoder>),
-    Changes(Box<dyn ChangeDecoder>),
-}
-
 /// What all workers of a reader have.
 pub(super) struct Shared {
-    pub options: Arc<KafkaOptions>,
-    pub wanted: Wanted<Included>,
-    pub decoder: Decoder,
-    /// Columns that changes have and the source has not.
-    pub unknown: Arc<Unknown>,
+    pub decoding: Decoding,
     pub sender: mpsc::Sender<Result<SourceBatch>>,
     /// Each partition has an end.
     pub ends: bool,
@@ -82,21 +73,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub fn options(&self) -> &KafkaOptions {
+        &self.decoding.options
+    }
+
     /// Where a partition stands. Tells of it before its first row, so that its lane is waited for.
     pub fn nothing_yet(&self, one: &Assigned) -> SourceBatch {
-        SourceBatch {
-            lane: Arc::clone(&one.lane),
-            batch: RecordBatch::new_empty(Arc::clone(&self.wanted.schema)),
-            places: None,
-            positions: Positions::from([(one.lane.to_string(), one.position.to_string())]),
-            bytes: 0,
-            dropped: 0,
-            changes: None,
-            dead: Vec::new(),
-            unfinished: false,
-            unknown: Vec::new(),
-            into: None,
-        }
+        SourceBatch { positions: one.positions(), ..self.decoding.none(&one.lane) }
     }
 }
 
@@ -217,7 +200,7 @@ impl Worker {
             let held = whole(&self.shared, assigned, held, messages, &mut batches)?;
             self.held.extend(held.map(|held| (partition.clone(), held)));
         }
-        let now = self.shared.options.clock.now_micros();
+        let now = self.shared.options().clock.now_micros();
         batches.extend(self.ended(|held| held.has_ended(now))?);
         for number in at_end {
             // Where reading ends no two partitions of a worker have one number.
@@ -231,12 +214,14 @@ impl Worker {
     fn bear(&self, error: &KafkaError) -> Result<()> {
         match error.rdkafka_error_code() {
             // The next token may do.
-            Some(Code::Authentication | Code::SaslAuthenticationFailed) if self.shared.options.client.has_tokens() => {
-                tracing::warn!(source = self.shared.options.name, %error, "kafka takes no token of ours");
+            Some(Code::Authentication | Code::SaslAuthenticationFailed)
+                if self.shared.options().client.has_tokens() =>
+            {
+                tracing::warn!(source = self.shared.options().name, %error, "kafka takes no token of ours");
                 Ok(())
             }
             Some(code) if !is_lasting(code) => {
-                tracing::warn!(source = self.shared.options.name, %error, "kafka");
+                tracing::warn!(source = self.shared.options().name, %error, "kafka");
                 Ok(())
             }
             _ => Err(from_kafka(error, "reading from Kafka")),
@@ -252,7 +237,7 @@ fn whole(
     messages: &[BorrowedMessage<'_>],
     batches: &mut Vec<SourceBatch>,
 ) -> Result<Option<Held>> {
-    let Decoder::Changes(decoder) = &shared.decoder else {
+    let Some(decoder) = shared.decoding.changes() else {
         batches.extend(decoded(shared, assigned, messages)?);
         return Ok(None);
     };
@@ -277,7 +262,7 @@ fn whole(
     let Some(id) = id else { return Ok(None) };
     let mut open = open.unwrap_or_else(|| Held::new(id));
     if let Some(batch) = decoded(shared, assigned, &messages[begins..])? {
-        batches.extend(open.add(batch, shared.options.clock.now_micros(), &shared.options.name)?);
+        batches.extend(open.add(batch, shared.options().clock.now_micros(), &shared.options().name)?);
     }
     Ok(Some(open))
 }
@@ -286,33 +271,15 @@ fn whole(
 fn decoded(shared: &Shared, assigned: &mut Assigned, messages: &[BorrowedMessage<'_>]) -> Result<Option<SourceBatch>> {
     let (from, until) = (assigned.position.next, assigned.until.unwrap_or(i64::MAX));
     let wanted = |message: &&BorrowedMessage<'_>| from <= message.offset() && message.offset() < until;
-    let mut records: Vec<&BorrowedMessage<'_>> = messages.iter().filter(wanted).collect();
+    let records: Vec<&BorrowedMessage<'_>> = messages.iter().filter(wanted).collect();
     // What lay before one that is too far is there no longer.
     let after = messages.last().map_or(from, |last| last.offset().saturating_add(1));
     assigned.position.next = after.clamp(from, until.max(from));
     if records.is_empty() {
         return Ok(None);
     }
-    let bytes = records.iter().map(|record| record.payload_len() + record.key_len()).sum();
-    let read = SourceBatch { bytes, ..shared.nothing_yet(assigned) };
-    let decoder = match &shared.decoder {
-        Decoder::Rows(decoder) => decoder,
-        Decoder::Changes(decoder) => return changed(shared, &**decoder, assigned, &records, read).map(Some),
-    };
-    let payloads: Vec<Option<&[u8]>> = records.iter().map(|record| record.payload()).collect();
-    let (columns, mut failures) = patiently(shared, || decoder.columns(&payloads))?;
-    failures.extend(null_keys(shared, &columns, &records));
-    let chunk = assemble(&shared.wanted.decoded, columns, records.len(), failures, |_| None)?;
-    if let (OnError::Fail, Some(bad)) = (shared.options.on_error, chunk.bad.first()) {
-        return Err(bad_record(&bad.reason, &assigned.partition, records[bad.record].offset()));
-    }
-    let dead = dead_letters(shared, chunk.bad.iter().map(|bad| (records[bad.record], &bad.reason)));
-    if !chunk.bad.is_empty() {
-        records = chunk.good_records().into_iter().map(|record| records[record as usize]).collect();
-    }
-    let batch = shared.wanted.batch(&chunk.batch, |included| included.column(&records))?;
-    let places = Some(records.iter().map(|record| record.offset() as u64).collect());
-    Ok(Some(SourceBatch { batch, places, dropped: chunk.bad.len() as u64, dead, ..read }))
+    let rows = patiently(shared, || shared.decoding.rows(&assigned.partition, &assigned.lane, &records))?;
+    Ok(Some(SourceBatch { positions: assigned.positions(), ..rows }))
 }
 
 /// Waits for a schema registry that is away, as for a broker: for as long as somebody wants the records.
@@ -320,98 +287,10 @@ fn patiently<T>(shared: &Shared, decode: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match decode() {
             Err(error) if registry::is_passing(&error) && !shared.sender.is_closed() => {
-                tracing::warn!(source = shared.options.name, %error, "waiting for the schema registry");
+                tracing::warn!(source = shared.options().name, %error, "waiting for the schema registry");
                 std::thread::sleep(BETWEEN_TRIES);
             }
             decoded => return decoded,
         }
     }
-}
-
-/// As [`decoded`], of records that say what became of rows.
-fn changed(
-    shared: &Shared,
-    decoder: &dyn ChangeDecoder,
-    assigned: &Assigned,
-    records: &[&BorrowedMessage<'_>],
-    read: SourceBatch,
-) -> Result<SourceBatch> {
-    let pairs: Vec<KeyValue<'_>> = records.iter().map(|record| (record.key(), record.payload())).collect();
-    let changed = patiently(shared, || decoder.rows(&pairs))?;
-    let unknown = shared.unknown.news().map_err(|error| error.context(&assigned.partition))?;
-    let refused = without_key(shared, &changed, records);
-    let changed = changed.without(refused)?;
-    if let (OnError::Fail, Some((record, reason))) = (shared.options.on_error, changed.failures.first()) {
-        return Err(bad_record(reason, &assigned.partition, records[*record].offset()));
-    }
-    let of_rows: Vec<&BorrowedMessage<'_>> = changed.records.iter().map(|record| records[*record as usize]).collect();
-    let columns = shared.wanted.places.iter().map(|at| Arc::clone(&changed.columns[*at])).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(of_rows.len()));
-    let rows = RecordBatch::try_new_with_options(Arc::clone(&shared.wanted.decoded), columns, &options)?;
-    let batch = shared.wanted.batch(&rows, |included| included.column(&of_rows))?;
-    let dead = dead_letters(shared, changed.failures.iter().map(|(record, reason)| (records[*record], reason)));
-    Ok(SourceBatch {
-        batch,
-        dropped: changed.failures.len() as u64,
-        dead,
-        changes: Some(changed.changes),
-        unknown,
-        ..read
-    })
-}
-
-/// Bad records as they came, if they are to be kept.
-fn dead_letters<'a>(
-    shared: &Shared,
-    bad: impl Iterator<Item = (&'a BorrowedMessage<'a>, &'a Error)>,
-) -> Vec<DeadLetter> {
-    let letter = |(record, reason): (&BorrowedMessage<'_>, &Error)| DeadLetter {
-        position: record.offset(),
-        key: record.key().map(<[u8]>::to_vec),
-        value: record.payload().map(<[u8]>::to_vec),
-        error: reason.to_string(),
-    };
-    match shared.options.on_error {
-        OnError::DeadLetters => bad.map(letter).collect(),
-        OnError::Fail | OnError::Drop => Vec::new(),
-    }
-}
-
-/// Records that say something of a row whose key stands beside the value, and is not there.
-fn without_key(shared: &Shared, changed: &Changed, records: &[&BorrowedMessage<'_>]) -> BTreeMap<u32, Error> {
-    let mut refused = BTreeMap::new();
-    for included in &shared.options.key.included {
-        let column = included.column(records);
-        let rows = changed.records.iter().zip(&changed.changes.ops).filter(|(_, op)| **op != RowOp::Truncate);
-        let null = rows.filter(|(record, _)| column.is_null(**record as usize));
-        refused.extend(null.map(|(record, _)| (*record, no_key(included.name()))));
-    }
-    refused
-}
-
-fn no_key(name: &str) -> Error {
-    Error::new(SqlState::NotNullViolation, format!("\"{name}\" of the primary key is NULL"))
-}
-
-/// Records whose rows would have no key.
-fn null_keys(shared: &Shared, columns: &[ArrayRef], records: &[&BorrowedMessage<'_>]) -> Failures {
-    let key = &shared.options.key;
-    let place = |at: &usize| shared.wanted.places.iter().position(|place| place == at);
-    let declared =
-        key.declared.iter().filter_map(|at| Some((shared.options.schema.field(*at), Arc::clone(&columns[place(at)?]))));
-    let included = key.included.iter().map(|included| (included.name(), included.column(records)));
-    let columns = declared.map(|(field, column)| (field.name().as_str(), column)).chain(included);
-    let nulls = columns.flat_map(|(name, column)| {
-        let null = move |row: &usize| column.is_null(*row);
-        let error = move |row| (row, no_key(name));
-        (0..records.len()).filter(null).map(error)
-    });
-    nulls.collect()
-}
-
-fn bad_record(reason: &Error, partition: &Partition, offset: i64) -> Error {
-    reason
-        .clone()
-        .context(format!("{partition}, offset {offset}"))
-        .with_hint("Leave such records out: on_error = 'drop', or 'dlq', which keeps them in tidemark.dead_letters.")
 }

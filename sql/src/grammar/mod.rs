@@ -184,6 +184,8 @@ fn own(c: &mut Cursor) -> Result<Option<Statement>> {
         Statement::RunPipeline(pipeline::run(&mut ahead, false)?)
     } else if ahead.accept(&["DRY", "RUN"]) {
         Statement::RunPipeline(pipeline::run(&mut ahead, true)?)
+    } else if ahead.accept(&["REPLAY", "DEAD", "LETTERS"]) {
+        Statement::ReplayDeadLetters(source::replay(&mut ahead)?)
     } else if ahead.accept(&["SHOW", "RUNS"]) {
         Statement::ShowRuns(pipeline::show_runs(&mut ahead)?)
     } else if ahead.accept(&["VALIDATE", "PIPELINE"]) {

@@ -5,7 +5,22 @@ use tidemark_common::{Error, Result};
 
 use super::cursor::Cursor;
 use super::options;
-use crate::ast::{CreateSource, Include, Watermark};
+use crate::ast::{CreateSource, Include, ReplayDeadLetters, Watermark};
+
+/// After `REPLAY DEAD LETTERS`.
+pub(super) fn replay(c: &mut Cursor) -> Result<ReplayDeadLetters> {
+    let force = c.accept(&["FORCE"]);
+    if !c.accept(&["FROM"]) {
+        return Err(c.unexpected("FROM").with_hint("Write REPLAY DEAD LETTERS FROM source WHERE ..;"));
+    }
+    let source = c.object_name()?;
+    let selection = match c.accept(&["WHERE"]) {
+        true => Some(Box::new(c.parse(|p| p.parse_expr())?)),
+        false => None,
+    };
+    c.expect_end()?;
+    Ok(ReplayDeadLetters { source, force, selection })
+}
 
 /// After `CREATE [OR REPLACE] SOURCE`.
 pub(super) fn create(c: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
