@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::coordinator::definitions::{self, Environment};
+use crate::coordinator::source_columns;
 use crate::pipelines::Pipelines;
 use crate::planning;
 use crate::sequences::Sequences;
@@ -116,6 +117,8 @@ impl Database {
         }
         let left: Vec<Oid> = moment.catalog.objects().filter(|o| o.temporary).map(|o| o.oid).collect();
         self.drop_objects(left).await?;
+        let db = self.clone();
+        tokio::spawn(async move { source_columns::evolve(&db).await });
         Pipelines::start(self).await
     }
 

@@ -273,6 +273,9 @@ pub struct Source {
     pub columns: Vec<Column>,
     /// How many of `columns` are declared.
     pub declared: usize,
+    /// How many of the last of these have been added since.
+    #[serde(default)]
+    pub added: usize,
     /// (what, column name)
     #[serde(default)]
     pub include: Vec<(String, String)>,

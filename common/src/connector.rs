@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
+use crate::types::SqlType;
 use crate::{Delta, Epoch, Error, Result};
 
 /// How far a source has been read: split -> position, both as text that a person can read in `tidemark.sources`.
@@ -40,6 +41,16 @@ pub trait Source: Send + Sync + Debug {
         until: Option<&Positions>,
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>>;
+
+    /// An error if its columns cannot be read now; asked when one has been added.
+    async fn check_columns(&self) -> Result<()> {
+        self.check().await
+    }
+
+    /// Columns that its records have and it has not, and before which its readers have stopped so that they can be added.
+    fn missing_columns(&self) -> Vec<MissingColumn> {
+        Vec::new()
+    }
 
     /// The rows of records of a split that were set aside, all columns, with the place of each where it has one; those that still
     /// cannot be decoded are `dead` again. The positions are nobody's.
@@ -108,6 +119,14 @@ pub struct SourceBatch {
     pub into: Option<u32>,
     /// Names of columns that the records have and the source has not, each once for a reader.
     pub unknown: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingColumn {
+    /// The table, where several share the source: its number, as the source was told it.
+    pub of: Option<u32>,
+    pub name: String,
+    pub sql_type: SqlType,
 }
 
 /// A record as it came.

@@ -29,7 +29,8 @@ mod wanted;
 
 pub use fail::fail_point;
 pub use tidemark_common::connector::{
-    DeadLetter, Positions, Record, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch, SourceReader,
+    DeadLetter, MissingColumn, Positions, Record, RowChanges, RowOp, Sink, SinkWriter, Source, SourceBatch,
+    SourceReader,
 };
 
 pub use spec::{

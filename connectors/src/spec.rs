@@ -21,6 +21,8 @@ pub struct SourceSpec {
     pub name: String,
     /// The declared columns.
     pub columns: SchemaRef,
+    /// How many of the last of them were added to the source.
+    pub added: usize,
     /// INCLUDE what AS column: `what` lower-case, and the column's name.
     pub include: Vec<(String, String)>,
     /// Positions of the primary key; empty: it has none.
@@ -42,6 +44,7 @@ pub struct TableSpec {
     pub id: u32,
     pub name: String,
     pub columns: SchemaRef,
+    pub added: usize,
     pub key: Vec<usize>,
     /// Its own.
     pub options: Vec<(String, String)>,

@@ -22,6 +22,7 @@ pub fn pairs(options: &[(&str, &str)]) -> Vec<(String, String)> {
 
 pub fn spec(columns: &[(&str, SqlType)], options: &[(&str, &str)]) -> SourceSpec {
     SourceSpec {
+        added: 0,
         name: "s".to_string(),
         columns: schema(columns),
         include: Vec::new(),

@@ -490,6 +490,7 @@ impl Driver {
             dropped: source.lanes.dropped,
             stale_rows: source.stale,
             unknown_columns: source.unknown.iter().cloned().collect(),
+            missing_columns: source.failed.iter().flat_map(|_| source.def.source.missing_columns()).collect(),
             bytes: source.lanes.bytes,
             lag_rows: source.lag().rows,
             lag_bytes: source.lag().bytes,

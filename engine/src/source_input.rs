@@ -204,7 +204,9 @@ impl SourceInput {
             snapshot.get_value(&Key::SourceState { source: def.oid, what: "lanes" })?.unwrap_or_default();
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
         let history = Arc::new(history);
-        let unknown = snapshot.get_value(&Key::SourceState { source: def.oid, what: UNKNOWN })?.unwrap_or_default();
+        let mut unknown: BTreeSet<String> =
+            snapshot.get_value(&Key::SourceState { source: def.oid, what: UNKNOWN })?.unwrap_or_default();
+        unknown.retain(|name| def.schema.index_of(name).is_err());
         let stale = order::stale(def.oid, snapshot)?;
         let paused = snapshot.get_value(&Key::SourceState { source: def.oid, what: "paused" })?.unwrap_or(false);
         Ok(Self {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tidemark_common::connector::MissingColumn;
 use tidemark_common::{Epoch, Error, Oid};
 
 use crate::dataflow::NodeStats;
@@ -92,6 +93,8 @@ pub struct SourceStatus {
     pub stale_rows: u64,
     /// Columns that records have and the source has not.
     pub unknown_columns: Vec<String>,
+    /// Those that it has stopped before, so that it can be given them.
+    pub missing_columns: Vec<MissingColumn>,
     pub bytes: u64,
     /// Rows known to wait.
     pub lag_rows: Option<u64>,

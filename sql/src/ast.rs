@@ -360,6 +360,12 @@ pub enum AlterAction {
     ResetWatermark,
     /// `ALTER SEQUENCE name RESTART [WITH value]`
     Restart(Option<i64>),
+    /// `ALTER SOURCE name ADD [COLUMN] [IF NOT EXISTS] column type [FROM '$.path']`
+    AddColumn {
+        if_not_exists: bool,
+        column: Box<ast::ColumnDef>,
+        path: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

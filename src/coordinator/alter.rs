@@ -54,6 +54,9 @@ impl Session {
             }
             _ => {}
         }
+        if let (true, Op::AddColumn { if_not_exists, column_def, .. }) = (object.is_table_of_source(), operation) {
+            return self.add_source_column(object, column_def, None, *if_not_exists).await;
+        }
         let ObjectKind::Table(table) = &object.kind else {
             return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is not a table", object.name)));
         };
@@ -364,6 +367,9 @@ impl Session {
                 }
                 let paused = alter.action == AlterAction::Pause;
                 self.change_catalog(vec![], vec![PlannedStep::Pause(object.oid, paused)])?;
+            }
+            AlterAction::AddColumn { if_not_exists, column, path } => {
+                self.add_source_column(&object, column, path.as_deref(), *if_not_exists).await?
             }
             AlterAction::Restart(start) => {
                 let ObjectKind::Sequence(sequence) = &object.kind else {

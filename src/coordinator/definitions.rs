@@ -228,6 +228,7 @@ pub fn source(object: &Object, source: &Source, catalog: &Catalog, env: &Environ
     let spec = SourceSpec {
         name: object.name.clone(),
         columns: with_paths(&schema.project(&declared)?.into(), &source.paths),
+        added: source.added,
         include: source.include.clone(),
         key: source.key.clone(),
         options,
@@ -285,6 +286,7 @@ pub fn source_rows(object: &Object, source: &Source) -> Result<Option<TableDef>>
     }
     let layout = Layout::Keyed { key: source.key.clone() };
     let collection = Collection::new(StateId::new(object.oid, 0), source_schema(object), layout)?;
+    let collection = collection.with_added(source.added)?;
     Ok(Some(TableDef {
         oid: object.oid,
         name: object.name.clone(),

@@ -24,6 +24,7 @@ mod schemas;
 pub mod secrets;
 mod shared_source;
 mod sinks;
+pub(crate) mod source_columns;
 mod source_keys;
 mod sources;
 pub mod tables;

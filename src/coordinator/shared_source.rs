@@ -121,6 +121,7 @@ pub(super) fn tables(catalog: &Catalog, parent: &Object) -> Vec<TableSpec> {
         id: object.oid,
         name: object.name.clone(),
         columns: definitions::source_schema(object),
+        added: source.added,
         key: source.key.clone(),
         options: source.options.iter().filter(|(key, _)| key != "connector").cloned().collect(),
     };

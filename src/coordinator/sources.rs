@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast::ColumnDef;
 use tidemark_catalog::{Change, Column, Format, ObjectKind, Source, Watermark, columns_of, columns_schema};
 use tidemark_common::{Clock, Error, Result, SqlState};
 use tidemark_connectors::SourceSpec;
@@ -130,6 +131,7 @@ impl Session {
         let mut source = Source {
             columns,
             declared,
+            added: 0,
             include,
             watermark,
             options,
@@ -150,21 +152,16 @@ impl Session {
 }
 
 pub(super) fn declared_columns(create: &CreateSource) -> Result<Vec<Column>> {
-    create
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(i, column)| {
-            let mut options = column.options.iter().filter(|option| !source_keys::is_key(option));
-            if let Some(option) = options.next() {
-                return Err(Error::unsupported(format!(
-                    "{} on column \"{}\" of a source is not supported",
-                    option.option, column.name
-                )));
-            }
-            Ok(Column::new(fold(&column.name), grammar::types::sql_type(&column.data_type)?, i as i16 + 1))
-        })
-        .collect()
+    create.columns.iter().enumerate().map(|(at, column)| declared_column(column, at)).collect()
+}
+
+pub(super) fn declared_column(column: &ColumnDef, at: usize) -> Result<Column> {
+    let mut options = column.options.iter().filter(|option| !source_keys::is_key(option));
+    if let Some(option) = options.next() {
+        let message = format!("{} on column \"{}\" of a source is not supported", option.option, column.name);
+        return Err(Error::unsupported(message));
+    }
+    Ok(Column::new(fold(&column.name), grammar::types::sql_type(&column.data_type)?, at as i16 + 1))
 }
 
 /// The connector knows the types of what it can include.
@@ -179,6 +176,7 @@ fn included_columns(
     let spec = SourceSpec {
         name: create.name.to_string(),
         columns: definitions::with_paths(&columns_schema(declared), &create.paths),
+        added: 0,
         include: include.to_vec(),
         key: key.to_vec(),
         options: EventTime::split(&resolved.options)?.1,

@@ -212,6 +212,7 @@ fn clicks() -> Object {
         column(4, "file", SqlType::Text),
     ];
     let source = Source {
+        added: 0,
         key: vec![],
         paths: vec![],
         shared: None,

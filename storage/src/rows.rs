@@ -10,9 +10,10 @@
 //!
 //! NULL sorts before all values, text by its bytes, numbers by value.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayData, ArrayRef, make_array};
+use datafusion::arrow::array::{Array, ArrayData, ArrayRef, make_array, new_null_array};
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::compute::{SortOptions, cast};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType, FieldRef};
@@ -27,6 +28,8 @@ pub struct RowCodec {
     whole: Option<(RowConverter, RowParser)>,
     /// Whether values that compare equal must have equal bytes.
     for_keys: bool,
+    /// NULL in each of the last columns, which rows may be without.
+    added: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,21 @@ impl RowCodec {
             let parser = converter.parser();
             Some((converter, parser))
         };
-        Ok(Self { columns, whole, for_keys })
+        Ok(Self { columns, whole, for_keys, added: Vec::new() })
+    }
+
+    /// Rows may be without some of the last `added` columns, which came later: these are NULL.
+    pub fn with_added(mut self, added: usize) -> Result<Self> {
+        let first = self.columns.len() - added;
+        if added > 0 && self.columns.iter().any(|column| column.width.is_opaque()) {
+            return Err(Error::unsupported("a column cannot be added beside values whose length is not known"));
+        }
+        let null = |column: &ColumnCodec| -> Result<Vec<u8>> {
+            let rows = column.converter.convert_columns(&[new_null_array(&column.data_type, 1)])?;
+            Ok(rows.row(0).data().to_vec())
+        };
+        self.added = self.columns[first..].iter().map(null).collect::<Result<_>>()?;
+        Ok(self)
     }
 
     pub fn num_columns(&self) -> usize {
@@ -171,6 +188,44 @@ impl RowCodec {
 
     /// The columns numbered `wanted`, in that order; the others are stepped over.
     pub fn decode_columns(&self, rows: &[&[u8]], wanted: &[usize]) -> Result<Vec<ArrayRef>> {
+        if self.added.is_empty() {
+            return self.decode_whole(rows, wanted);
+        }
+        let whole: Vec<Cow<'_, [u8]>> = rows.iter().map(|row| self.completed(row)).collect();
+        self.decode_whole(&whole.iter().map(AsRef::as_ref).collect::<Vec<_>>(), wanted)
+    }
+
+    /// The length of the row as it is stored: without the last of its columns that came later, as long as they are NULL.
+    pub fn stored_len(&self, row: &[u8]) -> usize {
+        if self.added.is_empty() {
+            return row.len();
+        }
+        let first = self.columns.len() - self.added.len();
+        let (mut at, mut end) = (0, 0);
+        for (index, column) in self.columns.iter().enumerate() {
+            let len = column.width.measure(&row[at..]);
+            if index < first || row[at..at + len] != *self.added[index - first] {
+                end = at + len;
+            }
+            at += len;
+        }
+        end
+    }
+
+    /// The row with NULL in the columns that it is without.
+    fn completed<'a>(&self, row: &'a [u8]) -> Cow<'a, [u8]> {
+        let first = self.columns.len() - self.added.len();
+        let mut at = 0;
+        for (index, column) in self.columns.iter().enumerate() {
+            if index >= first && at == row.len() {
+                return [row, &self.added[index - first..].concat()].concat().into();
+            }
+            at += column.width.measure(&row[at..]);
+        }
+        row.into()
+    }
+
+    fn decode_whole(&self, rows: &[&[u8]], wanted: &[usize]) -> Result<Vec<ArrayRef>> {
         let all = wanted.len() == self.columns.len() && wanted.iter().enumerate().all(|(i, &c)| i == c);
         let Some(&last) = wanted.iter().max() else { return Ok(Vec::new()) };
         if all || self.columns[..=last].iter().any(|c| c.width.is_opaque()) {
@@ -609,6 +664,30 @@ mod tests {
             assert_eq!((&decoded[0], &decoded[1]), (&texts, &numbers));
             let picked = codec.decode_columns(&rows.iter().collect::<Vec<_>>(), &[1]).unwrap();
             assert_eq!(&picked[0], &numbers);
+        }
+    }
+
+    #[test]
+    fn columns_that_came_later_are_null() {
+        let (fields, columns) = all_types();
+        let all: Vec<usize> = (0..fields.len()).collect();
+        for before in 0..fields.len() {
+            let rows = RowCodec::new(&fields[..before]).unwrap().encode_rows(&columns[..before], 3).unwrap();
+            let rows: Vec<&[u8]> = rows.iter().collect();
+            let codec = RowCodec::new(&fields).unwrap().with_added(fields.len() - before).unwrap();
+            let whole = RowCodec::new(&fields).unwrap().encode(&columns).unwrap();
+            let decoded = codec.decode_columns(&[rows[0], whole.row(1), rows[2]], &all).unwrap();
+            let without = codec.encode(&decoded).unwrap();
+            for (at, stored) in [rows[0], whole.row(1), rows[2]].into_iter().enumerate() {
+                assert_eq!(&without.row(at)[..codec.stored_len(without.row(at))], stored, "{at} of {before}");
+            }
+            for (at, column) in decoded.iter().enumerate() {
+                assert_eq!(column.is_null(0), at >= before, "{at} of {before}");
+                assert_eq!(&column.slice(1, 1), &columns[at].slice(1, 1), "{at} of {before}");
+                if at < before {
+                    assert_eq!(&column.slice(0, 1), &columns[at].slice(0, 1));
+                }
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ impl Decoding {
     pub fn new(options: &Arc<KafkaOptions>, projection: Option<&[usize]>) -> Result<Self> {
         let (on_error, included) = (options.on_error, &options.included);
         let wanted = Wanted::new(&options.schema, &options.declared, included, projection, on_error, None)?;
-        let unknown = Arc::new(Unknown::new(options.on_drift));
+        let unknown = Arc::new(Unknown::new(options.on_drift, options.missing.clone()));
         let decoder = match &options.records {
             Records::Rows(format) => {
                 Decoder::Rows(format.decoder(&options.declared, &wanted.decoded, &wanted.places)?)

@@ -13,8 +13,9 @@ use super::client::ClientOptions;
 use super::included::{Included, known};
 use super::topics::Topics;
 use crate::formats::changes::ChangeFormat;
+use crate::formats::drift::{self, Missing};
 use crate::formats::record::RecordFormat;
-use crate::formats::{drift, text};
+use crate::formats::text;
 use crate::options::{OnError, Options};
 use crate::postgres::OnDrift;
 use crate::spec::{FormatSpec, SourceSpec, with_include};
@@ -45,6 +46,8 @@ pub(super) struct KafkaOptions {
     pub on_error: OnError,
     /// Of records that say what became of rows: what becomes of columns that the source does not have.
     pub on_drift: OnDrift,
+    /// Columns that it waits for.
+    pub missing: Missing,
     pub records: Records,
     /// The primary key, if there is one.
     pub key: Key,
@@ -96,6 +99,7 @@ impl KafkaOptions {
             rows_per_second,
             on_error,
             on_drift,
+            missing: Missing::default(),
             records,
             key,
             included,

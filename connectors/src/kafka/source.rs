@@ -21,7 +21,7 @@ use crate::formats::record::RecordFormat;
 use crate::formats::{Format, infer as infer_format};
 use crate::options::Options;
 use crate::spec::{FormatSpec, SourceSpec};
-use crate::{Positions, Record, Source, SourceBatch, SourceReader};
+use crate::{MissingColumn, Positions, Record, Source, SourceBatch, SourceReader};
 
 /// Records from which columns are taken.
 const SAMPLE: usize = 1000;
@@ -84,6 +84,11 @@ impl Source for KafkaSource {
             Decoding::new(&options, None)?.rows(&partition, &split.into(), &records.iter().collect::<Vec<_>>())
         })
         .await
+    }
+
+    fn missing_columns(&self) -> Vec<MissingColumn> {
+        let columns = self.options.missing.get();
+        columns.into_iter().map(|(name, sql_type)| MissingColumn { of: None, name, sql_type }).collect()
     }
 
     fn committed(&self, positions: &Positions) {

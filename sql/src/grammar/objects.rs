@@ -117,6 +117,12 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
         AlterAction::Pause
     } else if c.accept(&["RESUME"]) {
         AlterAction::Resume
+    } else if object_type == ObjectType::Source && c.accept(&["ADD"]) {
+        c.accept(&["COLUMN"]);
+        let if_not_exists = c.accept(&["IF", "NOT", "EXISTS"]);
+        let column = Box::new(c.parse(|p| p.parse_column_def())?);
+        let path = if c.accept(&["FROM"]) { Some(c.string()?) } else { None };
+        AlterAction::AddColumn { if_not_exists, column, path }
     } else if object_type == ObjectType::Sequence && c.accept(&["RESTART"]) {
         c.accept(&["WITH"]);
         AlterAction::Restart(if c.is_at_end() { None } else { Some(whole_number(c)?) })
@@ -125,7 +131,7 @@ pub(super) fn alter(c: &mut Cursor, object_type: ObjectType) -> Result<Alter> {
             .with_hint("Drop the sequence and create it anew with other options.")
             .with_position(c.position()));
     } else {
-        return Err(c.unexpected("RENAME TO, SET SCHEMA, OWNER TO, SET, PAUSE or RESUME"));
+        return Err(c.unexpected("RENAME TO, SET SCHEMA, OWNER TO, SET, PAUSE, RESUME or, of a source, ADD COLUMN"));
     };
     c.expect_end()?;
     Ok(Alter { object_type, if_exists, name, action })

@@ -154,6 +154,12 @@ impl Collection {
         self
     }
 
+    /// The last `added` columns came later: rows that were stored before are NULL there. None of them is in the key.
+    pub fn with_added(mut self, added: usize) -> Result<Self> {
+        self.value_codec = self.value_codec.with_added(added)?;
+        Ok(self)
+    }
+
     pub fn id(&self) -> StateId {
         self.id
     }

@@ -55,6 +55,19 @@ impl Change {
     }
 }
 
+/// Values as they are stored: one row has one form, whenever it came.
+struct Values {
+    rows: EncodedRows,
+    collection: Arc<Collection>,
+}
+
+impl Values {
+    fn row(&self, index: usize) -> &[u8] {
+        let row = self.rows.row(index);
+        &row[..self.collection.value_codec.stored_len(row)]
+    }
+}
+
 impl CollectionWriter {
     /// Keeps about `budget_bytes` of rows in memory. One writer a collection.
     pub fn new(collection: Arc<Collection>, budget_bytes: usize) -> Self {
@@ -246,10 +259,11 @@ impl CollectionWriter {
         changes.iter().filter_map(|change| change.as_move(keys)).collect()
     }
 
-    fn encode_values(&self, delta: &Delta) -> Result<EncodedRows> {
+    fn encode_values(&self, delta: &Delta) -> Result<Values> {
         let columns: Vec<ArrayRef> =
             self.collection.value_columns.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect();
-        self.collection.value_codec.encode_rows(&columns, delta.num_rows())
+        let rows = self.collection.value_codec.encode_rows(&columns, delta.num_rows())?;
+        Ok(Values { rows, collection: Arc::clone(&self.collection) })
     }
 
     /// Loads the keys and gives the rows in the order of their keys, rows of one key as they came.
@@ -260,7 +274,7 @@ impl CollectionWriter {
         Ok(order)
     }
 
-    fn carry_out(&mut self, changes: &[Change], keys: &EncodedRows, values: Option<&EncodedRows>) -> Result<()> {
+    fn carry_out(&mut self, changes: &[Change], keys: &EncodedRows, values: Option<&Values>) -> Result<()> {
         for change in changes {
             match *change {
                 Change::Put { key, value, .. } => {

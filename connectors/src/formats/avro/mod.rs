@@ -193,7 +193,9 @@ impl AvroRecords {
     fn writer(&self, reader: &Arc<Schema>, schema: Arc<Schema>) -> Result<Writer> {
         let plan = plan::plan(&schema, reader, &self.declared, &self.places)?;
         if let Some((unknown, within)) = &self.watch {
-            plan::unread(&schema, &plan, *within).into_iter().for_each(|name| unknown.note(name));
+            for (name, id) in plan::unread(&schema, &plan, *within) {
+                unknown.note(name, || types::sql_type(&schema, id).ok());
+            }
         }
         Ok(Writer { schema, plan })
     }

@@ -80,8 +80,8 @@ pub(super) fn plan(
     matching.record(writer.record()?, Some(reader.record()?), &columns(declared.fields()), wanted)
 }
 
-/// The writer's fields that no column is for; `within`: of the record that this field is.
-pub(super) fn unread<'a>(writer: &'a Schema, plan: &RecordPlan, within: Option<&str>) -> Vec<&'a str> {
+/// The writer's fields that no column is for, by name and what they hold; `within`: of the record that this field is.
+pub(super) fn unread<'a>(writer: &'a Schema, plan: &RecordPlan, within: Option<&str>) -> Vec<(&'a str, Id)> {
     let Ok(record) = writer.record() else { return Vec::new() };
     let Some(within) = within else { return skipped(record, plan) };
     let field = record.fields.iter().zip(&plan.steps).find(|(field, _)| field.name == within);
@@ -98,9 +98,9 @@ pub(super) fn unread<'a>(writer: &'a Schema, plan: &RecordPlan, within: Option<&
     }
 }
 
-fn skipped<'a>(record: &'a Record, plan: &RecordPlan) -> Vec<&'a str> {
+fn skipped<'a>(record: &'a Record, plan: &RecordPlan) -> Vec<(&'a str, Id)> {
     let skipped = record.fields.iter().zip(&plan.steps).filter(|(_, step)| matches!(step, Step::Skip(_)));
-    skipped.map(|(field, _)| field.name.as_str()).collect()
+    skipped.map(|(field, _)| (field.name.as_str(), field.node)).collect()
 }
 
 /// Refuses columns that the reader's schema does not have, or has otherwise.

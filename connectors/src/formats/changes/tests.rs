@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::Int64Type;
 use tidemark_common::types::SqlType;
 
 use super::*;
-use crate::formats::drift::Unknown;
+use crate::formats::drift::{Missing, Unknown};
 use crate::options::Options;
 use crate::postgres::OnDrift;
 use crate::spec::FormatSpec;
@@ -19,7 +19,7 @@ fn columns() -> SchemaRef {
 fn decoder(format: &str, options: &[(&str, &str)]) -> Result<Box<dyn ChangeDecoder>> {
     let spec = FormatSpec { format: format.into(), encode: "JSON".into(), options: pairs(options) };
     let format = ChangeFormat::choose(Some(&spec), &mut Options::default(), &[])?.unwrap();
-    format.decoder(&columns(), vec![0], &Arc::new(Unknown::new(OnDrift::Ignore)))
+    format.decoder(&columns(), vec![0], &Arc::new(Unknown::new(OnDrift::Ignore, Missing::default())))
 }
 
 /// Each row as `record op id name doc`, kept values as `=`; each bad record with its reason.

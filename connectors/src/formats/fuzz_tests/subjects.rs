@@ -10,7 +10,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result};
 
 use crate::formats::changes::{ChangeDecoder, ChangeFormat, KeyValue};
-use crate::formats::drift::Unknown;
+use crate::formats::drift::{Missing, Unknown};
 use crate::formats::random_rows::{columns, every_type, rows};
 use crate::formats::record::{RecordDecoder, RecordFormat};
 use crate::formats::record_encode::encoder;
@@ -275,7 +275,7 @@ pub fn protobuf_kinds() -> Subject {
 fn changed(format: &str, encode: &str, options: &[(&str, &str)], schema: &SchemaRef) -> Decode {
     let spec = FormatSpec { format: format.into(), encode: encode.into(), options: pairs(options) };
     let format = ChangeFormat::choose(Some(&spec), &mut Options::default(), &[]).unwrap().unwrap();
-    let unknown = Arc::new(Unknown::new(OnDrift::Ignore));
+    let unknown = Arc::new(Unknown::new(OnDrift::Ignore, Missing::default()));
     of_changes(format.decoder(schema, vec![0], &unknown).unwrap(), schema.clone())
 }
 

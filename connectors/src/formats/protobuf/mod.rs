@@ -194,7 +194,9 @@ impl ProtobufRecords {
         let message = descriptors::message(file.parent_pool(), &self.message)?;
         let plan = plan::plan(&message, reader, &self.declared, &self.places)?;
         if let Some((unknown, within)) = &self.watch {
-            plan::unread(&message, &plan, *within).iter().for_each(|name| unknown.note(name));
+            for field in plan::unread(&message, &plan, *within) {
+                unknown.note(field.name(), || types::sql_type(&field).ok());
+            }
         }
         Ok(Writer { file, plan })
     }

@@ -88,7 +88,7 @@ pub(super) fn plan(
 }
 
 /// The writer's fields that no column is for; `within`: of the message that this field is.
-pub(super) fn unread(writer: &MessageDescriptor, plan: &MessagePlan, within: Option<&str>) -> Vec<String> {
+pub(super) fn unread(writer: &MessageDescriptor, plan: &MessagePlan, within: Option<&str>) -> Vec<FieldDescriptor> {
     let Some(within) = within else { return skipped(writer, plan) };
     let Some(field) = writer.get_field_by_name(within) else { return Vec::new() };
     let shape = plan.met(field.number()).and_then(|met| met.column).map(|column| &plan.columns[column].shape);
@@ -98,9 +98,9 @@ pub(super) fn unread(writer: &MessageDescriptor, plan: &MessagePlan, within: Opt
     }
 }
 
-fn skipped(message: &MessageDescriptor, plan: &MessagePlan) -> Vec<String> {
+fn skipped(message: &MessageDescriptor, plan: &MessagePlan) -> Vec<FieldDescriptor> {
     let is_read = |field: &FieldDescriptor| plan.met(field.number()).is_some_and(|met| met.column.is_some());
-    message.fields().filter(|field| !is_read(field)).map(|field| field.name().to_string()).collect()
+    message.fields().filter(|field| !is_read(field)).collect()
 }
 
 /// Refuses columns that the schema does not have, or has otherwise.

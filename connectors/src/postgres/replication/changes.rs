@@ -60,11 +60,11 @@ impl Changes {
         let client = place.connect().await?;
         let types = types(&client, &columns, &SqlType::Numeric(None)).await?;
         let named: Vec<(&str, &SqlType)> = relation.columns.iter().map(|c| c.name).zip(&types).collect();
-        self.shape = Some(Shape::of(&self.options, &named)?);
+        self.shape = Some(Shape::of(&self.options, &named, false)?);
         let keys = relation.columns.iter().filter(|c| c.is_key).map(|c| c.name.to_string());
         let identity = if relation.identity == b'f' { Identity::Full } else { Identity::Columns(keys.collect()) };
         check_identity(&self.options, &identity)?;
-        let all = undeclared(&self.options, relation.columns.iter().map(|c| c.name))?;
+        let all = undeclared(&self.options, named.into_iter())?;
         Ok(all.into_iter().filter(|name| self.unknown.insert(name.clone())).collect())
     }
 
@@ -102,7 +102,7 @@ impl Changes {
     fn moves(&self, old: &Old<'_>, new: &Tuple<'_>) -> bool {
         let Some(shape) = &self.shape else { return false };
         let differs = |at: &usize| {
-            let place = shape.places[*at];
+            let Some(place) = shape.places[*at] else { return false };
             let (was, is) = (old.values.get(place), new.get(place));
             is != Some(&Value::Unchanged) && was != is
         };
@@ -113,7 +113,7 @@ impl Changes {
         let shape = self.shape(new)?;
         let is_key = |at: usize| self.options.key.contains(&at);
         let value = |at: usize| {
-            let place = shape.places[at];
+            let Some(place) = shape.places[at] else { return Value::Null };
             match (new[place], old) {
                 (Value::Unchanged, Some(old)) if old.is_whole || is_key(at) => {
                     old.values.get(place).copied().unwrap_or(Value::Unchanged)
@@ -133,9 +133,9 @@ impl Changes {
 
     fn delete(&self, old: &Old<'_>, rows: &mut Rows) -> Result<()> {
         let shape = self.shape(&old.values)?;
-        rows.delete(|at| match self.options.key.contains(&at) {
-            true => old.values[shape.places[at]],
-            false => Value::Null,
+        rows.delete(|at| match shape.places[at].filter(|_| self.options.key.contains(&at)) {
+            Some(place) => old.values[place],
+            None => Value::Null,
         })
     }
 

@@ -23,7 +23,7 @@ pub async fn check(options: &CdcOptions) -> Result<()> {
     }
     let table = Table::find(&client, place).await?;
     rights(options, &table)?;
-    columns(&client, options, &table).await?;
+    columns(&client, options, &table, true).await?;
     check_identity(options, &table.identity)?;
     let publication = Publication::find(&client, options).await?;
     Publication::check(publication.as_ref(), options, &table)?;
@@ -34,6 +34,31 @@ pub async fn check(options: &CdcOptions) -> Result<()> {
     Slot::check_absent(&client, options).await?;
     replicates(options).await
 }
+
+/// When columns have been added. Rows that the table had before they were added there say nothing of them in the log.
+pub async fn check_columns(options: &CdcOptions) -> Result<()> {
+    let client = options.place.connect().await?;
+    let table = Table::find(&client, &options.place).await?;
+    columns(&client, options, &table, false).await?;
+    let fields = options.schema.fields();
+    let added: Vec<&str> = fields[fields.len() - options.added..].iter().map(|field| field.name().as_str()).collect();
+    let rows = query(&client, FILLED, &[&table.oid, &added]).await?;
+    match rows.first() {
+        None => Ok(()),
+        Some(row) => {
+            let (column, label): (String, String) = (row.get(0), options.place.label());
+            let message = format!(
+                "column \"{column}\" of table \"{label}\" has a default, which rows that were there before it have got"
+            );
+            Err(Error::new(SqlState::ObjectNotInPrerequisiteState, message)
+                .with_detail("The log does not tell these rows again: here they would be without it.")
+                .with_hint("Make the source anew: it copies the table again."))
+        }
+    }
+}
+
+const FILLED: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1::oid AND attname = ANY($2::text[]) \
+     AND (atthasmissing OR atthasdef OR attidentity <> '')";
 
 async fn replicates(options: &CdcOptions) -> Result<()> {
     let place = &options.place;
@@ -82,12 +107,15 @@ fn rights(options: &CdcOptions, table: &Table) -> Result<()> {
     Ok(())
 }
 
-async fn columns(client: &Client, options: &CdcOptions, table: &Table) -> Result<()> {
+async fn columns(client: &Client, options: &CdcOptions, table: &Table, is_new: bool) -> Result<()> {
     let types = types(client, &table.columns, &SqlType::Numeric(None)).await?;
     let named: Vec<(&str, &SqlType)> = table.columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
-    let shape = Shape::of(options, &named)?;
-    undeclared(options, in_stream(table))?;
-    match shape.places.iter().map(|at| &table.columns[*at]).find(|column| column.is_generated) {
+    let shape = Shape::of(options, &named, true)?;
+    if is_new {
+        let declare = "Declare it, or take all columns from the table: CREATE SOURCE name (*) WITH (..).";
+        undeclared(options, in_stream(table, &types)).map_err(|error| error.with_hint(declare))?;
+    }
+    match shape.places.iter().flatten().map(|at| &table.columns[*at]).find(|column| column.is_generated) {
         Some(generated) => Err(Error::unsupported(format!(
             "column \"{}\" of table \"{}\" is generated: it is not in the stream",
             generated.name,

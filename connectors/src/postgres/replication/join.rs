@@ -18,10 +18,9 @@ use super::lsn::Lsn;
 use super::position::Position;
 use super::publication;
 use super::session::query;
-use super::shape::undeclared;
 use super::slot::Slot;
 use super::snapshot::{SESSION, check_shape, copy_table, files, hand_out};
-use super::table::{Table, in_stream};
+use super::table::Table;
 use super::wire::Wire;
 use super::worker::{Worker, nobody_reads};
 use crate::fail_point;
@@ -104,8 +103,8 @@ impl Join {
             let of = Arc::clone(&worker.tables[joining.place].options);
             // As it was in the snapshot.
             let table = Table::find(&self.client, &of.place).await?;
-            check_shape(&self.client, &of, &table).await?;
-            worker.tables[joining.place].unknown = undeclared(&of, in_stream(&table))?.into_iter().collect();
+            let unknown = check_shape(&self.client, &of, &table).await?;
+            worker.tables[joining.place].unknown = unknown.into_iter().collect();
             copy_table(worker, joining.place, &self.client, self.at, &joining.table, joining.filter.as_deref()).await?;
             if files(&self.client, &joining.table).await? != joining.files {
                 return Err(Error::new(

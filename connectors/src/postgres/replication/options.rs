@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use tidemark_common::{Clock, Error, Result, SqlState};
 
 use super::session::Place;
-use crate::formats::drift::on_drift;
+use crate::formats::drift::{Missing, on_drift};
 use crate::options::Options;
 use crate::postgres::OnDrift;
 use crate::spec::{SourceSpec, refuse_format};
@@ -29,6 +29,10 @@ pub struct CdcOptions {
     pub creates_publication: bool,
     /// What becomes of columns of the table that the source does not have.
     pub on_drift: OnDrift,
+    /// Columns that it waits for.
+    pub missing: Missing,
+    /// How many of the last columns were added to the source.
+    pub added: usize,
     /// The declared columns. All may be NULL: of a row that goes there is only its key.
     pub schema: SchemaRef,
     pub key: Vec<usize>,
@@ -61,6 +65,8 @@ impl CdcOptions {
             shares: spec.shared,
             creates_publication,
             on_drift,
+            missing: Missing::default(),
+            added: spec.added,
             schema: Arc::new(Schema::new(fields)),
             key: spec.key,
             clock: spec.clock,

@@ -7,7 +7,7 @@
 //!
 //! Values travel as text, so that TEXT holds any type.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_common::types::{NUMERIC_PRECISION, NUMERIC_SCALE, SqlType};
 use tidemark_common::{Error, Result, SqlState, nearest};
@@ -19,17 +19,22 @@ use crate::postgres::OnDrift;
 
 #[derive(Debug, Clone)]
 pub struct Shape {
-    /// Of each declared column among the table's.
-    pub places: Vec<usize>,
+    /// Of each declared column among the table's; `None`: one that was added to the source, and that the table did not have then.
+    pub places: Vec<Option<usize>>,
     /// Columns of the table.
     pub width: usize,
 }
 
 impl Shape {
-    /// `columns`: the table's, with their types.
-    pub fn of(options: &CdcOptions, columns: &[(&str, &SqlType)]) -> Result<Self> {
-        let place = |field: &datafusion::arrow::datatypes::FieldRef| {
-            let at = columns.iter().position(|(name, _)| name == field.name()).ok_or_else(|| {
+    /// `columns`: the table's, with their types. `is_now`: it is as it is now, and not as it was when the stream was written.
+    pub fn of(options: &CdcOptions, columns: &[(&str, &SqlType)], is_now: bool) -> Result<Self> {
+        let first_added = options.schema.fields().len() - options.added;
+        let place = |(of, field): (usize, &datafusion::arrow::datatypes::FieldRef)| {
+            let found = columns.iter().position(|(name, _)| name == field.name());
+            if found.is_none() && of >= first_added && !is_now {
+                return Ok(None);
+            }
+            let at = found.ok_or_else(|| {
                 let message = format!("table \"{}\" has no column \"{}\"", options.place.label(), field.name());
                 let error = Error::new(SqlState::UndefinedColumn, message);
                 match nearest(field.name(), columns.iter().map(|(name, _)| *name)) {
@@ -39,7 +44,7 @@ impl Shape {
             })?;
             let (declared, found) = (SqlType::from_field(field), columns[at].1);
             match holds(&declared, found) {
-                true => Ok(at),
+                true => Ok(Some(at)),
                 false => Err(Error::new(
                     SqlState::DatatypeMismatch,
                     format!(
@@ -53,18 +58,25 @@ impl Shape {
                 ))),
             }
         };
-        let places = options.schema.fields().iter().map(place).collect::<Result<_>>()?;
+        let places = options.schema.fields().iter().enumerate().map(place).collect::<Result<_>>()?;
         Ok(Self { places, width: columns.len() })
     }
 }
 
-/// Names of the table's columns that the source does not have; an error if it may not lack any.
-pub fn undeclared<'a>(options: &CdcOptions, columns: impl Iterator<Item = &'a str>) -> Result<BTreeSet<String>> {
-    let names: BTreeSet<String> =
-        columns.filter(|name| options.schema.index_of(name).is_err()).map(String::from).collect();
-    match names.first().filter(|_| options.on_drift == OnDrift::Error) {
-        Some(name) => Err(refused(name, &format!("table \"{}\" has", options.place.label()))),
-        None => Ok(names),
+/// The table's columns that the source does not have, by name; an error if it may not lack any.
+pub fn undeclared<'a>(
+    options: &CdcOptions,
+    columns: impl Iterator<Item = (&'a str, &'a SqlType)>,
+) -> Result<BTreeSet<String>> {
+    let missing: BTreeMap<&str, &SqlType> =
+        columns.filter(|(name, _)| options.schema.index_of(name).is_err()).collect();
+    match missing.first_key_value().filter(|_| options.on_drift != OnDrift::Ignore) {
+        None => Ok(missing.into_keys().map(String::from).collect()),
+        Some((name, _)) => {
+            let named = |(name, sql_type): (&&str, &&SqlType)| (name.to_string(), (*sql_type).clone());
+            options.missing.set(missing.iter().map(named).collect());
+            Err(refused(name, &format!("table \"{}\" has", options.place.label()), options.on_drift))
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //!   wire:     CREATE_REPLICATION_SLOT ──▶ snapshot, 0/A  ─╴(closed)                                ─▶ position 0/A
 //! ```
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -57,8 +58,7 @@ pub async fn copy(worker: &mut Worker) -> Result<Lsn> {
     client.run(&begin).await?;
     drop(wire);
     let table_now = Table::find(&client, place).await?;
-    worker.tables[0].unknown = undeclared(&options, in_stream(&table_now))?.into_iter().collect();
-    check_shape(&client, &options, &table_now).await?;
+    worker.tables[0].unknown = check_shape(&client, &options, &table_now).await?.into_iter().collect();
     copy_table(worker, 0, &client, at, &table, filter.as_deref()).await?;
     if self::files(&client, &table).await? != files {
         return Err(Error::new(
@@ -72,11 +72,12 @@ pub async fn copy(worker: &mut Worker) -> Result<Lsn> {
     Ok(at)
 }
 
-/// An error if the table's columns do not become the source's.
-pub async fn check_shape(client: &Client, options: &CdcOptions, table: &Table) -> Result<()> {
+/// The table's columns that the source does not have; an error if the source's are not all of them there.
+pub async fn check_shape(client: &Client, options: &CdcOptions, table: &Table) -> Result<BTreeSet<String>> {
     let types = types(client, &table.columns, &SqlType::Numeric(None)).await?;
     let named: Vec<(&str, &SqlType)> = table.columns.iter().map(|c| c.name.as_str()).zip(&types).collect();
-    Shape::of(options, &named).map(drop)
+    Shape::of(options, &named, true)?;
+    undeclared(options, in_stream(table, &types))
 }
 
 fn select(options: &CdcOptions, table: &Table, filter: Option<&str>) -> String {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use tidemark_common::{Error, Result, SqlState};
 
-use super::check::check;
+use super::check::{check, check_columns};
 use super::feedback::Feedback;
 use super::options::CdcOptions;
 use super::publication;
@@ -18,7 +18,7 @@ use super::slot::Slot;
 use super::table::{Table, types};
 use crate::options::Options;
 use crate::spec::{FormatSpec, KEY_METADATA, SourceSpec, TableSpec, refuse_format};
-use crate::{Positions, Source, SourceReader};
+use crate::{MissingColumn, Positions, Source, SourceReader};
 
 /// How long a slot that is dropped may still be read from: the server takes a moment to notice that its reader is gone.
 const LET_GO: Duration = Duration::from_secs(20);
@@ -38,6 +38,7 @@ pub(crate) fn open(spec: SourceSpec, options: Options) -> Result<Arc<dyn Source>
             name: table.name.clone(),
             columns: table.columns.clone(),
             key: table.key.clone(),
+            added: table.added,
             shared: Some(spec.name.clone()),
             tables: Vec::new(),
             ..spec.clone()
@@ -57,6 +58,19 @@ impl Source for CdcSource {
 
     async fn check(&self) -> Result<()> {
         check(&self.options).await
+    }
+
+    async fn check_columns(&self) -> Result<()> {
+        check_columns(&self.options).await
+    }
+
+    fn missing_columns(&self) -> Vec<MissingColumn> {
+        let own = std::iter::once((None, &self.options));
+        let all = own.chain(self.tables.iter().map(|(id, options)| (Some(*id), options)));
+        all.flat_map(|(of, options)| {
+            options.missing.get().into_iter().map(move |(name, sql_type)| MissingColumn { of, name, sql_type })
+        })
+        .collect()
     }
 
     async fn reader(

@@ -76,9 +76,10 @@ impl Table {
     }
 }
 
-/// Names of the columns that its changes have.
-pub fn in_stream(table: &Table) -> impl Iterator<Item = &str> {
-    table.columns.iter().filter(|column| !column.is_generated).map(|column| column.name.as_str())
+/// The columns that its changes have, with their types among those of all.
+pub fn in_stream<'a>(table: &'a Table, types: &'a [SqlType]) -> impl Iterator<Item = (&'a str, &'a SqlType)> {
+    let columns = table.columns.iter().zip(types).filter(|(column, _)| !column.is_generated);
+    columns.map(|(column, sql_type)| (column.name.as_str(), sql_type))
 }
 
 /// The types of columns as they are here; `numeric`: what one without precision is.
