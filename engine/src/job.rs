@@ -56,6 +56,8 @@ pub(crate) enum Output {
     /// A sink that keeps nothing: its rows are counted.
     Discard {
         rows: u64,
+        /// The last one.
+        epoch: Epoch,
     },
 }
 
@@ -136,7 +138,7 @@ impl Job {
             Definition::View(def) => {
                 Output::View(Box::new(CollectionWriter::new(def.collection, cache).with_indexes(def.indexes)))
             }
-            Definition::Sink(def) if def.sink.discards() => Output::Discard { rows: 0 },
+            Definition::Sink(def) if def.sink.discards() => Output::Discard { rows: 0, epoch: snapshot.epoch() },
             Definition::Sink(def) => Output::Sink { outbox: Outbox::open(oid, snapshot)?, def },
             Definition::Table(_) | Definition::Source(_) => return Err(Error::internal("not a job")),
         };
@@ -323,7 +325,10 @@ impl Job {
             }
             Output::View(_) => {}
             Output::Sink { outbox, .. } => outbox.append(epoch, &changes.chunks, &mut own)?,
-            Output::Discard { rows: all } => *all += rows,
+            Output::Discard { rows: all, epoch: last } => {
+                *all += rows;
+                *last = epoch;
+            }
         }
         self.stored.started = true;
         commit.append(&own);
@@ -429,7 +434,7 @@ impl Job {
         let mut gave_up = false;
         match &self.output {
             Output::View(_) => return None,
-            Output::Discard { rows } => status.delivered_rows = *rows,
+            Output::Discard { rows, epoch } => (status.delivered_rows, status.delivered_epoch) = (*rows, *epoch),
             Output::Sink { outbox, .. } => {
                 let report = outbox.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
                 (status.error, gave_up) = (report.error, report.gave_up);
