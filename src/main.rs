@@ -31,6 +31,10 @@ use tidemark_common::{Error, Result};
 
 use crate::config::{Command, Config};
 
+/// Batches come and go all the time: glibc's gives their memory back to the kernel and faults it in again.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Of a worker thread, in bytes. Syntax trees and plans are walked by recursion, as deep as the grammar lets a statement be.
 const STACK: usize = 16 << 20;
 

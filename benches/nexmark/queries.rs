@@ -1,4 +1,5 @@
-//! The queries as published, in our spelling of windows, and what Flink does of them.
+//! The queries as published, in our spelling of windows, and what Flink does of them. Windows are sent when they close, as Flink
+//! sends them.
 
 pub struct Query {
     pub name: &'static str,
@@ -50,7 +51,8 @@ pub const QUERIES: [Query; 25] = [
          maxima AS (
              SELECT window_start, window_end, max(num) AS maxn FROM counts GROUP BY window_start, window_end)
          SELECT c.window_start, c.auction, c.num FROM counts AS c
-         JOIN maxima AS m ON c.window_start = m.window_start AND c.window_end = m.window_end AND c.num >= m.maxn",
+         JOIN maxima AS m ON c.window_start = m.window_start AND c.window_end = m.window_end AND c.num >= m.maxn
+         EMIT ON WINDOW CLOSE",
     ),
     query(
         "q6",
@@ -81,7 +83,8 @@ pub const QUERIES: [Query; 25] = [
              GROUP BY id, name, window_start, window_end) AS p
          JOIN (SELECT seller, window_start, window_end FROM TUMBLE(auction, date_time, INTERVAL '10 seconds')
                GROUP BY seller, window_start, window_end) AS a
-           ON p.id = a.seller AND p.window_start = a.window_start AND p.window_end = a.window_end",
+           ON p.id = a.seller AND p.window_start = a.window_start AND p.window_end = a.window_end
+         EMIT ON WINDOW CLOSE",
     ),
     query(
         "q9",
@@ -108,14 +111,16 @@ pub const QUERIES: [Query; 25] = [
         "sessions of a bidder",
         None,
         "SELECT bidder, count(*) AS bids, window_start, window_end
-         FROM SESSION(bid PARTITION BY bidder, date_time, INTERVAL '10 seconds') GROUP BY bidder, window_start, window_end",
+         FROM SESSION(bid PARTITION BY bidder, date_time, INTERVAL '10 seconds')
+         GROUP BY bidder, window_start, window_end EMIT ON WINDOW CLOSE",
     ),
     query(
         "q12",
         "windows of processing time",
         None,
         "SELECT bidder, count(*) AS bids, window_start, window_end
-         FROM TUMBLE(bid, proctime(), INTERVAL '10 seconds') GROUP BY bidder, window_start, window_end",
+         FROM TUMBLE(bid, proctime(), INTERVAL '10 seconds')
+         GROUP BY bidder, window_start, window_end EMIT ON WINDOW CLOSE",
     ),
     Query {
         name: "q13",
@@ -231,13 +236,14 @@ pub const QUERIES: [Query; 25] = [
         "10 s, count by auction",
         Some(268.0),
         "SELECT window_start, window_end, auction, count(*) AS num FROM TUMBLE(bid, date_time, INTERVAL '10 seconds')
-         GROUP BY window_start, window_end, auction",
+         GROUP BY window_start, window_end, auction EMIT ON WINDOW CLOSE",
     ),
     query(
         "hop",
         "60 s by 1 s, count by auction",
         Some(49.0),
         "SELECT window_start, window_end, auction, count(*) AS num
-         FROM HOP(bid, date_time, INTERVAL '1 second', INTERVAL '60 seconds') GROUP BY window_start, window_end, auction",
+         FROM HOP(bid, date_time, INTERVAL '1 second', INTERVAL '60 seconds')
+         GROUP BY window_start, window_end, auction EMIT ON WINDOW CLOSE",
     ),
 ];
