@@ -21,11 +21,7 @@ pub const COLUMNS: &str = "event_type INT, id BIGINT, name TEXT, email_address T
 /// The kinds of events, each as its number in `event_type` and the columns that it has.
 pub const KINDS: [(&str, u8, &str); 3] = [
     ("person", 0, "id, name, email_address, credit_card, city, state, date_time, extra"),
-    (
-        "auction",
-        1,
-        "id, item_name, description, initial_bid, reserve, date_time, expires, seller, category, extra",
-    ),
+    ("auction", 1, "id, item_name, description, initial_bid, reserve, date_time, expires, seller, category, extra"),
     ("bid", 2, "auction, bidder, price, channel, url, date_time, extra"),
 ];
 

@@ -3,17 +3,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
+use datafusion::logical_expr::{
+    EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, binary_expr,
+};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::utils::collect_columns;
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast;
 use tidemark_catalog::{
     Asked, Catalog, MaterializedView, Object, ObjectKind, SecretKey, Sink, Source, TIDEMARK_SCHEMA, Table,
@@ -302,6 +306,25 @@ pub fn format_spec(format: &tidemark_catalog::Format) -> FormatSpec {
     FormatSpec { format: format.format.clone(), encode: format.encode.clone(), options: format.options.clone() }
 }
 
+/// An interval without months and days is so many microseconds: taking these from a time saves the calendar's arithmetic, a row at a time.
+fn without_calendar(expr: Expr, schema: &Schema) -> Transformed<Expr> {
+    let Expr::BinaryExpr(binary) = &expr else { return Transformed::no(expr) };
+    let (Expr::Column(column), Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _)) =
+        (binary.left.as_ref(), binary.right.as_ref())
+    else {
+        return Transformed::no(expr);
+    };
+    let is_time = schema
+        .field_with_name(&column.name)
+        .is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)));
+    let is_exact = interval.months == 0 && interval.days == 0 && interval.nanoseconds % 1000 == 0;
+    if !is_time || !is_exact || !matches!(binary.op, Operator::Plus | Operator::Minus) {
+        return Transformed::no(expr);
+    }
+    let micros = ScalarValue::DurationMicrosecond(Some(interval.nanoseconds / 1000));
+    Transformed::yes(binary_expr(*binary.left.clone(), binary.op, Expr::Literal(micros, None)))
+}
+
 fn watermark(
     watermark: &tidemark_catalog::Watermark,
     time: &EventTime,
@@ -321,7 +344,8 @@ fn watermark(
     };
     let columns = DFSchema::try_from(schema.as_ref().clone())?;
     let expr = names.expr(&watermark.expr, &columns)?;
-    let expr = coerce(expr, &columns, env)?;
+    let expr = simplifier(&columns, env).simplify(coerce(expr, &columns, env)?)?;
+    let expr = expr.transform(|expr| Ok(without_calendar(expr, schema)))?.data;
     let physical = create_physical_expr(&expr, &columns, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     let field = schema.field(watermark.column);
     let made = physical.data_type(schema)?;

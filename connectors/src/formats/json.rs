@@ -344,7 +344,7 @@ impl Lines {
         self.found.clear();
         let mut searched = 0;
         while self.found.len() < most && (self.found.is_empty() || self.start < CHUNK_BYTES) {
-            match self.buffer[searched..].iter().position(|b| *b == b'\n') {
+            match memchr::memchr(b'\n', &self.buffer[searched..]) {
                 Some(length) => {
                     self.push_line(searched + length);
                     self.start = searched + length + 1;

@@ -24,7 +24,7 @@ pub enum Bytes {
 }
 
 impl Bytes {
-    const SHORT: usize = 22;
+    const SHORT: usize = 30;
 
     pub fn new(bytes: &[u8]) -> Self {
         if bytes.len() <= Self::SHORT {
