@@ -5,6 +5,14 @@
 //!   └─ a range ─┘    └ a row, sorted as ORDER BY says ──┘    equal ones by the rest, so always the same way
 //! ```
 //!
+//! Where no more than a few rows of a partition are ever kept, they stand in one value under its key, in order:
+//!
+//! ```text
+//!   partition key ─▶ weight (i64), length of the order columns (u32), length (u32), the row · the next ..
+//! ```
+//!
+//! Then a partition is one key to load and one to write, and no range is searched for.
+//!
 //! Each column stands in the key once: an order column in the order, one that the partition's key gives back exactly there
 //! only, every other in the rest. Shards share one state; each touches its own partitions only.
 
@@ -39,6 +47,8 @@ pub struct Partitions {
     late_by: Option<usize>,
     closed_to: Option<Vec<u8>>,
     late_rows: u64,
+    /// The rows of a partition are one value.
+    in_lists: bool,
     rows: KeyedState,
 }
 
@@ -133,6 +143,7 @@ impl Partitions {
             late_by: close,
             closed_to: None,
             late_rows: 0,
+            in_lists: false,
             rows: KeyedState::new(placement.state(0), placement.cache_budget),
         })
     }
@@ -143,7 +154,14 @@ impl Partitions {
         self
     }
 
-    /// Sorts an epoch's changes by partition, late ones left out, and loads the rows that they are of.
+    /// Keeps the rows of a partition in one value, for [`list`](Self::list) and [`set_list`](Self::set_list). They are few.
+    pub fn in_lists(mut self) -> Self {
+        self.in_lists = true;
+        self
+    }
+
+    /// Sorts an epoch's changes by partition, late ones left out, and loads the rows that they are of. Of lists a row may come more
+    /// than once.
     pub fn touch(&mut self, ctx: &StepContext<'_>, chunks: Chunks) -> Result<Touched> {
         let chunks = match self.late_by {
             Some(column) => {
@@ -156,12 +174,21 @@ impl Partitions {
         let mut partitions = GroupNumbers::default();
         let mut keys = GroupNumbers::default();
         let mut changed: Vec<(usize, usize, i64)> = Vec::new();
+        let mut changes = Vec::new();
         for delta in chunks {
             let rows = delta.num_rows();
             let columns = |of: &[usize]| of.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect::<Vec<_>>();
             let numbers = self.keys.number(&columns(&self.partition), rows, &mut partitions)?;
             let order = self.order.codec.encode_rows(&columns(&self.order.columns), rows)?;
             let rest = self.rest.codec.encode_rows(&columns(&self.rest.columns), rows)?;
+            if self.in_lists {
+                changes.resize(partitions.len(), Vec::new());
+                for (row, &partition) in numbers.iter().enumerate() {
+                    let bytes = [order.row(row), rest.row(row)].concat();
+                    changes[partition].push((Row { bytes, order_len: order.row(row).len() }, delta.weight(row)));
+                }
+                continue;
+            }
             let mut key = Vec::new();
             for (row, &partition) in numbers.iter().enumerate() {
                 key.clear();
@@ -175,7 +202,11 @@ impl Partitions {
                 }
             }
         }
-        let mut changes = vec![Vec::new(); partitions.len()];
+        if self.in_lists {
+            self.rows.load(ctx.snapshot, &partitions.keys())?;
+            return Ok(Touched { partitions, changes, also_read: BTreeSet::new() });
+        }
+        changes.resize(partitions.len(), Vec::new());
         let mut loaded = Vec::new();
         for (number, (partition, order_len, weight)) in changed.into_iter().enumerate().filter(|(_, c)| c.2 != 0) {
             let key = keys.key(number);
@@ -203,6 +234,34 @@ impl Partitions {
             0 => self.rows.delete(&key),
             weight => self.rows.put(&key, &write(weight, row.order_len)),
         }
+    }
+
+    /// The rows of a partition that was touched, and their weights, in order.
+    pub fn list(&self, partition: &[u8]) -> Result<Vec<(Row, i64)>> {
+        let mut rest = self.rows.get(partition).unwrap_or_default();
+        let mut rows = Vec::new();
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at_checked(12).ok_or_else(|| cut_off(&self.name))?;
+            let (weight, order_len) = read(head)?;
+            let (len, tail) = tail.split_first_chunk::<4>().ok_or_else(|| cut_off(&self.name))?;
+            let (bytes, tail) =
+                tail.split_at_checked(u32::from_be_bytes(*len) as usize).ok_or_else(|| cut_off(&self.name))?;
+            rows.push((Row { bytes: bytes.to_vec(), order_len }, weight));
+            rest = tail;
+        }
+        Ok(rows)
+    }
+
+    /// These are the rows of the partition from now on.
+    pub fn set_list(&mut self, partition: &[u8], rows: &[(Row, i64)]) {
+        let mut value = Vec::with_capacity(rows.iter().map(|(row, _)| 16 + row.bytes.len()).sum());
+        for (row, weight) in rows {
+            value.extend_from_slice(&write(*weight, row.order_len));
+            let len = u32::try_from(row.bytes.len()).expect("a row is far shorter than 4 GiB");
+            value.extend_from_slice(&len.to_be_bytes());
+            value.extend_from_slice(&row.bytes);
+        }
+        self.rows.put(partition, &value);
     }
 
     /// Calls `each` with the rows of a partition and their weights, in order, until it says false.
@@ -268,6 +327,10 @@ impl Partitions {
     pub fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
     }
+}
+
+fn cut_off(name: &str) -> Error {
+    Error::internal(format!("{name}: the rows of a partition are cut off"))
 }
 
 fn write(weight: i64, order_len: usize) -> [u8; 12] {

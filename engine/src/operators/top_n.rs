@@ -7,7 +7,8 @@
 //! ```
 //!
 //! No more is read than the rows up to the last that can be output; when all of an epoch's changes lie behind it, nothing is
-//! compared. Of input that only grows, rows behind it are not kept at all.
+//! compared. Of input that only grows, rows behind it are not kept at all; and where that leaves few, those of a partition are kept
+//! together.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -23,10 +24,15 @@ use super::aggregate::Placement;
 use super::partitions::{Partitions, Row, Touched};
 use super::{Chunks, Operator, StateSize, StepContext, only_input};
 
+/// So many rows of a partition, at most, are kept together.
+const FEW: u64 = 32;
+
 pub struct TopN {
     plan: plan::TopN,
     output: SchemaRef,
     rows: Partitions,
+    /// The rows of a partition are kept together.
+    in_lists: bool,
     /// For errors.
     name: String,
 }
@@ -60,8 +66,56 @@ impl Line {
 impl TopN {
     pub fn new(plan: &plan::TopN, input: &SchemaRef, output: &SchemaRef, placement: &Placement) -> Result<Self> {
         let rows = Partitions::new(input, &plan.partition, &plan.order, plan.close, placement)?;
-        let name = placement.name();
-        Ok(Self { plan: plan.clone(), output: Arc::clone(output), rows, name })
+        let in_lists = plan.append_only
+            && plan.number == RowNumber::Each
+            && !plan.partition.is_empty()
+            && plan.last().is_some_and(|last| (1..=FEW).contains(&last));
+        let rows = if in_lists { rows.in_lists() } else { rows };
+        Ok(Self { plan: plan.clone(), output: Arc::clone(output), rows, in_lists, name: placement.name() })
+    }
+
+    /// As [`change`](Self::change), where the rows of a partition are kept together.
+    fn change_list(&mut self, partition: &[u8], changes: Vec<(Row, i64)>) -> Result<Vec<Line>> {
+        if let Some((_, weight)) = changes.iter().find(|(_, weight)| *weight < 0) {
+            return Err(self.shrinks(*weight));
+        }
+        let before = self.rows.list(partition)?;
+        let mut counter = Counter::new(&self.plan);
+        let mut lines_before = Vec::new();
+        for (row, weight) in &before {
+            counter.count(row, *weight, &mut lines_before);
+        }
+        // What lies behind the last row does not count.
+        let last = before.last().filter(|_| counter.is_full());
+        let mut new: Vec<(Row, i64)> = changes;
+        new.retain(|(row, weight)| *weight != 0 && last.is_none_or(|(last, _)| row.bytes <= last.bytes));
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        new.extend(before.iter().cloned());
+        new.sort_by(|(one, _), (other, _)| one.bytes.cmp(&other.bytes));
+        new.dedup_by(|(next, more), (kept, weight)| {
+            let same = next.bytes == kept.bytes;
+            *weight += if same { *more } else { 0 };
+            same
+        });
+        let (mut counter, mut lines) = (Counter::new(&self.plan), Vec::new());
+        let mut few = Vec::new();
+        for (row, weight) in new {
+            if counter.is_full() {
+                break;
+            }
+            let counted = counter.count(&row, weight, &mut lines);
+            few.push((row, counted));
+        }
+        if few != before {
+            self.rows.set_list(partition, &few);
+        }
+        Ok(difference(lines_before, lines))
+    }
+
+    fn shrinks(&self, weight: i64) -> Error {
+        Error::internal(format!("{}: weight {weight} in input that only grows", self.name))
     }
 
     /// Applies the changes of one partition; gives what is to be sent.
@@ -69,7 +123,7 @@ impl TopN {
         let before = self.head(snapshot, partition)?;
         let prunes = self.plan.append_only && self.plan.limit.is_some();
         if prunes && let Some((_, weight)) = changes.iter().find(|(_, weight)| *weight < 0) {
-            return Err(Error::internal(format!("{}: weight {weight} in input that only grows", self.name)));
+            return Err(self.shrinks(*weight));
         }
         let mut compare = false;
         for (row, weight) in changes {
@@ -135,11 +189,16 @@ impl TopN {
 
 impl Operator for TopN {
     fn step(&mut self, ctx: &StepContext<'_>, inputs: Vec<Chunks>) -> Result<Chunks> {
-        let touched = self.rows.touch(ctx, only_input(inputs)?)?;
+        let mut touched = self.rows.touch(ctx, only_input(inputs)?)?;
         let mut lines = Vec::new();
-        for (partition, changes) in touched.changes.iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+        let changes = std::mem::take(&mut touched.changes);
+        for (partition, changes) in changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
             let number = u32::try_from(partition).expect("an epoch touches far fewer than 2^32 partitions");
-            let sent = self.change(ctx.snapshot, touched.partitions.key(partition), changes)?;
+            let key = touched.partitions.key(partition);
+            let sent = match self.in_lists {
+                true => self.change_list(key, changes)?,
+                false => self.change(ctx.snapshot, key, &changes)?,
+            };
             lines.extend(sent.into_iter().map(|line| (number, line)));
         }
         let output = if lines.is_empty() { Chunks::new() } else { vec![self.delta(&touched, &lines)?] };
@@ -434,16 +493,24 @@ mod tests {
     #[test]
     fn stored_bytes_are_pinned() {
         let key = SortKey { column: 1, descending: true, nulls_first: true };
-        let mut flow = flow(plan::TopN { order: vec![key], ..first(9) });
-        run(&mut flow, &["+ a 1 x\n+2 a NULL y\n+ NULL -1 NULL"]);
+        let top_n = plan::TopN { order: vec![key], ..first(9) };
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let stored: Vec<String> =
-            flow.stored().iter().map(|(state, key, value)| format!("{state} {} {}\n", hex(key), hex(value))).collect();
+        let stored = |top_n: plan::TopN| {
+            let mut flow = flow(top_n);
+            run(&mut flow, &["+ a 1 x\n+2 a NULL y\n+ NULL -1 NULL"]);
+            let stored = flow.stored();
+            stored.iter().map(|(state, key, value)| format!("{state} {} {}\n", hex(key), hex(value))).collect::<String>()
+        };
+        expect![[r#"
+            12 00 010000000000000001000000090000000a01800000000000000000
+            12 02610000000000000001 01000000000000000200000009000000130000000000000000000279000000000000000100000000000000010000000900000013017ffffffffffffffe02780000000000000001
+        "#]].assert_eq(&stored(plan::TopN { append_only: true, ..top_n.clone() }));
+        let stored = stored(top_n);
         expect![[r#"
             12 0001800000000000000000 01000000000000000100000009
             12 0261000000000000000100000000000000000002790000000000000001 01000000000000000200000009
             12 02610000000000000001017ffffffffffffffe02780000000000000001 01000000000000000100000009
         "#]]
-        .assert_eq(&stored.concat());
+        .assert_eq(&stored);
     }
 }
