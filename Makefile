@@ -42,7 +42,7 @@ check: setup ## Formatting and clippy, warnings denied
 	time cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: setup ## Nexmark from the built-in generator into views and into nothing (release build)
+bench: setup ## Nexmark from a file of JSON events into nothing (release build)
 	cargo bench --workspace --bench nexmark
 
 .PHONY: bench-pg

@@ -499,7 +499,10 @@ mod tests {
             let mut flow = flow(top_n);
             run(&mut flow, &["+ a 1 x\n+2 a NULL y\n+ NULL -1 NULL"]);
             let stored = flow.stored();
-            stored.iter().map(|(state, key, value)| format!("{state} {} {}\n", hex(key), hex(value))).collect::<String>()
+            stored
+                .iter()
+                .map(|(state, key, value)| format!("{state} {} {}\n", hex(key), hex(value)))
+                .collect::<String>()
         };
         expect![[r#"
             12 00 010000000000000001000000090000000a01800000000000000000
