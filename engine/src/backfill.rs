@@ -156,10 +156,7 @@ pub(crate) struct Replaying {
 
 impl Replaying {
     pub fn new(source: &SourceInput, columns: &[usize]) -> Self {
-        let mut projection = columns.to_vec();
-        projection.extend(source.def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
-        projection.sort_unstable();
-        projection.dedup();
+        let projection = source.def.with_time(columns);
         Self { reader: None, until: Positions::new(), rounds: 0, round_rows: 0, hurries: false, projection }
     }
 

@@ -1,5 +1,6 @@
 //! The handle: what sessions, the coordinator and sink tasks may ask of the driver.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -111,6 +112,14 @@ pub struct SourceDef {
     pub rows: Option<TableDef>,
     /// The tables that its rows go into, if it has none itself: batches say which.
     pub tables: Option<Vec<Oid>>,
+}
+
+impl SourceDef {
+    /// What has to be read for these columns: they, and those that the watermark needs.
+    pub(crate) fn with_time(&self, columns: &[usize]) -> Vec<usize> {
+        let time = self.watermark.iter().flat_map(|watermark| &watermark.reads);
+        columns.iter().chain(time).copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
 }
 
 #[derive(Debug, Clone)]

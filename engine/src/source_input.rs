@@ -241,14 +241,10 @@ impl SourceInput {
         limits: QueueLimits,
         waker: Waker,
     ) {
-        if let Some(watermark) = &self.def.watermark {
-            columns.extend(watermark.reads.iter().copied());
-        }
         if self.def.late_table.is_some() || self.def.rows.is_some() {
             columns = (0..self.def.schema.fields().len()).collect();
         }
-        columns.sort_unstable();
-        columns.dedup();
+        let columns = self.def.with_time(&columns);
         if (self.reader.is_some() && columns == self.projection) || self.failed.is_some() {
             return;
         }
@@ -316,10 +312,7 @@ impl SourceInput {
             }
         }
         self.letters = taken.letters;
-        for order in taken.orders {
-            order.put(commit)?;
-            self.stale = order.stale().unwrap_or(self.stale);
-        }
+        self.put_orders(&taken.orders, commit)?;
         if self.note_unknown(taken.unknown) {
             commit.put(&Key::SourceState { source: self.def.oid, what: UNKNOWN }, &value::encode(&self.unknown)?);
         }
@@ -426,6 +419,14 @@ impl SourceInput {
         refused.iter().try_for_each(|rows| self.remember(rows, now))
     }
 
+    fn put_orders(&mut self, orders: &[Written], commit: &mut EpochCommit) -> Result<()> {
+        for order in orders {
+            order.put(commit)?;
+            self.stale = order.stale().unwrap_or(self.stale);
+        }
+        Ok(())
+    }
+
     /// Takes records that were set aside into this epoch, before its other rows. After an error it has taken none.
     pub fn redeliver(
         &mut self,
@@ -442,10 +443,8 @@ impl SourceInput {
             }
             let rows: u64 = batches.iter().map(|batch| batch.batch.num_rows() as u64).sum();
             let records = batches.into_iter().map(|batch| (batch.batch, batch.changes)).collect();
-            for order in follow(tables, snapshot, BTreeMap::from([(own.oid, records)]))? {
-                order.put(commit)?;
-                self.stale = order.stale().unwrap_or(self.stale);
-            }
+            let orders = follow(tables, snapshot, BTreeMap::from([(own.oid, records)]))?;
+            self.put_orders(&orders, commit)?;
             self.lanes.rows += rows;
             return commit.put_value(&Key::SourceState { source: self.def.oid, what: "lanes" }, &self.lanes);
         }

@@ -159,11 +159,10 @@ impl Driver {
         self.may_redeliver(transaction.redelivery.as_ref())?;
         let mut new_tables = new_tables(&transaction, self)?;
         let built = self.build_indexes(&transaction.steps, &new_tables);
-        let checked = built.and_then(|()| self.check(transaction.writes, &mut new_tables));
-        let checked = match checked.and_then(|checked| {
-            self.redeliver(transaction.redelivery, commit)?;
-            Ok(checked)
-        }) {
+        let checked = built
+            .and_then(|()| self.check(transaction.writes, &mut new_tables))
+            .and_then(|checked| self.redeliver(transaction.redelivery, commit).map(|()| checked));
+        let checked = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 self.forget_indexes(&transaction.steps)?;

@@ -180,8 +180,7 @@ async fn take(
 /// Letters, as they stand after FROM.
 fn of(def: &SourceDef, split: &str, positions: &[i64]) -> String {
     let list: Vec<String> = positions.iter().map(i64::to_string).collect();
-    let list = if list.is_empty() { "NULL".to_string() } else { list.join(", ") };
-    let (oid, split) = (def.oid, quote_literal(split));
+    let (oid, split, list) = (def.oid, quote_literal(split), list.join(", "));
     format!("tidemark.{DEAD_LETTERS} WHERE source_id = {oid} AND split = {split} AND position IN ({list})")
 }
 

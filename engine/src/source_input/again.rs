@@ -75,10 +75,7 @@ impl Replay {
         columns: Vec<usize>,
     ) -> Result<Self> {
         let history = snapshot.get_value(&Key::SourceState { source: def.oid, what: HISTORY })?.unwrap_or_default();
-        let mut projection = columns.clone();
-        projection.extend(def.watermark.iter().flat_map(|w| w.reads.iter().copied()));
-        projection.sort_unstable();
-        projection.dedup();
+        let projection = def.with_time(&columns);
         let reader = def.source.reader(&Positions::new(), Some(until), Some(&projection)).await?;
         Ok(Self { reader, def, projection, wanted: columns, lanes: Lanes::default(), history, snapshot })
     }
