@@ -16,6 +16,7 @@ mod join;
 mod lookup;
 mod lookup_join;
 mod over;
+mod panes;
 mod top_n;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ pub use self::join::{Join, JoinKind, Within};
 pub use self::lookup::Stored;
 pub use self::lookup_join::LookupJoin;
 pub use self::over::{Over, Until};
+pub use self::panes::{PaneColumn, Panes, Shape, Window, Windows};
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
 pub use crate::plan_text::readable;
@@ -101,6 +103,7 @@ pub enum Op {
         keys: Vec<usize>,
     },
     Aggregate(Aggregate),
+    Panes(Panes),
     Join(Join),
     LookupJoin(LookupJoin),
     TopN(TopN),
@@ -154,6 +157,9 @@ pub struct Aggregate {
     pub close: Option<usize>,
     /// Sends a group once, when it closes. Needs `close`.
     pub emit_on_close: bool,
+    /// Sends the states of a group, in place of the results, for [`Panes`] to put together. Needs `emit_on_close` and
+    /// [`AggregateStrategy::Merge`].
+    pub partial: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -306,6 +312,7 @@ impl Node {
             Op::Exchange { keys } if keys.is_empty() => "Exchange to one shard".into(),
             Op::Exchange { keys } => format!("Exchange by {}", input_names(keys)),
             Op::Aggregate(aggregate) => aggregate.describe(&input_names, words),
+            Op::Panes(panes) => panes.describe(&|column| self.schema.field(column).name().clone(), words),
             Op::Join(join) => {
                 let [left, right] = [0, 1].map(|i| &dataflow.nodes[self.inputs[i] as usize].schema);
                 let looked_up = [0, 1].map(|i| join.looked_up[i].as_ref().and(dataflow.stored_name(self.inputs[i])));
@@ -395,8 +402,10 @@ impl Aggregate {
         if let Some(close) = self.close {
             let _ = write!(text, " until {} is below the watermark", input_names(&[close]));
         }
-        if self.emit_on_close {
-            text.push_str("; sends a group when it closes");
+        match (self.emit_on_close, self.partial) {
+            (false, _) => {}
+            (true, false) => text.push_str("; sends a group when it closes"),
+            (true, true) => text.push_str("; sends a group's state when it closes"),
         }
         text
     }

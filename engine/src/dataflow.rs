@@ -43,6 +43,7 @@ use crate::operators::join;
 use crate::operators::lookup_join::{LookupJoin, LookupStatus, Outside};
 use crate::operators::over::Over;
 use crate::operators::pace::Pace;
+use crate::operators::panes::Panes;
 use crate::operators::project::Project;
 use crate::operators::temporal::TemporalFilter;
 use crate::operators::top_n::TopN;
@@ -342,6 +343,16 @@ impl Task {
                     Ok(Box::new(Aggregate::new(aggregate, &input.schema, &node.schema, placement)?))
                 })
             }
+            Op::Panes(panes) => {
+                let input = input()?;
+                let by_key = matches!(&input.op, Op::Exchange { keys } if keys.iter().copied().eq(1..=panes.keys));
+                on_one_shard = !by_key;
+                let shard_keys = if by_key { (0..panes.keys).collect() } else { Vec::new() };
+                Box::new(move |shard| {
+                    let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
+                    Ok(Box::new(Panes::new(panes, &input.schema, &node.schema, placement)?))
+                })
+            }
             Op::Join(join) => {
                 let sides: [&Node; 2] = [0, 1].map(|side| &plan.nodes[node.inputs[side] as usize]);
                 let exchanged = |side: &Node, on: Vec<usize>| matches!(&side.op, Op::Exchange { keys } if *keys == on);
@@ -385,7 +396,14 @@ impl Task {
 fn keeps_state(op: &Op) -> bool {
     matches!(
         op,
-        Op::Aggregate(_) | Op::Join(_) | Op::LookupJoin(_) | Op::TopN(_) | Op::Over(_) | Op::Temporal(_) | Op::Pace(_)
+        Op::Aggregate(_)
+            | Op::Panes(_)
+            | Op::Join(_)
+            | Op::LookupJoin(_)
+            | Op::TopN(_)
+            | Op::Over(_)
+            | Op::Temporal(_)
+            | Op::Pace(_)
     )
 }
 

@@ -1,6 +1,7 @@
 //! Random changes against random aggregates: what the dataflow sent in all must be what DataFusion returns for all rows.
 
 mod ordered;
+mod paned;
 
 use std::collections::{BTreeMap, BTreeSet};
 

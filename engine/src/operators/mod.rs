@@ -19,6 +19,7 @@ pub mod join;
 pub mod lookup_join;
 pub mod over;
 pub mod pace;
+pub mod panes;
 mod partitions;
 pub mod project;
 pub mod temporal;

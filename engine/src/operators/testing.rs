@@ -312,7 +312,7 @@ fn lower_aggregate(
     let mut out: Vec<Arc<Field>> = keys.iter().map(|&k| Arc::clone(&projected.fields()[k])).collect();
     out.extend(calls.iter().map(|c| c.function.field()));
     let Lowering { strategy, close, emit_on_close } = lowering;
-    let aggregate = Aggregate { group: group.len(), calls, strategy, close, emit_on_close };
+    let aggregate = Aggregate { group: group.len(), calls, strategy, close, emit_on_close, partial: false };
     let watermarks: Vec<usize> = close.into_iter().collect();
     // Test tables carry the watermark in the column that the closing key is.
     let watermarked_inputs: Vec<usize> = close

@@ -69,7 +69,10 @@ pub use session::{SessionFacts, session_functions};
 pub use session_windows::{SESSION_END, SESSION_START, session_end_function};
 pub use strings::{quote_ident, quote_literal};
 pub use system::POSTGRES_VERSION;
-pub use windows::{HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END};
+pub use windows::{
+    CUMULATE_ENDS, HOP_STARTS, MAX_WINDOWS_PER_ROW, Span, TUMBLE_END, TUMBLE_START, WINDOW_END, pane_start_function,
+    paned,
+};
 
 /// Every function that is the same for all sessions.
 pub fn functions() -> Vec<ScalarUDF> {

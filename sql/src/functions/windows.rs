@@ -24,6 +24,7 @@ use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use tidemark_common::plan::{self, Shape};
 use tidemark_common::{Error, Result};
 
 use super::calendar::{self, Civil, DAY};
@@ -41,11 +42,19 @@ pub const CUMULATE_ENDS: &str = "tidemark_cumulate_ends";
 /// `tidemark_window_end(start, size)`: end of the window that begins at start.
 pub const WINDOW_END: &str = "tidemark_window_end";
 
+/// `tidemark_pane_start(ts, slide, size [, offset])`: the last edge of a window of HOP at or before ts. The spans are of fixed length.
+pub const PANE_START: &str = "tidemark_pane_start";
+
 /// The most windows one row may fall into: size divided by slide.
 pub const MAX_WINDOWS_PER_ROW: i64 = 10_000;
 
+/// [`PANE_START`].
+pub fn pane_start_function() -> ScalarUDF {
+    ScalarUDF::new_from_impl(WindowFunction::new(Which::PaneStart))
+}
+
 pub(super) fn functions() -> Vec<ScalarUDF> {
-    [Which::TumbleStart, Which::TumbleEnd, Which::HopStarts, Which::CumulateEnds, Which::WindowEnd]
+    [Which::TumbleStart, Which::TumbleEnd, Which::HopStarts, Which::CumulateEnds, Which::WindowEnd, Which::PaneStart]
         .into_iter()
         .map(|which| ScalarUDF::new_from_impl(WindowFunction::new(which)))
         .collect()
@@ -195,6 +204,7 @@ enum Which {
     HopStarts,
     CumulateEnds,
     WindowEnd,
+    PaneStart,
 }
 
 impl Which {
@@ -205,6 +215,7 @@ impl Which {
             Which::HopStarts => HOP_STARTS,
             Which::CumulateEnds => CUMULATE_ENDS,
             Which::WindowEnd => WINDOW_END,
+            Which::PaneStart => PANE_START,
         }
     }
 
@@ -212,7 +223,7 @@ impl Which {
     fn arity(self) -> (usize, usize) {
         match self {
             Which::TumbleStart | Which::TumbleEnd => (2, 3),
-            Which::HopStarts | Which::CumulateEnds => (3, 4),
+            Which::HopStarts | Which::CumulateEnds | Which::PaneStart => (3, 4),
             Which::WindowEnd => (2, 2),
         }
     }
@@ -419,6 +430,17 @@ impl Windows {
     }
 }
 
+/// The windows of HOP_STARTS and CUMULATE_ENDS that aggregate in panes, from their arguments behind the time. `None`: they are of
+/// months, or do not overlap.
+pub fn paned(shape: Shape, spans: &[IntervalMonthDayNano]) -> Option<plan::Windows> {
+    let micros = |interval: &IntervalMonthDayNano| match Span::new(*interval, "size") {
+        Ok(Span::Micros(micros)) => Some(micros),
+        _ => None,
+    };
+    let offset = spans.get(2).map_or(Some(0), micros)?;
+    plan::Windows::new(shape, micros(spans.first()?)?, micros(spans.get(1)?)?, offset)
+}
+
 /// How often the shorter span goes into the longer one, both of one kind.
 fn ratio(size: Span, step: Span) -> i64 {
     match (size, step) {
@@ -439,16 +461,23 @@ enum Window {
     Start(Grid),
     End(Grid),
     Plus(Span),
+    Pane(plan::Windows),
 }
 
 impl Window {
     fn new(which: Which, spans: &[IntervalMonthDayNano]) -> Result<Self> {
+        if which == Which::PaneStart {
+            let paned = paned(Shape::Hop, spans).ok_or_else(|| Error::internal("these windows have no panes"))?;
+            return Ok(Window::Pane(paned));
+        }
         let size = Span::positive(spans[0], "size")?;
         Ok(match which {
             Which::TumbleStart => Window::Start(Grid::new(size, spans.get(1).copied())?),
             Which::TumbleEnd => Window::End(Grid::new(size, spans.get(1).copied())?),
             Which::WindowEnd => Window::Plus(size),
-            Which::HopStarts | Which::CumulateEnds => return Err(Error::internal("it yields a list")),
+            Which::HopStarts | Which::CumulateEnds | Which::PaneStart => {
+                return Err(Error::internal("it yields no edge of one window"));
+            }
         })
     }
 
@@ -458,6 +487,7 @@ impl Window {
             Window::Start(grid) => grid.start(ts),
             Window::End(grid) => grid.end(ts),
             Window::Plus(size) => size.after(ts),
+            Window::Pane(windows) => windows.pane(ts).ok_or_else(calendar::out_of_range),
         }
     }
 }

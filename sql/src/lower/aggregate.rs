@@ -67,12 +67,18 @@ impl Lowering {
         aggregate: &Aggregate,
     ) -> Result<NodeId> {
         let properties = self.properties(input).clone();
-        let exchanged = self.exchange(input, (0..group).collect());
         let close =
             watermark::tightest(self.schema(input), properties.watermarks.iter().copied().filter(|c| *c < group));
         let emit_on_close = self.emit_on_close && close.is_some();
         self.closes |= close.is_some();
         let strategy = strategy(&calls, properties.append_only);
+        if emit_on_close
+            && strategy == AggregateStrategy::Merge
+            && let Some(paned) = self.panes(input, group, &calls, aggregate)?
+        {
+            return Ok(paned);
+        }
+        let exchanged = self.exchange(input, (0..group).collect());
         // A group that is sent when one time is final may be long below the watermark of another; a window's times go together.
         let fields = self.schema(input).fields().clone();
         let keeps_watermark = |c: usize| !emit_on_close || close == Some(c) || watermark::is_of_window(&fields[c]);
@@ -84,11 +90,11 @@ impl Lowering {
             watermarks: properties.watermarks.into_iter().filter(|c| *c < group && keeps_watermark(*c)).collect(),
         };
         let schema = self.aggregate_schema(exchanged, group, &calls, aggregate);
-        let op = Op::Aggregate(plan::Aggregate { group, calls, strategy, close, emit_on_close });
+        let op = Op::Aggregate(plan::Aggregate { group, calls, strategy, close, emit_on_close, partial: false });
         Ok(self.add(op, vec![exchanged], schema, output))
     }
 
-    fn aggregate_schema(
+    pub(super) fn aggregate_schema(
         &self,
         input: NodeId,
         group: usize,

@@ -19,6 +19,7 @@ mod join;
 mod key_columns;
 mod lookup_join;
 mod over;
+mod panes;
 mod temporal;
 mod top_n;
 mod unnest;
@@ -76,7 +77,7 @@ pub fn lower(plan: &LogicalPlan, emit: Emit) -> Result<Dataflow> {
     if let Emit::ChangesEvery(every) = emit {
         lowering.pace(output, every);
     }
-    Ok(Dataflow { nodes: lowering.nodes })
+    Ok(Dataflow { nodes: lowering.reachable() })
 }
 
 /// Refuses what would make a view differ from its query from one moment to the next. `plan` must not be optimized yet, or
@@ -145,6 +146,30 @@ impl Lowering {
         let id = self.nodes.len() as NodeId;
         self.nodes.push(Node { id, op, inputs, schema, properties });
         id
+    }
+
+    /// The nodes that the last one needs: a better plan may have replaced others.
+    fn reachable(self) -> Vec<Node> {
+        let mut needed = vec![false; self.nodes.len()];
+        if let Some(last) = needed.last_mut() {
+            *last = true;
+        }
+        for node in self.nodes.iter().rev() {
+            if needed[node.id as usize] {
+                node.inputs.iter().for_each(|input| needed[*input as usize] = true);
+            }
+        }
+        let mut ids: Vec<NodeId> = Vec::with_capacity(needed.len());
+        let mut kept: Vec<Node> = Vec::new();
+        for (mut node, needed) in self.nodes.into_iter().zip(needed) {
+            ids.push(kept.len() as NodeId);
+            if needed {
+                node.id = kept.len() as NodeId;
+                node.inputs.iter_mut().for_each(|input| *input = ids[*input as usize]);
+                kept.push(node);
+            }
+        }
+        kept
     }
 
     fn properties(&self, node: NodeId) -> &Properties {

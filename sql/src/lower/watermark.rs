@@ -20,6 +20,7 @@ const MONOTONE: &[&str] = &[
     "tidemark_hop_starts",
     "tidemark_cumulate_ends",
     "tidemark_window_end",
+    "tidemark_pane_start",
     "tidemark_date_add",
     "date_trunc",
     "date_bin",

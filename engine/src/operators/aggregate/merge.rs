@@ -28,15 +28,17 @@ pub struct Merge {
     state: KeyedState,
     /// Results are wanted at every change, not only when a group closes.
     sends_changes: bool,
+    /// Closed groups are sent as states.
+    partial: bool,
 }
 
 impl Merge {
-    pub fn new(calls: Vec<Call>, state: KeyedState, sends_changes: bool) -> Result<Self> {
+    pub fn new(calls: Vec<Call>, state: KeyedState, sends_changes: bool, partial: bool) -> Result<Self> {
         let mut fields: Vec<FieldRef> = calls.iter().flat_map(|c| c.state_fields.iter().map(Arc::clone)).collect();
         if sends_changes {
             fields.extend(calls.iter().filter(|c| !c.state_is_result()).map(|c| Arc::clone(&c.result)));
         }
-        Ok(Self { codec: RowCodec::new(&fields)?, calls, state, sends_changes })
+        Ok(Self { codec: RowCodec::new(&fields)?, calls, state, sends_changes, partial })
     }
 
     /// What is stored of the touched groups: which of them are known, and their columns.
@@ -170,6 +172,9 @@ impl Groups for Merge {
             return Ok(Closed::default());
         }
         let columns = self.codec.decode(rows.iter().map(Vec::as_slice))?;
+        if self.partial {
+            return Ok(Closed { keys, columns });
+        }
         let mut offset = 0;
         let mut results = Vec::with_capacity(self.calls.len());
         for call in &self.calls {

@@ -32,7 +32,7 @@ use tidemark_common::plan::{self, AggregateStrategy, NodeId};
 use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
 
-use self::calls::{Call, conform};
+pub(super) use self::calls::{Call, conform};
 use self::keys::{GroupNumbers, KeyCodec, on_time};
 use self::linear::Linear;
 use self::merge::Merge;
@@ -115,7 +115,7 @@ struct Change {
     new: Side,
 }
 
-/// Results of closed groups.
+/// Results of closed groups, or their states.
 #[derive(Default)]
 struct Closed {
     keys: Vec<Vec<u8>>,
@@ -181,6 +181,9 @@ impl Aggregate {
         if plan.emit_on_close && plan.close.is_none() {
             return Err(Error::internal(format!("{name} sends groups when they close, but nothing closes them")));
         }
+        if plan.partial && !plan.emit_on_close {
+            return Err(Error::internal(format!("{name} sends states of groups that may still change")));
+        }
         let fields: Vec<FieldRef> = input.fields()[..plan.group].to_vec();
         let keys = Arc::new(KeyCodec::new(&fields, plan.close)?);
         let calls = plan.calls.iter().map(|call| Call::new(call, plan.group == 0)).collect::<Result<Vec<_>>>()?;
@@ -190,7 +193,10 @@ impl Aggregate {
         let budget = placement.cache_budget;
         let state = |which, budget| KeyedState::new(placement.state(which), budget);
         let groups: Box<dyn Groups> = match plan.strategy {
-            AggregateStrategy::Merge => Box::new(Merge::new(calls, state(0, budget), sends_changes)?),
+            AggregateStrategy::Merge => Box::new(Merge::new(calls, state(0, budget), sends_changes, plan.partial)?),
+            _ if plan.partial => {
+                return Err(Error::internal(format!("{name}: these groups have no states to send")));
+            }
             AggregateStrategy::Linear => {
                 let values = state(1, if calls.iter().any(linear::is_extreme) { budget / 2 } else { 0 });
                 let totals = state(0, budget - budget / 2);

@@ -167,6 +167,7 @@ impl Generator {
                         "INTERVAL '10 seconds', INTERVAL '30 seconds'",
                         "INTERVAL '20 seconds', INTERVAL '50 seconds'",
                         "INTERVAL '7 seconds', INTERVAL '15 seconds'",
+                        "INTERVAL '1 second', INTERVAL '40 seconds'",
                     ];
                     ("HOP", g.one_of(&hops))
                 }
