@@ -24,8 +24,8 @@ use datafusion::arrow::compute::{SortOptions, take};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::SortKey;
-use tidemark_common::{Error, Result};
-use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, keys_keep_values};
+use tidemark_common::{Delta, Error, Result};
+use tidemark_storage::{EncodedRows, EpochCommit, KeyedState, RowCodec, Snapshot, keys_keep_values};
 
 use super::aggregate::Placement;
 use super::aggregate::keys::{GroupNumbers, KeyCodec, on_time};
@@ -49,6 +49,8 @@ pub struct Partitions {
     late_rows: u64,
     /// The rows of a partition are one value.
     in_lists: bool,
+    /// Only so many rows of a partition, and those that are their peers, can ever matter.
+    first: Option<usize>,
     rows: KeyedState,
 }
 
@@ -144,6 +146,7 @@ impl Partitions {
             closed_to: None,
             late_rows: 0,
             in_lists: false,
+            first: None,
             rows: KeyedState::new(placement.state(0), placement.cache_budget),
         })
     }
@@ -157,6 +160,13 @@ impl Partitions {
     /// Keeps the rows of a partition in one value, for [`list`](Self::list) and [`set_list`](Self::set_list). They are few.
     pub fn in_lists(mut self) -> Self {
         self.in_lists = true;
+        self
+    }
+
+    /// Rows that come behind the first `rows` of their partition and have other order columns will not be asked for. For input that
+    /// only grows.
+    pub fn only_first(mut self, rows: usize) -> Self {
+        self.first = Some(rows);
         self
     }
 
@@ -176,11 +186,22 @@ impl Partitions {
         let mut changed: Vec<(usize, usize, i64)> = Vec::new();
         let mut changes = Vec::new();
         for delta in chunks {
+            let numbers = self.keys.number(&columns(&delta, &self.partition), delta.num_rows(), &mut partitions)?;
+            let order = self.order.codec.encode_rows(&columns(&delta, &self.order.columns), delta.num_rows())?;
+            let (delta, numbers, order) =
+                match self.first.filter(|_| delta.weights.is_none()).and_then(|first| leading(&numbers, &order, first))
+                {
+                    Some(rows) => {
+                        let numbers = rows.iter().map(|row| numbers[*row as usize]).collect();
+                        let delta = delta.take(&UInt32Array::from(rows))?;
+                        let order =
+                            self.order.codec.encode_rows(&columns(&delta, &self.order.columns), delta.num_rows())?;
+                        (delta, numbers, order)
+                    }
+                    None => (delta, numbers, order),
+                };
             let rows = delta.num_rows();
-            let columns = |of: &[usize]| of.iter().map(|&c| Arc::clone(delta.batch.column(c))).collect::<Vec<_>>();
-            let numbers = self.keys.number(&columns(&self.partition), rows, &mut partitions)?;
-            let order = self.order.codec.encode_rows(&columns(&self.order.columns), rows)?;
-            let rest = self.rest.codec.encode_rows(&columns(&self.rest.columns), rows)?;
+            let rest = self.rest.codec.encode_rows(&columns(&delta, &self.rest.columns), rows)?;
             if self.in_lists {
                 changes.resize(partitions.len(), Vec::new());
                 for (row, &partition) in numbers.iter().enumerate() {
@@ -327,6 +348,43 @@ impl Partitions {
     pub fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
     }
+}
+
+fn columns(delta: &Delta, of: &[usize]) -> Vec<ArrayRef> {
+    of.iter().map(|&column| Arc::clone(delta.batch.column(column))).collect()
+}
+
+/// The rows that are not behind `first` others of their partition, in their order; `None`: that is worth nothing.
+fn leading(partitions: &[usize], order: &EncodedRows, first: usize) -> Option<Vec<u32>> {
+    let last = *partitions.iter().max()?;
+    // Where each partition's rows begin among all, sorted by partition.
+    let mut ends = vec![0_u32; last + 2];
+    partitions.iter().for_each(|&partition| ends[partition + 1] += 1);
+    let most: u32 = ends.iter().map(|count| count.saturating_sub(first as u32)).sum();
+    if (most as usize) < partitions.len() / 4 {
+        return None;
+    }
+    (1..ends.len()).for_each(|at| ends[at] += ends[at - 1]);
+    let mut sorted = vec![0_u32; partitions.len()];
+    for (row, &partition) in partitions.iter().enumerate() {
+        sorted[ends[partition] as usize] = row as u32;
+        ends[partition] += 1;
+    }
+    let mut kept = Vec::new();
+    let mut begin = 0;
+    for end in ends.into_iter().map(|end| end as usize) {
+        let rows = &mut sorted[begin..end.max(begin)];
+        begin = end.max(begin);
+        if rows.len() <= first {
+            kept.extend_from_slice(rows);
+            continue;
+        }
+        let (_, &mut bound, _) =
+            rows.select_nth_unstable_by(first - 1, |&a, &b| order.row(a as usize).cmp(order.row(b as usize)));
+        kept.extend(rows.iter().filter(|row| order.row(**row as usize) <= order.row(bound as usize)));
+    }
+    kept.sort_unstable();
+    Some(kept)
 }
 
 fn cut_off(name: &str) -> Error {

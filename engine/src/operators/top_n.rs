@@ -71,6 +71,11 @@ impl TopN {
             && !plan.partition.is_empty()
             && plan.last().is_some_and(|last| (1..=FEW).contains(&last));
         let rows = if in_lists { rows.in_lists() } else { rows };
+        let first = plan.last().filter(|last| plan.append_only && (1..=FEW).contains(last));
+        let rows = match first.filter(|_| plan.number != RowNumber::DenseRank) {
+            Some(first) => rows.only_first(first as usize),
+            None => rows,
+        };
         Ok(Self { plan: plan.clone(), output: Arc::clone(output), rows, in_lists, name: placement.name() })
     }
 

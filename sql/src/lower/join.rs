@@ -22,15 +22,16 @@ use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use tidemark_common::plan::{self, JoinKind, NodeId, Op, Properties, Stored, Within};
 use tidemark_common::{Error, Result};
 
+use super::own_extreme::Pair;
 use super::{Lowering, intervals, temporal, watermark};
 use crate::asof;
 
 /// An input, with its keys as columns.
-struct Side {
-    node: NodeId,
+pub(super) struct Side {
+    pub node: NodeId,
     /// Columns of the logical plan; keys that were none come behind them.
-    width: usize,
-    keys: Vec<usize>,
+    pub width: usize,
+    pub keys: Vec<usize>,
 }
 
 impl Lowering {
@@ -65,6 +66,13 @@ impl Lowering {
         let residual = residual.transpose()?;
         let left = self.side(left, &lefts)?;
         let right = self.side(right, &rights)?;
+        let null_equal = join.null_equality == NullEquality::NullEqualsNull;
+        if !current
+            && !null_equal
+            && let Some(node) = self.with_own_extreme(kind, &left, &right, residual.as_ref(), join)?
+        {
+            return of_clock.map_or(Ok(node), |condition| self.filter(node, &condition, &join.schema));
+        }
         let (left, right) = self.exchanged(left, right)?;
 
         let shift = self.schema(left.node).fields().len() - left.width;
@@ -74,7 +82,6 @@ impl Lowering {
             _ => (0..left.width).chain((0..right.width).map(|c| c + left.width + shift)).collect(),
         };
         let on: Vec<(usize, usize)> = left.keys.iter().copied().zip(right.keys.iter().copied()).collect();
-        let null_equal = join.null_equality == NullEquality::NullEqualsNull;
         if current {
             self.check_current(kind, left.node)?;
             self.current_joins = true;
@@ -87,6 +94,28 @@ impl Lowering {
         let schema = Arc::new(join.schema.as_arrow().clone());
         let node = self.add(Op::Join(op), vec![left.node, right.node], schema, properties);
         of_clock.map_or(Ok(node), |condition| self.filter(node, &condition, &join.schema))
+    }
+
+    /// A join of rows with an extreme of their own groups, on either side.
+    fn with_own_extreme(
+        &mut self,
+        kind: JoinKind,
+        left: &Side,
+        right: &Side,
+        residual: Option<&Arc<dyn PhysicalExpr>>,
+        join: &Join,
+    ) -> Result<Option<NodeId>> {
+        if !matches!(kind, JoinKind::Inner | JoinKind::Semi) {
+            return Ok(None);
+        }
+        let pair = Pair { kind, rows: left, extremes: right, residual, turned: false };
+        let found = self.own_extreme(&pair, join.schema.as_arrow())?;
+        if found.is_some() || kind == JoinKind::Semi {
+            return Ok(found);
+        }
+        let turned = residual.map(|expr| turned(expr, left.width, right.width)).transpose()?;
+        let pair = Pair { kind, rows: right, extremes: left, residual: turned.as_ref(), turned: true };
+        self.own_extreme(&pair, join.schema.as_arrow())
     }
 
     /// A row that meets what is there when it comes cannot be taken back: by then other rows are there.
@@ -133,7 +162,9 @@ impl Lowering {
         let mut found: Vec<Within> =
             equal.chain(residual.map_or_else(Vec::new, |expr| intervals::of(expr, width))).collect();
         found.retain(|within| known(within.left, within.right));
-        let both_ends = found.iter().find(|w| w.least.is_some() && w.most.is_some());
+        let both_ends = found.iter().filter(|w| w.least.is_some() && w.most.is_some());
+        let soonest = watermark::tightest(self.schema(left.node), both_ends.clone().map(|w| w.left));
+        let both_ends = both_ends.clone().find(|w| Some(w.left) == soonest);
         let mut within = *both_ends.or(found.first())?;
         let (waits_left, waits_right) = match kind {
             JoinKind::Inner => (false, false),
@@ -298,9 +329,18 @@ pub(super) fn column_exprs(schema: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
 
 /// The columns from `from` on lie `shift` further to the right.
 fn shifted(expr: Arc<dyn PhysicalExpr>, from: usize, shift: usize) -> Result<Arc<dyn PhysicalExpr>> {
+    moved(expr, |column| if column >= from { column + shift } else { column })
+}
+
+/// The first `left` columns change places with the `right` ones behind them.
+fn turned(expr: &Arc<dyn PhysicalExpr>, left: usize, right: usize) -> Result<Arc<dyn PhysicalExpr>> {
+    moved(Arc::clone(expr), |column| if column < left { column + right } else { column - left })
+}
+
+fn moved(expr: Arc<dyn PhysicalExpr>, place: impl Fn(usize) -> usize) -> Result<Arc<dyn PhysicalExpr>> {
     let moved = expr.transform_up(|e| match e.downcast_ref::<Column>() {
-        Some(column) if column.index() >= from && shift > 0 => {
-            let column = Column::new(column.name(), column.index() + shift);
+        Some(column) if place(column.index()) != column.index() => {
+            let column = Column::new(column.name(), place(column.index()));
             Ok(Transformed::yes(Arc::new(column) as Arc<dyn PhysicalExpr>))
         }
         _ => Ok(Transformed::no(e)),

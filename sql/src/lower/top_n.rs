@@ -22,14 +22,15 @@ use datafusion::logical_expr::{
 use tidemark_common::plan::{self, NodeId, Op, Properties, RowNumber};
 use tidemark_common::{Error, Result};
 
+use super::key_columns::Keys;
 use super::{Lowering, over, watermark};
 
 /// Rows with a number above `offset`, at most `limit` of them.
 #[derive(Debug, Clone, Copy)]
-struct Part {
-    number: RowNumber,
-    offset: u64,
-    limit: Option<u64>,
+pub(super) struct Part {
+    pub number: RowNumber,
+    pub offset: u64,
+    pub limit: Option<u64>,
 }
 
 /// A filter over the number of rows.
@@ -107,6 +108,11 @@ impl Lowering {
         numbered: Option<&Schema>,
     ) -> Result<NodeId> {
         let keys = self.keys(input, partition, order, schema)?;
+        Ok(self.first_of(keys, part, numbered))
+    }
+
+    /// The first rows of each partition; `numbered` as for [`top_n`](Self::top_n).
+    pub(super) fn first_of(&mut self, keys: Keys, part: Part, numbered: Option<&Schema>) -> NodeId {
         let exchanged = self.exchange(keys.node, keys.partition.clone());
         let from = self.properties(exchanged).clone();
         let mut fields = self.schema(exchanged).fields().to_vec();
@@ -137,7 +143,7 @@ impl Lowering {
             append_only: from.append_only,
         };
         let properties = Properties { append_only: false, key, watermarks };
-        Ok(self.add(Op::TopN(top_n), vec![exchanged], Arc::new(Schema::new(fields)), properties))
+        self.add(Op::TopN(top_n), vec![exchanged], Arc::new(Schema::new(fields)), properties)
     }
 
     /// The filtered rows with their number.

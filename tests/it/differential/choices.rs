@@ -49,6 +49,10 @@ impl Choices {
         drawn
     }
 
+    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+
     pub fn open(&mut self, kind: &'static str) {
         let frame = self.stack.last_mut().expect("the root is never closed");
         let at = frame.made.parts.len();

@@ -201,7 +201,7 @@ impl Generator<'_> {
     }
 
     pub(super) fn select(&mut self, depth: u32) -> Select {
-        self.within("select", |g| match g.choices.below(if depth == 0 { 14 } else { 20 }) {
+        self.within("select", |g| match g.choices.below(if depth == 0 { 16 } else { 22 }) {
             0..2 => g.plain(depth, ""),
             2 => g.plain(depth, "DISTINCT "),
             3..6 => g.grouped(depth),
@@ -211,8 +211,9 @@ impl Generator<'_> {
             10 | 11 => g.numbered(depth),
             12 => g.distinct_on(depth),
             13 => g.whole(depth),
-            14..17 => g.united(depth),
-            17 => g.with(depth),
+            14 | 15 => g.extremes(depth),
+            16..19 => g.united(depth),
+            19 => g.with(depth),
             _ => g.asked(depth),
         })
     }
@@ -266,6 +267,55 @@ impl Generator<'_> {
         let (values, columns) = self.named(vec![x, y]);
         let (filter, having) = (self.filter(&from.scope, depth), self.having(&from.scope, depth));
         Select { sql: format!("SELECT {values} FROM {}{filter}{having}", from.sql), columns }
+    }
+
+    /// Rows with the greatest or least value of their group.
+    fn extremes(&mut self, depth: u32) -> Select {
+        let (sql, columns) = match depth {
+            0 => {
+                let table = &self.schema.tables[self.choices.below(self.schema.tables.len() as u64) as usize];
+                (table.name.clone(), table.columns.clone())
+            }
+            _ => {
+                let select = self.select(depth - 1);
+                (format!("({})", select.sql), select.columns)
+            }
+        };
+        let (rows, grouped) = (self.aliased(&sql, &columns), self.aliased(&sql, &columns));
+        let fitting = |ty: &Ty| !matches!(ty, Ty::Bool | Ty::Ints);
+        let fitting: Vec<usize> = (0..columns.len()).filter(|at| fitting(&columns[*at].1)).collect();
+        if fitting.is_empty() {
+            return self.plain(0, "");
+        }
+        let mut picked = || fitting[self.choices.below(fitting.len() as u64) as usize];
+        let (value, keys) = (picked(), [picked(), picked()]);
+        let keys = &keys[..self.choices.below(3) as usize];
+        let (call, meets) = self.choices.one_of(&[("max", "="), ("max", ">="), ("min", "="), ("min", "<=")]);
+        let of = |relation: &Relation, at: usize| relation.scope[at].0.clone();
+        let shown: Vec<String> =
+            keys.iter().enumerate().map(|(n, key)| format!("{} AS g{n}, ", of(&grouped, *key))).collect();
+        let group: Vec<String> = keys.iter().map(|key| of(&grouped, *key)).collect();
+        let group = if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", group.join(", ")) };
+        let on: Vec<String> =
+            keys.iter().enumerate().map(|(n, key)| format!("{} = g.g{n} AND ", of(&rows, *key))).collect();
+        let mut scope = rows.scope.clone();
+        scope.push(("g.m".into(), columns[value].1));
+        let values = self.values(&scope);
+        let (values, columns) = self.named(values);
+        let (inner, outer) = match self.percent(20) {
+            true => (self.filter(&grouped.scope, 0), self.filter(&scope, 0)),
+            false => (String::new(), String::new()),
+        };
+        let sql = format!(
+            "SELECT {values} FROM {} JOIN (SELECT {}{call}({}) AS m FROM {}{inner}{group}) AS g ON {}{} {meets} g.m{outer}",
+            rows.sql,
+            shown.concat(),
+            of(&grouped, value),
+            grouped.sql,
+            on.concat(),
+            of(&rows, value)
+        );
+        Select { sql, columns }
     }
 
     fn grouping_sets(&mut self, depth: u32) -> Select {

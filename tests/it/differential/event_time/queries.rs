@@ -214,7 +214,7 @@ impl Generator {
     }
 
     fn form(&mut self) -> Drawn {
-        match self.choices.below(26) {
+        match self.choices.below(28) {
             0..6 => self.groups(),
             6 => self.distinct(),
             7 | 8 => self.first_rows(),
@@ -226,6 +226,8 @@ impl Generator {
             18 => self.windows_and_table(),
             19..22 => self.versions(),
             22 => self.neighbours(),
+            23 => self.extreme_rows(),
+            24 => self.extreme_groups(),
             _ => self.of_views(),
         }
     }
@@ -374,6 +376,35 @@ impl Generator {
         let side =
             |stream: &Stream| format!("SELECT {KEYS}, count(*) AS c FROM {} GROUP BY {KEYS}", shape.over(stream));
         Drawn { query: format!("{} {all} {}", side(&left), side(&right)), closes: None }
+    }
+
+    /// Rows with the greatest or least value of their window.
+    fn extreme_rows(&mut self) -> Drawn {
+        let (stream, shape) = (self.stream(), self.shape());
+        let (call, meets) = self.choices.one_of(&[("max", "="), ("min", "="), ("max", ">="), ("min", "<=")]);
+        let query = format!(
+            "SELECT b.k AS bk, b.v AS bv, b.ts AS bts, m.x AS mx, m.window_end AS me FROM {} AS b \
+             JOIN (SELECT window_start, window_end, {call}(v) AS x FROM {} GROUP BY window_start, window_end) AS m \
+             ON b.v {meets} m.x AND b.ts >= m.window_start AND b.ts < m.window_end",
+            stream.sql,
+            shape.over(&stream)
+        );
+        Drawn { query, closes: shape.closes(&stream, "me") }
+    }
+
+    /// The keys with the most of their window.
+    fn extreme_groups(&mut self) -> Drawn {
+        let (stream, shape) = (self.stream(), self.shape());
+        let value = self.one_of(&["count(*)", "sum(v)", "max(v)"]);
+        let (call, meets) = self.choices.one_of(&[("max", ">="), ("max", "="), ("min", "<=")]);
+        let groups = format!("(SELECT {KEYS}, {value} AS x FROM {} GROUP BY {KEYS})", shape.over(&stream));
+        let shown = self.one_of(&["", ", m.y AS my"]);
+        let query = format!(
+            "SELECT c.window_end AS ce, c.k AS ck, c.x AS cx{shown} FROM {groups} AS c \
+             JOIN (SELECT window_start, window_end, {call}(x) AS y FROM {groups} AS g GROUP BY window_start, window_end) AS m \
+             ON c.window_start = m.window_start AND c.window_end = m.window_end AND c.x {meets} m.y"
+        );
+        Drawn { query, closes: shape.closes(&stream, "ce") }
     }
 
     fn windows_and_table(&mut self) -> Drawn {
