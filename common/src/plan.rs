@@ -391,6 +391,9 @@ impl Aggregate {
             text,
             "; keeps {}",
             match self.strategy {
+                AggregateStrategy::Merge if self.calls.iter().any(|call| call.function.is_distinct()) => {
+                    "one state a group, and the values of DISTINCT"
+                }
                 AggregateStrategy::Merge => "one state a group",
                 AggregateStrategy::Linear if self.calls.iter().any(|c| is_ordered_extreme(&c.function)) => {
                     "counts and sums a group, and the values of min and max"

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{SortColumn, cast, lexsort_to_indices, take};
-use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr, PhysicalSortExpr};
 use tidemark_common::plan::AggregateCall;
 use tidemark_common::{Error, Result};
@@ -38,6 +38,15 @@ impl Call {
         let state_fields = function.state_fields()?;
         let result = function.field();
         Ok(Self { filter: call.filter, inputs, order, state_fields, result, function, global })
+    }
+
+    /// The call without its DISTINCT, over rows of `input`: for those rows that bring a value for the first time.
+    pub fn of_each_value(&self, input: &SchemaRef) -> Result<Self> {
+        let function = AggregateExprBuilder::new(Arc::new(self.function.fun().clone()), self.function.expressions())
+            .schema(Arc::clone(input))
+            .alias(self.function.name())
+            .build()?;
+        Self::new(&AggregateCall { function: Arc::new(function), filter: self.filter }, self.global)
     }
 
     /// Rows must come in the order that the call asks for.
@@ -85,8 +94,19 @@ impl Call {
         groups: &[usize],
         total: usize,
     ) -> Result<()> {
-        let values = self.evaluate(batch)?;
-        Ok(accumulator.update_batch(&values, groups, self.mask(batch)?.as_ref(), total)?)
+        self.update_with(accumulator, batch, groups, total, self.mask(batch)?.as_ref())
+    }
+
+    /// Feeds the rows of `batch` where `mask` is true.
+    pub fn update_with(
+        &self,
+        accumulator: &mut dyn GroupsAccumulator,
+        batch: &RecordBatch,
+        groups: &[usize],
+        total: usize,
+        mask: Option<&BooleanArray>,
+    ) -> Result<()> {
+        Ok(accumulator.update_batch(&self.evaluate(batch)?, groups, mask, total)?)
     }
 
     /// Feeds the rows of `batch` in the order that the call asks for; those it holds equal stay in their order.
@@ -163,6 +183,14 @@ impl Call {
     /// The same argument of the same rows.
     pub fn counts_same_values(&self, other: &Call) -> bool {
         self.filter == other.filter && self.inputs.first() == other.inputs.first()
+    }
+
+    pub fn has_same_arguments(&self, other: &Call) -> bool {
+        self.inputs == other.inputs
+    }
+
+    pub fn argument_types(&self, input: &SchemaRef) -> Result<Vec<DataType>> {
+        Ok(self.inputs.iter().map(|argument| argument.data_type(input)).collect::<Result<_, _>>()?)
     }
 
     /// An argument, evaluated.

@@ -7,6 +7,8 @@
 //!   the epoch's rows ──update────┴▶ accumulators ──state──▶ stored ──▶ results
 //! ```
 //!
+//! Of DISTINCT a call is fed the rows that bring a new value ([`Distinct`]).
+//!
 //! Results that were sent are stored, not computed again: a state that has been through the store may come to a result that
 //! differs in a last bit or in the order of a list, and what is taken back must be what was sent.
 
@@ -14,16 +16,21 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::compute::concat;
-use datafusion::arrow::datatypes::FieldRef;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::logical_expr::GroupsAccumulator;
 use tidemark_common::Result;
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
 
 use super::calls::Call;
+use super::distinct::{Distinct, Fresh, Place};
 use super::{Change, Closed, Groups, Owned, Side, Touched};
 use crate::operators::StateSize;
 
 pub struct Merge {
     calls: Vec<Call>,
+    /// Of calls with DISTINCT, which rows count.
+    places: Vec<Option<Place>>,
+    distinct: Distinct,
     codec: RowCodec,
     state: KeyedState,
     /// Results are wanted at every change, not only when a group closes.
@@ -33,12 +40,27 @@ pub struct Merge {
 }
 
 impl Merge {
-    pub fn new(calls: Vec<Call>, state: KeyedState, sends_changes: bool, partial: bool) -> Result<Self> {
+    /// `values`: where the values of DISTINCT are kept. States that are sent must have them in themselves.
+    pub fn new(
+        mut calls: Vec<Call>,
+        input: &SchemaRef,
+        [state, values]: [KeyedState; 2],
+        sends_changes: bool,
+        partial: bool,
+    ) -> Result<Self> {
+        let mut distinct = Distinct::new(values);
+        let mut places = vec![None; calls.len()];
+        for at in (0..calls.len()).filter(|_| !partial) {
+            places[at] = distinct.keep(&calls, at, input)?;
+            if places[at].is_some() {
+                calls[at] = calls[at].of_each_value(input)?;
+            }
+        }
         let mut fields: Vec<FieldRef> = calls.iter().flat_map(|c| c.state_fields.iter().map(Arc::clone)).collect();
         if sends_changes {
             fields.extend(calls.iter().filter(|c| !c.state_is_result()).map(|c| Arc::clone(&c.result)));
         }
-        Ok(Self { codec: RowCodec::new(&fields)?, calls, state, sends_changes, partial })
+        Ok(Self { codec: RowCodec::new(&fields)?, calls, places, distinct, state, sends_changes, partial })
     }
 
     /// What is stored of the touched groups: which of them are known, and their columns.
@@ -62,44 +84,42 @@ impl Merge {
     /// Accumulators that count groups take it that each has had a row, so stored states can be merged first only if they
     /// are there for all groups. Else the epoch's rows get accumulators of their own, and both states are merged: at once
     /// for the same reason, unless there is an accumulator a group, of which some take only one state at a time.
-    fn advance(call: &Call, stored: &[ArrayRef], known: &[usize], touched: &Touched) -> Result<Vec<ArrayRef>> {
+    fn advance(epoch: &Epoch<'_>, stored: &[ArrayRef], known: &[usize]) -> Result<Vec<ArrayRef>> {
+        let Epoch { call, touched, .. } = epoch;
         let total = touched.groups.len();
         let mut accumulator = call.accumulator()?;
         if !call.is_ordered() && (known.len() == total || !call.counts_groups()) {
             if !known.is_empty() {
                 accumulator.merge_batch(stored, known, total)?;
             }
-            for piece in &touched.pieces {
-                call.update(accumulator.as_mut(), &piece.batch, &piece.groups, total)?;
-            }
+            epoch.update(accumulator.as_mut(), Some(total))?;
             return call.states(accumulator.as_mut());
         }
-        let fresh = Self::fresh_states(call, touched)?;
+        let added = Self::added_states(epoch)?;
         if known.is_empty() {
-            return Ok(fresh);
+            return Ok(added);
         }
         if call.counts_groups() {
             let groups: Vec<usize> = known.iter().copied().chain(0..total).collect();
-            let both = stored.iter().zip(&fresh).map(|(s, f)| concat(&[s, f])).collect::<Result<Vec<_>, _>>()?;
+            let both = stored.iter().zip(&added).map(|(s, a)| concat(&[s, a])).collect::<Result<Vec<_>, _>>()?;
             accumulator.merge_batch(&both, &groups, total)?;
         } else {
             let all: Vec<usize> = (0..total).collect();
             accumulator.merge_batch(stored, known, total)?;
-            accumulator.merge_batch(&fresh, &all, total)?;
+            accumulator.merge_batch(&added, &all, total)?;
         }
         call.states(accumulator.as_mut())
     }
 
     /// The states of the epoch's rows alone. Accumulators that care about order want all rows at once, sorted.
-    fn fresh_states(call: &Call, touched: &Touched) -> Result<Vec<ArrayRef>> {
+    fn added_states(epoch: &Epoch<'_>) -> Result<Vec<ArrayRef>> {
+        let Epoch { call, touched, .. } = epoch;
         let mut accumulator = call.accumulator()?;
         if call.is_ordered() {
             let (batch, groups) = touched.in_one_piece()?;
             call.update_in_order(accumulator.as_mut(), &batch, &groups, touched.groups.len())?;
         } else {
-            for piece in &touched.pieces {
-                call.update(accumulator.as_mut(), &piece.batch, &piece.groups, piece.total)?;
-            }
+            epoch.update(accumulator.as_mut(), None)?;
         }
         call.states(accumulator.as_mut())
     }
@@ -131,11 +151,13 @@ impl Groups for Merge {
         }
         let mut stored = Vec::with_capacity(self.codec.num_columns());
         let mut offset = 0;
-        for call in &self.calls {
+        let fresh = self.distinct.apply(snapshot, touched, &self.calls)?;
+        for (call, place) in self.calls.iter().zip(&self.places) {
             let columns = offset..offset + call.state_fields.len();
             offset = columns.end;
             let own = if before.groups.is_empty() { &[][..] } else { &before.columns[columns] };
-            stored.extend(Self::advance(call, own, &before.groups, touched)?);
+            let epoch = Epoch { call, touched, fresh: place.map(|place| (&fresh, place)) };
+            stored.extend(Self::advance(&epoch, own, &before.groups)?);
         }
         let mut results = Vec::with_capacity(self.calls.len());
         if self.sends_changes {
@@ -162,10 +184,12 @@ impl Groups for Merge {
     }
 
     fn drop_closed(&mut self, snapshot: &Snapshot, horizon: &[u8]) -> Result<()> {
+        self.distinct.drop_below(snapshot, horizon)?;
         self.state.drop_below(snapshot, horizon)
     }
 
     fn take_closed(&mut self, snapshot: &Snapshot, horizon: &[u8], owned: &Owned<'_>) -> Result<Closed> {
+        self.distinct.drop_below(snapshot, horizon)?;
         let (keys, rows): (Vec<_>, Vec<_>) = self.state.take_below(snapshot, horizon)?.into_iter().unzip();
         let (keys, rows) = owned.only(keys, rows)?;
         if keys.is_empty() {
@@ -187,10 +211,36 @@ impl Groups for Merge {
 
     fn flush(&mut self, commit: &mut EpochCommit) {
         self.state.flush(commit);
+        self.distinct.flush(commit);
     }
 
     fn size(&self) -> StateSize {
-        super::size_of([&self.state])
+        super::size_of([&self.state, self.distinct.state()])
+    }
+}
+
+/// What an epoch feeds a call.
+struct Epoch<'a> {
+    call: &'a Call,
+    touched: &'a Touched,
+    /// Of a call with DISTINCT, the rows that count.
+    fresh: Option<(&'a Fresh, Place)>,
+}
+
+impl Epoch<'_> {
+    /// `total`: how many groups there are; `None`: each piece says it.
+    fn update(&self, accumulator: &mut dyn GroupsAccumulator, total: Option<usize>) -> Result<()> {
+        for (at, piece) in self.touched.pieces.iter().enumerate() {
+            let total = total.unwrap_or(piece.total);
+            match self.fresh {
+                Some((fresh, place)) => {
+                    let mask = Some(fresh.rows(at, place));
+                    self.call.update_with(accumulator, &piece.batch, &piece.groups, total, mask)?;
+                }
+                None => self.call.update(accumulator, &piece.batch, &piece.groups, total)?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@
 //! the keys that its rows can have; where a range of keys is taken, [`Owned`] leaves the others' alone.
 
 mod calls;
+mod distinct;
 mod extremes;
 pub(super) mod keys;
 mod linear;
@@ -193,7 +194,12 @@ impl Aggregate {
         let budget = placement.cache_budget;
         let state = |which, budget| KeyedState::new(placement.state(which), budget);
         let groups: Box<dyn Groups> = match plan.strategy {
-            AggregateStrategy::Merge => Box::new(Merge::new(calls, state(0, budget), sends_changes, plan.partial)?),
+            AggregateStrategy::Merge => {
+                let keeps_values = calls.iter().any(|call| call.function.is_distinct());
+                let of_values = if keeps_values { budget - budget / 4 } else { 0 };
+                let states = [state(0, budget - of_values), state(1, of_values)];
+                Box::new(Merge::new(calls, input, states, sends_changes, plan.partial)?)
+            }
             _ if plan.partial => {
                 return Err(Error::internal(format!("{name}: these groups have no states to send")));
             }
