@@ -7,18 +7,25 @@
 //!                                                  updating, its own must be beyond the row, too
 //! ```
 //!
+//! Rows that are never taken back, and of which nobody asks when they go, are indexed in pieces of those that come together and have
+//! about the same time: a piece goes with its last row.
+//!
 //! A row that meets one partner at most, the next in time, waits until it has met one: it goes by the time of that.
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use tidemark_common::Result;
 use tidemark_common::plan::Within;
+use tidemark_common::{Error, Result};
 use tidemark_storage::{Entry, EpochCommit, KeyedState};
 
 use crate::operators::aggregate::keys::on_time;
 use crate::operators::time_index::{TimeIndex, check_time, micros, watermark_micros};
 use crate::operators::{Chunks, StepContext, Watermarks};
+
+/// Rows of a piece at most, and the microseconds between the first and the last.
+const PIECE_ROWS: usize = 256;
+const PIECE_SPAN: i64 = 1_000_000;
 
 pub struct Horizon {
     is_left: bool,
@@ -27,22 +34,24 @@ pub struct Horizon {
     /// How much later a partner's time may be than the row's.
     reach: i64,
     append_only: bool,
+    pub in_pieces: bool,
     /// How far the partners have been taken to be while their input was idle.
     passed: Option<i64>,
     is_restored: bool,
     /// Rows are looked for by the time of the partner that they have met.
     pub until_met: bool,
-    /// By the rows' times (their partners'), their keys; the value is how long the part is that the join's key makes.
+    /// By the rows' times (their partners'), their keys; the value is how long the part is that the join's key makes. By the last time
+    /// of a piece, the first of its keys; the value is the keys, each behind its length and that of the join's.
     rows: TimeIndex,
 }
 
 impl Horizon {
-    /// `None`: rows of this input are kept for ever.
+    /// `None`: rows of this input are kept for ever. `asks`: somebody wants to know when a row goes.
     pub fn new(
         within: &Within,
         is_left: bool,
         [left, right]: [&SchemaRef; 2],
-        append_only: bool,
+        (append_only, asks): (bool, bool),
         entries: KeyedState,
     ) -> Result<Option<Self>> {
         let until_met = is_left && within.until_met;
@@ -55,8 +64,18 @@ impl Horizon {
         check_time(&time.1)?;
         check_time(&partners_time.1)?;
         let rows = TimeIndex::new(entries);
-        let (passed, is_restored) = (None, false);
-        Ok(Some(Self { is_left, time, partners_time, reach, append_only, passed, is_restored, until_met, rows }))
+        Ok(Some(Self {
+            is_left,
+            time,
+            partners_time,
+            reach,
+            append_only,
+            in_pieces: append_only && !asks && !until_met,
+            passed: None,
+            is_restored: false,
+            until_met,
+            rows,
+        }))
     }
 
     /// Its own changes in `chunks`, without those of rows that may have been let go: none comes below the watermark, unless one of
@@ -87,7 +106,7 @@ impl Horizon {
     }
 
     /// Rows with times below it can be let go.
-    fn bound(&mut self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
+    pub fn bound(&mut self, ctx: &StepContext<'_>) -> Result<Option<i64>> {
         let (own, others, idle) = match self.is_left {
             true => (ctx.watermarks, ctx.right_watermarks, ctx.idle),
             false => (ctx.right_watermarks, ctx.watermarks, [ctx.idle[1], ctx.idle[0]]),
@@ -131,17 +150,53 @@ impl Horizon {
         }
     }
 
+    /// Rows are kept from now on: their times, keys and the lengths of the join's keys.
+    pub fn keep_in_pieces(&mut self, mut rows: Vec<(i64, &[u8], usize)>) {
+        rows.sort_unstable();
+        let mut rest = rows.as_slice();
+        while let Some((first, ..)) = rest.first() {
+            let last = first.saturating_add(PIECE_SPAN);
+            let len = rest.partition_point(|(time, ..)| *time <= last).min(PIECE_ROWS);
+            let (piece, others) = rest.split_at(len);
+            let mut keys = Vec::new();
+            for (_, key, key_len) in piece {
+                keys.extend((key.len() as u32).to_be_bytes());
+                keys.extend((*key_len as u32).to_be_bytes());
+                keys.extend_from_slice(key);
+            }
+            self.rows.put(piece[len - 1].0, piece[0].1, &keys);
+            rest = others;
+        }
+    }
+
     /// The keys of the rows to let go; the value of each is the length of the join's key.
     pub fn take(&mut self, ctx: &StepContext<'_>) -> Result<Vec<Entry>> {
-        match self.bound(ctx)? {
-            Some(bound) => self.rows.take_below(ctx.snapshot, bound),
-            None => Ok(Vec::new()),
+        let Some(bound) = self.bound(ctx)? else { return Ok(Vec::new()) };
+        let taken = self.rows.take_below(ctx.snapshot, bound)?;
+        if !self.in_pieces {
+            return Ok(taken);
         }
+        let mut rows = Vec::new();
+        for (_, piece) in &taken {
+            let mut rest = piece.as_slice();
+            while !rest.is_empty() {
+                rows.push(split_row(&mut rest).ok_or_else(|| Error::internal("a piece of a join's rows is damaged"))?);
+            }
+        }
+        Ok(rows)
     }
 
     pub fn flush(&mut self, commit: &mut EpochCommit) {
         self.rows.flush(commit);
     }
+}
+
+fn split_row(rest: &mut &[u8]) -> Option<Entry> {
+    let (len, tail) = rest.split_first_chunk::<4>()?;
+    let (key_len, tail) = tail.split_first_chunk::<4>()?;
+    let (key, tail) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+    *rest = tail;
+    Some((key.to_vec(), key_len.to_vec()))
 }
 
 /// The length in a taken entry.

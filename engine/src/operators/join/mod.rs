@@ -71,7 +71,7 @@ pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Plac
         let Some(within) = &join.within else { return Ok(None) };
         let append_only = nodes[node.inputs[usize::from(!is_left)] as usize].properties.append_only;
         let times = KeyedState::new(placement.state(which), placement.cache_budget / TIMES_CACHE_SHARE);
-        Horizon::new(within, is_left, [left, right], append_only, times)
+        Horizon::new(within, is_left, [left, right], (append_only, within.emit_on_close), times)
     };
     let horizons = (horizon(true, LEFT_TIMES)?, horizon(false, RIGHT_TIMES)?);
     let left = Side::new(placement, left, left_keys, rows_of(0, LEFT)?, join.counts_matches(true), horizons.0)?;

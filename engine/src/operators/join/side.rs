@@ -331,10 +331,13 @@ impl Side {
     }
 
     /// Keeps the rows as they are after the epoch.
-    pub fn store(&mut self, rows: &Rows) -> Result<()> {
+    pub fn store(&mut self, ctx: &StepContext<'_>, rows: &Rows) -> Result<()> {
         let Kept::Own(kept) = &mut self.kept else { return Ok(()) };
         let by_time = self.horizon.as_ref().filter(|horizon| !horizon.until_met);
         let times = by_time.map(|horizon| horizon.times(&rows.batch)).transpose()?;
+        let in_pieces = self.horizon.as_mut().filter(|horizon| horizon.in_pieces);
+        let bound = in_pieces.map(|horizon| horizon.bound(ctx)).transpose()?;
+        let mut pieces = Vec::new();
         for (number, (row, key)) in rows.rows.iter().zip(&rows.encoded).enumerate() {
             let same_matches = !self.counts_matches || row.matches_before == row.matches_after;
             if row.before == row.after && same_matches {
@@ -343,12 +346,20 @@ impl Side {
             if let (Some(horizon), Some(times)) = (&mut self.horizon, &times)
                 && (row.before == 0) != (row.after == 0)
             {
-                horizon.keep(times[number], key, rows.key_lens[number], row.after != 0);
+                match (bound, times[number]) {
+                    // It has met all that it ever will.
+                    (Some(bound), Some(time)) if bound.is_some_and(|bound| time < bound) => continue,
+                    (Some(_), Some(time)) => pieces.push((time, key.as_slice(), rows.key_lens[number])),
+                    (_, time) => horizon.keep(time, key, rows.key_lens[number], row.after != 0),
+                }
             }
             match row.after {
                 0 => kept.delete(key),
                 _ => put(kept, key, row, self.counts_matches)?,
             }
+        }
+        if let Some(horizon) = &mut self.horizon {
+            horizon.keep_in_pieces(pieces);
         }
         Ok(())
     }
