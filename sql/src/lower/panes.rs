@@ -10,24 +10,21 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::error::Result as DfResult;
+use datafusion::arrow::datatypes::{Field, IntervalMonthDayNano, Schema, SchemaRef};
 use datafusion::logical_expr::Aggregate;
+use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::Result;
 use tidemark_common::plan::{
     self, AggregateCall, AggregateStrategy, NodeId, Op, PaneColumn, Panes, Properties, Shape, UnnestColumn, Windows,
 };
 
+use super::sources::{Physical, substituted_by};
 use super::{Lowering, watermark};
 use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, pane_start_function, paned};
-
-type Expr = Arc<dyn PhysicalExpr>;
 
 /// Columns of what an expression over a window sees.
 const START: usize = 0;
@@ -40,9 +37,9 @@ struct Opened {
     windows: Windows,
     shape: Shape,
     /// The start of a row's pane.
-    pane: Expr,
+    pane: Physical,
     /// Conditions on rows.
-    conditions: Vec<Expr>,
+    conditions: Vec<Physical>,
     columns: Vec<Traced>,
 }
 
@@ -50,9 +47,9 @@ struct Opened {
 #[derive(Clone)]
 enum Traced {
     /// Over the rows that are opened.
-    Row(Expr),
+    Row(Physical),
     /// Over the window's start and end.
-    Window(Expr),
+    Window(Physical),
     Both,
 }
 
@@ -67,7 +64,7 @@ impl Lowering {
     ) -> Result<Option<NodeId>> {
         let Some(opened) = self.opened(input)? else { return Ok(None) };
         let Some((columns, keys)) = opened.key(group) else { return Ok(None) };
-        let Some(projection) = opened.projection(group, &keys, calls) else { return Ok(None) };
+        let Some(projection) = opened.projection(&keys, calls) else { return Ok(None) };
         let fields = projection.fields(self.schema(input), &columns);
         let calls = projection.calls(calls, &fields)?;
 
@@ -137,7 +134,7 @@ impl Lowering {
 
 impl Opened {
     /// `exprs`: over the rows, of which `columns` opens one.
-    fn new(input: NodeId, exprs: &[Expr], columns: &[UnnestColumn], rows: &SchemaRef) -> Result<Option<Self>> {
+    fn new(input: NodeId, exprs: &[Physical], columns: &[UnnestColumn], rows: &SchemaRef) -> Result<Option<Self>> {
         let lists = columns.iter().filter_map(|column| match column {
             UnnestColumn::List { column, depth: 1 } => Some(*column),
             _ => None,
@@ -160,19 +157,19 @@ impl Opened {
         Ok(Some(Self { input, windows, shape, pane, conditions: Vec::new(), columns }))
     }
 
-    fn projected(mut self, exprs: &[Expr]) -> Result<Self> {
+    fn projected(mut self, exprs: &[Physical]) -> Result<Self> {
         self.columns = exprs.iter().map(|expr| self.trace(expr)).collect::<Result<_>>()?;
         Ok(self)
     }
 
     /// `None`: the condition looks at the window.
-    fn filtered(mut self, predicate: &Expr) -> Result<Option<Self>> {
+    fn filtered(mut self, predicate: &Physical) -> Result<Option<Self>> {
         let Traced::Row(predicate) = self.trace(predicate)? else { return Ok(None) };
         self.conditions.push(predicate);
         Ok(Some(self))
     }
 
-    fn trace(&self, expr: &Expr) -> Result<Traced> {
+    fn trace(&self, expr: &Physical) -> Result<Traced> {
         if let Some(column) = watermark::as_column(expr) {
             return Ok(self.columns[column].clone());
         }
@@ -189,18 +186,15 @@ impl Opened {
     }
 
     /// The same with what its columns are in their place.
-    fn over_sources(&self, expr: &Expr) -> Result<Expr> {
-        let transformed = Arc::clone(expr).transform(|expr| {
-            Ok(match watermark::as_column(&expr).map(|column| &self.columns[column]) {
-                Some(Traced::Row(source) | Traced::Window(source)) => Transformed::yes(Arc::clone(source)),
-                _ => Transformed::no(expr),
-            })
-        });
-        Ok(transformed?.data)
+    fn over_sources(&self, expr: &Physical) -> Result<Physical> {
+        substituted_by(expr, |column| match &self.columns[column] {
+            Traced::Row(source) | Traced::Window(source) => Some(Arc::clone(source)),
+            Traced::Both => None,
+        })
     }
 
     /// The end as it is written for HOP, whose list is one of starts.
-    fn is_end(&self, expr: &Expr) -> bool {
+    fn is_end(&self, expr: &Physical) -> bool {
         let Some(function) = expr.downcast_ref::<ScalarFunctionExpr>() else { return false };
         let size = function.args().get(1).and_then(span);
         self.shape == Shape::Hop
@@ -234,7 +228,7 @@ impl Opened {
     }
 
     /// What the calls need, with `keys` first. `None`: a call looks at the window.
-    fn projection(&self, group: usize, keys: &[usize], calls: &[AggregateCall]) -> Option<PaneRows> {
+    fn projection(&self, keys: &[usize], calls: &[AggregateCall]) -> Option<PaneRows> {
         let read = calls.iter().flat_map(|call| {
             let arguments = call.function.expressions();
             let columns = arguments.iter().flat_map(collect_columns).map(|column| column.index()).collect::<Vec<_>>();
@@ -251,7 +245,6 @@ impl Opened {
             _ => None,
         };
         let exprs = sources.iter().map(expr).collect::<Option<_>>()?;
-        debug_assert!(keys.iter().all(|key| *key < group));
         Some(PaneRows { sources, exprs })
     }
 }
@@ -260,7 +253,7 @@ impl Opened {
 struct PaneRows {
     /// Which column of the rows by window each is.
     sources: Vec<usize>,
-    exprs: Vec<Expr>,
+    exprs: Vec<Physical>,
 }
 
 impl PaneRows {
@@ -278,15 +271,14 @@ impl PaneRows {
 
     /// The calls over columns of `schema`.
     fn calls(&self, calls: &[AggregateCall], schema: &SchemaRef) -> Result<Vec<AggregateCall>> {
-        let moved = |expr: Expr| -> DfResult<Transformed<Expr>> {
-            Ok(match watermark::as_column(&expr).map(|column| self.place(column)) {
-                Some(place) => Transformed::yes(Arc::new(Column::new(schema.field(place).name(), place))),
-                None => Transformed::no(expr),
-            })
+        let moved = |column: usize| {
+            let place = self.place(column);
+            Some(Arc::new(Column::new(schema.field(place).name(), place)) as Physical)
         };
         let call = |call: &AggregateCall| {
             let function = &call.function;
-            let arguments = function.expressions().into_iter().map(|expr| Ok(expr.transform(moved)?.data));
+            let arguments = function.expressions();
+            let arguments = arguments.iter().map(|expr| substituted_by(expr, moved));
             let built = AggregateExprBuilder::new(Arc::new(function.fun().clone()), arguments.collect::<Result<_>>()?)
                 .schema(Arc::clone(schema))
                 .alias(function.name())
@@ -299,7 +291,7 @@ impl PaneRows {
     }
 }
 
-fn edge(which: usize) -> Expr {
+fn edge(which: usize) -> Physical {
     Arc::new(Column::new(["window_start", "window_end"][which], which))
 }
 
@@ -315,14 +307,14 @@ fn windows_of(function: &ScalarFunctionExpr) -> Option<(Shape, Windows)> {
 }
 
 /// Whether `expr` is the start of the windows whose ends `ends` lists.
-fn starts_with(expr: &Expr, ends: &ScalarFunctionExpr) -> bool {
+fn starts_with(expr: &Physical, ends: &ScalarFunctionExpr) -> bool {
     let Some(start) = expr.downcast_ref::<ScalarFunctionExpr>() else { return false };
     // Of time, step, size and offset a start has no step.
     let wanted = ends.args().iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, argument)| argument);
     start.fun().name() == TUMBLE_START && start.args().iter().eq(wanted)
 }
 
-fn span(expr: &Expr) -> Option<datafusion::arrow::datatypes::IntervalMonthDayNano> {
+fn span(expr: &Physical) -> Option<IntervalMonthDayNano> {
     match expr.downcast_ref::<Literal>()?.value() {
         ScalarValue::IntervalMonthDayNano(span) => *span,
         _ => None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -61,18 +61,20 @@ impl Lowering {
 }
 
 fn columns_at(schema: &Schema, places: impl Iterator<Item = usize>) -> Vec<Physical> {
-    let column = |(field, at): (&Arc<_>, usize)| {
-        let field: &datafusion::arrow::datatypes::Field = field;
-        Arc::new(Column::new(field.name(), at)) as Physical
-    };
+    let column = |(field, at): (&FieldRef, usize)| Arc::new(Column::new(field.name(), at)) as Physical;
     schema.fields().iter().zip(places).map(column).collect()
 }
 
 /// `expr` with `columns` in the place of its columns.
 pub(super) fn substituted(expr: &Physical, columns: &[Physical]) -> Result<Physical> {
+    substituted_by(expr, |column| Some(Arc::clone(&columns[column])))
+}
+
+/// `expr` with what `source` gives in the place of its columns; those of which it gives nothing stay.
+pub(super) fn substituted_by(expr: &Physical, source: impl Fn(usize) -> Option<Physical>) -> Result<Physical> {
     let transformed = Arc::clone(expr).transform(|expr| {
-        Ok(match watermark::as_column(&expr) {
-            Some(column) => Transformed::yes(Arc::clone(&columns[column])),
+        Ok(match watermark::as_column(&expr).and_then(&source) {
+            Some(source) => Transformed::yes(source),
             None => Transformed::no(expr),
         })
     });
