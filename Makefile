@@ -59,6 +59,16 @@ bench-kafka: setup ## Records of Kafka topics into nothing and into windows, bes
 	scripts/kafka.sh "$(TARGET_DIR)/kafka"
 	cargo bench --workspace --bench kafka
 
+# EVENTS and QUERIES (with commas between) choose others.
+.PHONY: bench-flink
+bench-flink: EVENTS ?= 1000000
+bench-flink: ## Nexmark in Apache Flink, beside ours on the same file (release build)
+	@scripts/setup.sh python3-venv
+	scripts/flink.sh "$(TARGET_DIR)/flink"
+	cargo bench --workspace --bench nexmark -- --events $(EVENTS) $(if $(QUERIES),--queries $(QUERIES)) | tee "$(TARGET_DIR)/nexmark-ours.md"
+	scripts/flink.sh "$(TARGET_DIR)/flink" benches/flink --ours "$(TARGET_DIR)/nexmark-ours.md" \
+		--events $(EVENTS) $(if $(QUERIES),--queries $(QUERIES))
+
 .PHONY: slt-postgres
 slt-postgres: setup ## Run the SQL suites that are plain Postgres against PostgreSQL itself
 	scripts/slt-postgres.sh

@@ -306,6 +306,8 @@ impl Driver {
             tracing::error!(%error, "closing the store");
         }
         self.publish();
+        // Whoever is answered may end the process, and RocksDB must not be at its own end in this thread then.
+        drop(self);
         if let Some(answer) = stopped {
             let _nobody_waits = answer.send(());
         }

@@ -16,9 +16,8 @@ use datafusion::arrow::datatypes::{Field, FieldRef, SchemaRef};
 use tidemark_common::{Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
 
-use super::Touched;
 use super::calls::Call;
-use super::keys::GroupNumbers;
+use super::{Piece, Touched};
 
 /// Functions for which the order of values does not matter, so that they need not be kept.
 const OF_EACH_VALUE: [&str; 3] = ["count", "sum", "avg"];
@@ -87,26 +86,12 @@ impl Distinct {
 
     /// Takes the epoch's rows.
     pub fn apply(&mut self, snapshot: &Snapshot, touched: &Touched, calls: &[Call]) -> Result<Fresh> {
-        let mut entries = GroupNumbers::default();
-        let mut rows = Vec::with_capacity(self.sets.len());
-        for (number, set) in self.sets.iter().enumerate() {
-            rows.push(set.rows(number as u8, &calls[set.call], calls, touched, &mut entries)?);
-        }
-        let keys = entries.keys();
-        self.values.load(snapshot, &keys)?;
-        let before: Vec<u64> = keys.iter().map(|key| self.values.get(key).map_or(0, bits_of)).collect();
-        let mut seen = before.clone();
         let mut fresh: Vec<Vec<Vec<BooleanArray>>> = touched.pieces.iter().map(|_| Vec::new()).collect();
-        for (set, pieces) in self.sets.iter().zip(rows) {
-            for (fresh, rows) in fresh.iter_mut().zip(pieces) {
-                fresh.push(first_rows(&rows, set.filters.len(), &mut seen));
-            }
-        }
-        for ((key, before), seen) in keys.iter().zip(before).zip(seen) {
-            if before != seen {
-                let bytes = seen.to_le_bytes();
-                let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-                self.values.put(key, &bytes[..len]);
+        for (number, set) in self.sets.iter().enumerate() {
+            for (piece, fresh) in touched.pieces.iter().zip(&mut fresh) {
+                let rows = set.rows(number as u8, calls, touched, piece)?;
+                self.values.load(snapshot, &rows.keys())?;
+                fresh.push(first_rows(&rows, set.filters.len(), &mut self.values));
             }
         }
         Ok(Fresh(fresh))
@@ -125,60 +110,62 @@ impl Distinct {
     }
 }
 
-/// A row's entry, if a condition lets it through, and which ones do.
-type RowBits = Option<(usize, u64)>;
+/// The rows of a piece that a condition lets through.
+struct Rows {
+    /// Their keys, one behind the other, and where each ends.
+    keys: Vec<u8>,
+    ends: Vec<usize>,
+    /// Which conditions; none of other rows.
+    bits: Vec<u64>,
+}
 
-impl Set {
-    /// By piece.
-    fn rows(
-        &self,
-        number: u8,
-        first: &Call,
-        calls: &[Call],
-        touched: &Touched,
-        entries: &mut GroupNumbers,
-    ) -> Result<Vec<Vec<RowBits>>> {
-        let mut key = Vec::new();
-        let mut pieces = Vec::with_capacity(touched.pieces.len());
-        for piece in &touched.pieces {
-            let rows = piece.batch.num_rows();
-            let arguments: Vec<ArrayRef> =
-                (0..first.num_arguments()).map(|at| first.argument(&piece.batch, at)).collect::<Result<_>>()?;
-            let values = self.codec.encode_rows(&arguments, rows)?;
-            let mut bits = vec![0_u64; rows];
-            for (bit, filter) in self.filters.iter().enumerate() {
-                let call = calls.iter().find(|call| call.filter == *filter).unwrap_or(first);
-                match call.mask(&piece.batch)? {
-                    None => bits.iter_mut().for_each(|bits| *bits |= 1 << bit),
-                    Some(mask) => mask.values().set_indices().for_each(|row| bits[row] |= 1 << bit),
-                }
-            }
-            let entry = |(row, bits): (usize, u64)| {
-                (bits != 0).then(|| {
-                    key.clear();
-                    key.extend_from_slice(touched.groups.key(piece.groups[row]));
-                    key.push(number);
-                    key.extend_from_slice(values.row(row));
-                    (entries.number(None, &key), bits)
-                })
-            };
-            pieces.push(bits.into_iter().enumerate().map(entry).collect());
-        }
-        Ok(pieces)
+impl Rows {
+    fn keys(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.keys[start..*end]).collect()
     }
 }
 
-/// For each bit, the rows that are the first to have it; `seen`: the bits of entries before, and then after these rows.
-fn first_rows(rows: &[RowBits], bits: usize, seen: &mut [u64]) -> Vec<BooleanArray> {
-    let fresh: Vec<u64> = rows
-        .iter()
-        .map(|row| {
-            let Some((entry, bits)) = *row else { return 0 };
-            let fresh = bits & !seen[entry];
-            seen[entry] |= bits;
-            fresh
-        })
-        .collect();
+impl Set {
+    fn rows(&self, number: u8, calls: &[Call], touched: &Touched, piece: &Piece) -> Result<Rows> {
+        let (batch, count) = (&piece.batch, piece.batch.num_rows());
+        let first = &calls[self.call];
+        let arguments: Vec<ArrayRef> =
+            (0..first.num_arguments()).map(|at| first.argument(batch, at)).collect::<Result<_>>()?;
+        let values = self.codec.encode_rows(&arguments, count)?;
+        let mut bits = vec![0_u64; count];
+        for (bit, filter) in self.filters.iter().enumerate() {
+            let call = calls.iter().find(|call| call.filter == *filter).unwrap_or(first);
+            match call.mask(batch)? {
+                None => bits.iter_mut().for_each(|bits| *bits |= 1 << bit),
+                Some(mask) => mask.values().set_indices().for_each(|row| bits[row] |= 1 << bit),
+            }
+        }
+        let (mut keys, mut ends) = (Vec::new(), Vec::new());
+        for row in (0..count).filter(|row| bits[*row] != 0) {
+            keys.extend_from_slice(touched.groups.key(piece.groups[row]));
+            keys.push(number);
+            keys.extend_from_slice(values.row(row));
+            ends.push(keys.len());
+        }
+        Ok(Rows { keys, ends, bits })
+    }
+}
+
+/// For each bit, the rows that are the first to have it. `values` has loaded their keys.
+fn first_rows(rows: &Rows, bits: usize, values: &mut KeyedState) -> Vec<BooleanArray> {
+    let mut keys = rows.keys().into_iter();
+    let fresh = rows.bits.iter().map(|&bits| {
+        let Some(key) = (bits != 0).then(|| keys.next()).flatten() else { return 0 };
+        let seen = values.get(key).map_or(0, bits_of);
+        if bits & !seen != 0 {
+            let bytes = (seen | bits).to_le_bytes();
+            let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            values.put(key, &bytes[..len]);
+        }
+        bits & !seen
+    });
+    let fresh: Vec<u64> = fresh.collect();
     (0..bits).map(|bit| fresh.iter().map(|fresh| Some(fresh >> bit & 1 == 1)).collect()).collect()
 }
 
