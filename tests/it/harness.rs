@@ -125,8 +125,7 @@ impl Instance {
 
 /// Ports that nobody listens on, each another one.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    [(); N].map(|()| tidemark_sqllogictest::free_port().unwrap())
 }
 
 /// A service that `script` runs for as long as its input is open; its command is given here.
