@@ -56,7 +56,8 @@ fn split_delta(delta: &Delta, keys: &[usize], shards: usize) -> Result<Vec<Optio
         .collect()
 }
 
-fn key_columns(batch: &RecordBatch, keys: &[usize]) -> Vec<ArrayRef> {
+/// Some columns of a batch.
+pub fn key_columns(batch: &RecordBatch, keys: &[usize]) -> Vec<ArrayRef> {
     keys.iter().map(|&k| Arc::clone(batch.column(k))).collect()
 }
 

@@ -24,11 +24,12 @@ use datafusion::arrow::compute::{SortOptions, take};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::SortKey;
-use tidemark_common::{Delta, Error, Result};
+use tidemark_common::{Error, Result};
 use tidemark_storage::{EncodedRows, EpochCommit, KeyedState, RowCodec, Snapshot, keys_keep_values};
 
 use super::aggregate::Placement;
 use super::aggregate::keys::{GroupNumbers, KeyCodec, on_time};
+use super::exchange::key_columns;
 use super::{Chunks, StateSize, StepContext, check_weight};
 
 pub struct Partitions {
@@ -186,22 +187,26 @@ impl Partitions {
         let mut changed: Vec<(usize, usize, i64)> = Vec::new();
         let mut changes = Vec::new();
         for delta in chunks {
-            let numbers = self.keys.number(&columns(&delta, &self.partition), delta.num_rows(), &mut partitions)?;
-            let order = self.order.codec.encode_rows(&columns(&delta, &self.order.columns), delta.num_rows())?;
+            let numbers =
+                self.keys.number(&key_columns(&delta.batch, &self.partition), delta.num_rows(), &mut partitions)?;
+            let order =
+                self.order.codec.encode_rows(&key_columns(&delta.batch, &self.order.columns), delta.num_rows())?;
             let (delta, numbers, order) =
                 match self.first.filter(|_| delta.weights.is_none()).and_then(|first| leading(&numbers, &order, first))
                 {
                     Some(rows) => {
                         let numbers = rows.iter().map(|row| numbers[*row as usize]).collect();
                         let delta = delta.take(&UInt32Array::from(rows))?;
-                        let order =
-                            self.order.codec.encode_rows(&columns(&delta, &self.order.columns), delta.num_rows())?;
+                        let order = self
+                            .order
+                            .codec
+                            .encode_rows(&key_columns(&delta.batch, &self.order.columns), delta.num_rows())?;
                         (delta, numbers, order)
                     }
                     None => (delta, numbers, order),
                 };
             let rows = delta.num_rows();
-            let rest = self.rest.codec.encode_rows(&columns(&delta, &self.rest.columns), rows)?;
+            let rest = self.rest.codec.encode_rows(&key_columns(&delta.batch, &self.rest.columns), rows)?;
             if self.in_lists {
                 changes.resize(partitions.len(), Vec::new());
                 for (row, &partition) in numbers.iter().enumerate() {
@@ -348,10 +353,6 @@ impl Partitions {
     pub fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
     }
-}
-
-fn columns(delta: &Delta, of: &[usize]) -> Vec<ArrayRef> {
-    of.iter().map(|&column| Arc::clone(delta.batch.column(column))).collect()
 }
 
 /// The rows that are not behind `first` others of their partition, in their order; `None`: that is worth nothing.

@@ -41,8 +41,7 @@ impl TimeIndex {
     /// is not known.
     pub fn first(&self) -> Option<Option<i64>> {
         let low = self.0.low()?;
-        let time = low.first_chunk::<TIME_BYTES>();
-        Some(time.map(|time| i64::from_be_bytes(*time) ^ i64::MIN))
+        Some(time_of(low))
     }
 
     /// Takes out everything, as [`TimeIndex::take_below`] does.
@@ -122,8 +121,13 @@ fn entry(time: i64, key: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes in the order of the numbers.
-fn ordered(time: i64) -> [u8; TIME_BYTES] {
+pub fn ordered(time: i64) -> [u8; TIME_BYTES] {
     (time ^ i64::MIN).to_be_bytes()
+}
+
+/// The time that a key begins with; `None`: it is too short for one.
+pub fn time_of(key: &[u8]) -> Option<i64> {
+    Some(i64::from_be_bytes(*key.first_chunk::<TIME_BYTES>()?) ^ i64::MIN)
 }
 
 /// Timestamps in microseconds.

@@ -66,13 +66,10 @@ impl Line {
 impl TopN {
     pub fn new(plan: &plan::TopN, input: &SchemaRef, output: &SchemaRef, placement: &Placement) -> Result<Self> {
         let rows = Partitions::new(input, &plan.partition, &plan.order, plan.close, placement)?;
-        let in_lists = plan.append_only
-            && plan.number == RowNumber::Each
-            && !plan.partition.is_empty()
-            && plan.last().is_some_and(|last| (1..=FEW).contains(&last));
+        let few = plan.last().filter(|last| plan.append_only && (1..=FEW).contains(last));
+        let in_lists = few.is_some() && plan.number == RowNumber::Each && !plan.partition.is_empty();
         let rows = if in_lists { rows.in_lists() } else { rows };
-        let first = plan.last().filter(|last| plan.append_only && (1..=FEW).contains(last));
-        let rows = match first.filter(|_| plan.number != RowNumber::DenseRank) {
+        let rows = match few.filter(|_| plan.number != RowNumber::DenseRank) {
             Some(first) => rows.only_first(first as usize),
             None => rows,
         };

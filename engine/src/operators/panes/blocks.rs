@@ -30,6 +30,7 @@ use crate::operators::StateSize;
 use crate::operators::aggregate::keys::{GroupNumbers, KeyCodec};
 use crate::operators::aggregate::{Call, Placement};
 use crate::operators::exchange::shards_of;
+use crate::operators::time_index::{ordered, time_of};
 
 /// Bounds a stored value.
 const ROWS_PER_PIECE: usize = 1024;
@@ -152,7 +153,7 @@ impl Blocks {
         if !std::mem::replace(&mut self.loaded, true) {
             let mut starts = Vec::new();
             self.state.visit_prefix(snapshot, &[], |key, _| {
-                starts.push(start_of(key));
+                starts.push(time_of(key));
                 true
             })?;
             starts.dedup();
@@ -364,15 +365,6 @@ impl Blocks {
 
 fn key(start: i64, shard: u32, piece: u32) -> Vec<u8> {
     [&ordered(start)[..], &shard.to_be_bytes(), &piece.to_be_bytes()].concat()
-}
-
-/// Bytes in the order of times.
-fn ordered(time: i64) -> [u8; 8] {
-    (time ^ i64::MIN).to_be_bytes()
-}
-
-fn start_of(key: &[u8]) -> Option<i64> {
-    Some(i64::from_be_bytes(*key.first_chunk::<8>()?) ^ i64::MIN)
 }
 
 fn split_row<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

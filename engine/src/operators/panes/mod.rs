@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimestampMicrosecondType};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan::{self, PaneColumn, Window};
 use tidemark_common::{Delta, Error, Result};
@@ -102,7 +103,7 @@ impl Panes {
             let data_type = self.output.field(columns.len()).data_type();
             columns.push(match column {
                 PaneColumn::Key(at) => conform(Arc::clone(&keys[*at]), data_type)?,
-                PaneColumn::Window(_) => self.of_window(column, window)?.to_array_of_size(rows)?,
+                PaneColumn::Window(expr) => of_window(expr, window, self.pane.data_type())?.to_array_of_size(rows)?,
             });
         }
         for result in results {
@@ -111,17 +112,10 @@ impl Panes {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(Delta::inserts(RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?))
     }
-
-    fn of_window(&self, column: &PaneColumn, window: Window) -> Result<ScalarValue> {
-        of_window(column, window, self.pane.data_type())
-    }
 }
 
-/// What a column of the output is for `window`; `time`: the type of times.
-fn of_window(column: &PaneColumn, window: Window, time: &DataType) -> Result<ScalarValue> {
-    let PaneColumn::Window(expr) = column else {
-        return Err(Error::internal("a column of the key is not of the window"));
-    };
+/// What an expression over a window is for `window`; `time`: the type of times.
+fn of_window(expr: &Arc<dyn PhysicalExpr>, window: Window, time: &DataType) -> Result<ScalarValue> {
     let edges = RecordBatch::try_from_iter([("window_start", window.start), ("window_end", window.end)].map(
         |(name, edge)| {
             let edge = TimestampMicrosecondArray::from(vec![edge]).with_data_type(time.clone());
@@ -138,8 +132,11 @@ pub fn watermarks(plan: &plan::Panes, input: &Watermarks, schema: &Schema) -> Re
     let Some(open) = reached.and_then(|reached| plan.windows.first_ending_after(reached)) else {
         return Ok(Watermarks::new());
     };
-    let columns = plan.columns.iter().enumerate().filter(|(_, column)| matches!(column, PaneColumn::Window(_)));
-    columns.map(|(at, column)| Ok((at, of_window(column, open, pane.data_type())?))).collect()
+    let columns = plan.columns.iter().enumerate().filter_map(|(at, column)| match column {
+        PaneColumn::Window(expr) => Some((at, expr)),
+        PaneColumn::Key(_) => None,
+    });
+    columns.map(|(at, expr)| Ok((at, of_window(expr, open, pane.data_type())?))).collect()
 }
 
 impl Operator for Panes {
