@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::ops::Bound;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
@@ -55,6 +56,8 @@ pub struct TableTtl {
 
 /// Rows that go at once.
 const EXPIRED_ROWS: usize = 8192;
+/// Rows of a write that is put into the store by itself.
+const LARGE_WRITE: usize = 1024;
 /// Microseconds until it is looked for old rows again.
 const EXPIRY_STEP: i64 = 1_000_000;
 
@@ -67,7 +70,8 @@ pub struct TableWrite {
     /// Nothing of the table may have changed after this epoch, in which the session saw all of it.
     pub unchanged_since: Option<Epoch>,
     pub removed: Option<RecordBatch>,
-    pub added: Option<RecordBatch>,
+    /// In the order in which they are numbered.
+    pub added: Vec<RecordBatch>,
 }
 
 /// Bytes of a key or a row.
@@ -104,7 +108,7 @@ struct Written {
 /// A write that may be admitted: everything to remember of it.
 pub(crate) struct Checked {
     removed: Option<RecordBatch>,
-    added: Option<RecordBatch>,
+    added: Vec<RecordBatch>,
     written: Written,
     changed_unique: Vec<Vec<KeyChange>>,
 }
@@ -119,7 +123,7 @@ impl Table {
         let key = codec(&def.key)?;
         let next_row_number = match def.key_name {
             Some(_) => 0,
-            None => last_row_number(&def, &key, snapshot)? + 1,
+            None => def.collection.last_number(snapshot)?.unwrap_or(0) + 1,
         };
         Ok(Self {
             key,
@@ -144,12 +148,7 @@ impl Table {
         if write.unchanged_since.is_some_and(|epoch| self.changed_at > epoch || !self.changes.is_empty()) {
             return Err(conflict(&self.def.name));
         }
-        let mut added = write.added;
-        if self.def.key_name.is_none()
-            && let Some(batch) = &added
-        {
-            added = Some(self.number_rows(batch)?);
-        }
+        let (fresh, added) = self.apart(write.added)?;
         self.read_changes()?;
         let removed_keys = write.removed.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
         let added_keys = added.as_ref().map(|b| self.encode(&self.key, &self.def.key, b)).transpose()?;
@@ -172,7 +171,23 @@ impl Table {
             .map(|u| self.check_unique(u, snapshot, write.removed.as_ref(), added.as_ref(), added_keys.as_ref()))
             .collect::<Result<_>>()?;
         let written = Written { removed: removed_keys, added: added_keys.zip(added.clone()) };
-        Ok(Checked { removed: write.removed, added, written, changed_unique })
+        Ok(Checked { removed: write.removed, added: fresh.into_iter().chain(added).collect(), written, changed_unique })
+    }
+
+    /// Rows that get their numbers here, of which nobody knows yet and of which no constraint speaks, and the others, in one batch.
+    fn apart(&mut self, added: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Option<RecordBatch>)> {
+        let (mut fresh, mut others) = (Vec::new(), Vec::new());
+        let is_free = self.def.key_name.is_none() && self.def.indexes.iter().all(|index| !index.is_unique());
+        for batch in added {
+            let is_new = is_free && batch.column(self.def.key[0]).null_count() == batch.num_rows();
+            let batch = if self.def.key_name.is_none() { self.number_rows(&batch)? } else { batch };
+            if is_new { fresh.push(batch) } else { others.push(batch) }
+        }
+        let others = match others.len() {
+            0 | 1 => others.pop(),
+            _ => Some(concat_batches(self.def.collection.schema(), &others)?),
+        };
+        Ok((fresh, others))
     }
 
     /// Looks into what was written in this epoch.
@@ -197,9 +212,7 @@ impl Table {
         if let Some(batch) = checked.removed.filter(|b| b.num_rows() > 0) {
             self.changes.push(Delta::deletes(batch));
         }
-        if let Some(batch) = checked.added.filter(|b| b.num_rows() > 0) {
-            self.changes.push(Delta::inserts(batch));
-        }
+        self.changes.extend(checked.added.into_iter().filter(|b| b.num_rows() > 0).map(Delta::inserts));
     }
 
     /// It is to be looked for old rows.
@@ -228,7 +241,7 @@ impl Table {
         self.expires_at = if is_full { now } else { now.saturating_add(EXPIRY_STEP) };
         let Some(rows) = old else { return Ok(()) };
         let (table, contents) = (self.def.oid, self.def.collection.id());
-        let write = TableWrite { table, contents, unchanged_since: None, removed: Some(rows), added: None };
+        let write = TableWrite { table, contents, unchanged_since: None, removed: Some(rows), added: vec![] };
         match self.check(snapshot, write) {
             Ok(checked) => self.admit(checked),
             Err(error) if error.state() == SqlState::SerializationFailure => {}
@@ -240,7 +253,7 @@ impl Table {
     /// Adds rows of the engine's own to this epoch.
     pub fn add(&mut self, snapshot: &Arc<Snapshot>, rows: RecordBatch) -> Result<()> {
         let (table, contents) = (self.def.oid, self.def.collection.id());
-        let write = TableWrite { table, contents, unchanged_since: None, removed: None, added: Some(rows) };
+        let write = TableWrite { table, contents, unchanged_since: None, removed: None, added: vec![rows] };
         let checked = self.check(snapshot, write)?;
         self.admit(checked);
         Ok(())
@@ -253,8 +266,15 @@ impl Table {
         self.unread.clear();
         self.changed_unique.iter_mut().for_each(HashMap::clear);
         if !changes.is_empty() {
-            let net = Delta::concat(self.def.collection.schema(), &changes)?;
-            self.writer.apply(snapshot, &net, commit)?;
+            // Rows that have only come are as well written one batch after the other, and the large ones not copied.
+            let only_come = changes.iter().all(|delta| delta.weights.is_none());
+            let (large, small): (Vec<_>, Vec<_>) =
+                changes.iter().cloned().partition(|delta| only_come && delta.num_rows() >= LARGE_WRITE);
+            large.iter().try_for_each(|delta| self.writer.apply(snapshot, delta, commit))?;
+            if !small.is_empty() {
+                let net = Delta::concat(self.def.collection.schema(), &small)?;
+                self.writer.apply(snapshot, &net, commit)?;
+            }
             self.changed_at = commit.epoch();
         }
         Ok(changes)
@@ -375,16 +395,6 @@ fn are_distinct(keys: &EncodedRows) -> bool {
     ascending || {
         let mut seen = HashSet::with_capacity(keys.len());
         keys.iter().all(|key| seen.insert(key))
-    }
-}
-
-fn last_row_number(def: &TableDef, codec: &RowCodec, snapshot: &Snapshot) -> Result<i64> {
-    let span = Key::rows(def.collection.id());
-    let Some((last, _)) = snapshot.last(&span.start, &span.end)? else { return Ok(0) };
-    let key = codec.decode([&last[span.start.len()..]])?;
-    match key.first().and_then(|a| a.as_any().downcast_ref::<Int64Array>()) {
-        Some(numbers) if numbers.len() == 1 => Ok(numbers.value(0)),
-        _ => Err(Error::internal("the last row number cannot be read")),
     }
 }
 

@@ -36,7 +36,7 @@ use super::{connections, lookups, shared_source, views};
 use crate::database::Database;
 use crate::pipelines::continuous;
 use crate::pipelines::history::DEAD_LETTERS;
-use crate::query::{Names, Scans, stored_relation};
+use crate::query::{Names, Scans, state_of, stored_relation};
 
 /// Which of a table's states has its rows by the time at which they go.
 const TTL_INDEX: usize = 255;
@@ -182,7 +182,10 @@ pub fn table(object: &Object, table: &Table, catalog: &Catalog) -> Result<TableD
     });
     let ttl = ttl.transpose()?;
     indexes.extend(ttl.iter().map(|ttl| ttl.index.clone()));
-    let collection = Collection::new(state(0), schema, layout)?.with_name(&object.name);
+    let mut collection = Collection::new(state(0), schema, layout)?.with_name(&object.name);
+    if key_name.is_none() {
+        collection = collection.with_blocks()?;
+    }
     let name = object.name.clone();
     Ok(TableDef { oid: object.oid, name, collection: Arc::new(collection), key, key_name, indexes, ttl })
 }
@@ -332,7 +335,7 @@ fn watermark(
     env: &Environment,
 ) -> Result<WatermarkDef> {
     let names = Names {
-        state: env.state.clone(),
+        state: state_of(env.state.clone()),
         functions: Arc::new(HashMap::<String, Arc<ScalarUDF>>::new()),
         catalog: Arc::new(Catalog::new("", "")),
         search_path: vec![],
@@ -436,7 +439,7 @@ pub fn dataflow(
     env: &Environment,
 ) -> Result<Dataflow> {
     let names = Names {
-        state: Arc::new(for_dataflows(&env.state)),
+        state: state_of(Arc::new(for_dataflows(&env.state))),
         functions: Arc::new(tidemark_sql::functions::epoch_clock()),
         catalog: catalog.clone(),
         search_path: search_path.to_vec(),

@@ -7,9 +7,11 @@
 mod access;
 mod lookup;
 mod names;
+mod one_row;
 mod scan;
 mod shown;
 
 pub use lookup::{Lookup, types_of};
-pub use names::{Names, Scans, find_relation, object_name, remote_name, rewrite};
+pub use names::{Names, Scans, StatementState, find_relation, object_name, remote_name, rewrite, state_of};
+pub use one_row::one_row;
 pub use scan::{StoredRows, stored_relation};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
@@ -30,10 +30,18 @@ pub trait Scans: Send + Sync {
     fn relation(&self, catalog: &Catalog, object: &Arc<Object>) -> Result<Arc<dyn TableProvider>>;
 }
 
+/// DataFusion's state, which most statements that need no planning do without.
+pub type StatementState = Arc<LazyLock<SessionState, Box<dyn FnOnce() -> SessionState + Send>>>;
+
+/// A state that is there already.
+pub fn state_of(state: Arc<SessionState>) -> StatementState {
+    Arc::new(LazyLock::new(Box::new(move || state.as_ref().clone())))
+}
+
 /// All that planning a query needs to know.
 #[derive(Clone)]
 pub struct Names {
-    pub state: Arc<SessionState>,
+    pub state: StatementState,
     /// Functions that depend on the session, by every name they have.
     pub functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
     pub catalog: Arc<Catalog>,

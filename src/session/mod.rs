@@ -48,10 +48,9 @@ pub(crate) use select::{one_batch, with_parameters};
 pub use tidemark_sql::ast::fold;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::scalar::ScalarValue;
 use tidemark_catalog::Change;
@@ -69,7 +68,7 @@ use self::plans::Plans;
 pub(crate) use self::remote::{RemoteName, RemoteTables, kept_elsewhere};
 use crate::database::Database;
 use crate::pg_catalog::SystemContext;
-use crate::query::{Names, StoredRows};
+use crate::query::{Names, StatementState, StoredRows};
 use crate::transaction::{Marks, PlannedStep, Transaction};
 
 /// Times a statement is run again because other sessions were faster.
@@ -540,17 +539,21 @@ impl Session {
     }
 
     /// DataFusion's state with this session's time zone and this transaction's now().
-    fn statement_state(&self, transaction: &Transaction) -> Arc<SessionState> {
-        let mut state = self.db.environment.state.as_ref().clone();
-        state.execution_props_mut().query_execution_start_time =
-            chrono::DateTime::from_timestamp_micros(transaction.started_at);
-        if let Some(zone) = self.info.setting("TimeZone") {
-            state.config_mut().options_mut().execution.time_zone = Some(zone);
-        }
-        // Where single expressions are compiled, their functions find the time zone there.
-        let options = state.config_options().clone();
-        state.execution_props_mut().config_options = Some(options);
-        Arc::new(state)
+    fn statement_state(&self, transaction: &Transaction) -> StatementState {
+        let base = self.db.environment.state.clone();
+        let (started_at, zone) = (transaction.started_at, self.info.setting("TimeZone"));
+        Arc::new(LazyLock::new(Box::new(move || {
+            let mut state = base.as_ref().clone();
+            state.execution_props_mut().query_execution_start_time =
+                chrono::DateTime::from_timestamp_micros(started_at);
+            if zone.is_some() {
+                state.config_mut().options_mut().execution.time_zone = zone;
+            }
+            // Where single expressions are compiled, their functions find the time zone there.
+            let options = state.config_options().clone();
+            state.execution_props_mut().config_options = Some(options);
+            state
+        })))
     }
 }
 

@@ -23,7 +23,7 @@ use tidemark_sql::ast::ObjectType;
 
 use super::{Outcome, Rows, RowsTag, Session};
 use crate::coordinator::definitions;
-use crate::query::{Names, StoredRows};
+use crate::query::{Names, StoredRows, state_of};
 
 /// How often a row is in the query's result, and in the view. Names that no column of a view is likely to have.
 const IN_QUERY: &str = "rows_in_query";
@@ -92,7 +92,7 @@ impl Session {
         let environment = self.db.environment.clone();
         Ok(Names {
             remote: Arc::default(),
-            state: environment.state.clone(),
+            state: state_of(environment.state.clone()),
             functions: Arc::new(tidemark_sql::functions::clock_at(transaction.moment.time)),
             catalog: transaction.catalog.clone(),
             search_path: view.search_path.clone(),

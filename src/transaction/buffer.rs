@@ -12,118 +12,17 @@
 //! Rows have the table's stored columns. In a table without a primary key the last of these is the hidden row number; a row
 //! that is new gets a negative one here, and its real one at commit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Bound;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
-use datafusion::arrow::compute::interleave_record_batch;
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Epoch, Error, Result, SqlState};
 use tidemark_engine::{TableDef, TableWrite};
 use tidemark_storage::{EncodedRows, KeyRange, StateId};
 
-/// A row of a batch in the log.
-type RowAt = (usize, usize);
-
-/// What stands under a key from a place in the log on.
-#[derive(Debug, Clone, Copy)]
-struct Version {
-    since: usize,
-    row: Option<RowAt>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    /// The row in the snapshot, if the transaction took one out.
-    before: Option<RowAt>,
-    now: Version,
-    /// What stood there before, oldest first: statements that began then still read it.
-    older: Vec<Version>,
-}
-
-impl Entry {
-    fn new(before: Option<RowAt>, now: Version) -> Self {
-        Self { before, now, older: Vec::new() }
-    }
-
-    fn put(&mut self, version: Version) {
-        self.older.push(std::mem::replace(&mut self.now, version));
-    }
-
-    /// As of a place in the log; `None`: not touched by then.
-    fn at(&self, upto: usize) -> Option<Version> {
-        if self.now.since < upto {
-            return Some(self.now);
-        }
-        let known = self.older.partition_point(|version| version.since < upto);
-        known.checked_sub(1).map(|last| self.older[last])
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Logged {
-    Removed(RecordBatch),
-    Added(RecordBatch),
-}
-
-/// The log and its index by key. Grows only, so that who has read up to a place in it can go on.
-#[derive(Debug, Default)]
-struct Changes {
-    log: Vec<Logged>,
-    batches: Vec<RecordBatch>,
-    rows: BTreeMap<Vec<u8>, Entry>,
-    bytes: usize,
-}
-
-impl Changes {
-    fn remove(&mut self, batch: RecordBatch, keys: &EncodedRows) {
-        let (at, since) = (self.keep(&batch), self.log.len());
-        for (i, key) in keys.iter().enumerate() {
-            let gone = Version { since, row: None };
-            match self.rows.get_mut(key) {
-                Some(entry) => entry.put(gone),
-                None => drop(self.rows.insert(key.to_vec(), Entry::new(Some((at, i)), gone))),
-            }
-        }
-        self.log.push(Logged::Removed(batch));
-    }
-
-    /// False if a row has its key already.
-    fn add(&mut self, batch: RecordBatch, keys: &EncodedRows) -> bool {
-        let (at, since) = (self.keep(&batch), self.log.len());
-        for (i, key) in keys.iter().enumerate() {
-            let row = Version { since, row: Some((at, i)) };
-            match self.rows.get_mut(key) {
-                Some(entry) if entry.now.row.is_some() => return false,
-                Some(entry) => entry.put(row),
-                None => drop(self.rows.insert(key.to_vec(), Entry::new(None, row))),
-            }
-        }
-        self.log.push(Logged::Added(batch));
-        true
-    }
-
-    fn keep(&mut self, batch: &RecordBatch) -> usize {
-        self.bytes += batch.get_array_memory_size() + batch.num_rows() * 64;
-        self.batches.push(batch.clone());
-        self.batches.len() - 1
-    }
-
-    /// These rows, at a cost that does not depend on how many others there are.
-    fn gather(&self, rows: &[RowAt], schema: &SchemaRef) -> Result<RecordBatch> {
-        if rows.is_empty() {
-            return Ok(RecordBatch::new_empty(schema.clone()));
-        }
-        let mut used: Vec<usize> = rows.iter().map(|(batch, _)| *batch).collect();
-        used.sort_unstable();
-        used.dedup();
-        let batches: Vec<&RecordBatch> = used.iter().map(|batch| &self.batches[*batch]).collect();
-        let rows: Vec<RowAt> =
-            rows.iter().map(|(batch, row)| (used.partition_point(|known| known < batch), *row)).collect();
-        Ok(interleave_record_batch(&batches, &rows)?)
-    }
-}
+use super::changes::{Changes, Logged, RowAt};
 
 /// A transaction's changes of one table as a statement sees them: those of the statements before it. What the transaction does
 /// later is not among them, so a cursor goes on reading what it began with.
@@ -138,8 +37,7 @@ impl OwnChanges {
     /// For each key of the snapshot: its row still stands as it is there.
     pub fn untouched(&self, keys: &EncodedRows) -> BooleanArray {
         let changes = read(&self.changes);
-        let touched = |key| changes.rows.get(key).is_some_and(|entry| entry.at(self.upto).is_some());
-        keys.iter().map(|key| Some(!touched(key))).collect()
+        keys.iter().map(|key| Some(!changes.touches(key, self.upto))).collect()
     }
 
     /// The rows of a range that the transaction put in and that are still there, in order of key.
@@ -149,12 +47,8 @@ impl OwnChanges {
         batch_rows: usize,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let rows: Vec<RowAt> = {
-            let changes = read(&self.changes);
             let (from, to) = range.bounds();
-            let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-            let some = to.is_none_or(|to| from < to);
-            let entries = some.then(|| changes.rows.range::<[u8], _>((Bound::Included(from), upper)));
-            entries.into_iter().flatten().filter_map(|(_, entry)| entry.at(self.upto)?.row).collect()
+            read(&self.changes).standing(self.upto, from, to)
         };
         let own = self.clone();
         (0..rows.len()).step_by(batch_rows).map(move |from| {
@@ -235,14 +129,17 @@ impl TableBuffer {
         };
         let mut changes = Changes::default();
         for logged in log {
-            let (Logged::Removed(batch) | Logged::Added(batch)) = &logged;
-            let keys = self.def.collection.key_of(batch)?;
             match logged {
-                Logged::Removed(batch) => changes.remove(batch, &keys),
+                Logged::Removed(batch) => {
+                    let keys = self.def.collection.key_of(&batch)?;
+                    changes.remove(batch, &keys);
+                }
                 Logged::Added(batch) => {
+                    let keys = self.def.collection.key_of(&batch)?;
                     let added = changes.add(batch, &keys);
                     debug_assert!(added, "it could be added before");
                 }
+                Logged::Appended(batch, first) => changes.append(batch, first),
             }
         }
         self.changes = Arc::new(RwLock::new(changes));
@@ -260,7 +157,13 @@ impl TableBuffer {
 
     /// Puts rows in. A row number of NULL is given here.
     pub fn add(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let is_new = self.def.key_name.is_none() && row_numbers(&batch)?.null_count() == batch.num_rows();
+        let first = self.next_row_number + 1;
         let batch = self.number(batch)?;
+        if is_new {
+            write(&self.changes).append(batch.clone(), first);
+            return Ok(batch);
+        }
         let keys = self.def.collection.key_of(&batch)?;
         match write(&self.changes).add(batch.clone(), &keys) {
             true => Ok(batch),
@@ -294,7 +197,7 @@ impl TableBuffer {
 
     /// True, and the row that is there now, for each key the transaction has touched.
     pub fn lookup(&self, key: &[u8]) -> Option<Option<RowAt>> {
-        read(&self.changes).rows.get(key).map(|entry| entry.now.row)
+        read(&self.changes).lookup(key)
     }
 
     /// Rows found by [`TableBuffer::lookup`].
@@ -305,21 +208,20 @@ impl TableBuffer {
     /// Keys of the rows that were taken out or put in after the mark.
     pub fn touched_since(&self, mark: usize) -> Result<HashSet<Vec<u8>>> {
         let mut keys = HashSet::new();
-        for Logged::Removed(batch) | Logged::Added(batch) in &read(&self.changes).log[mark..] {
-            keys.extend(self.def.collection.key_of(batch)?.iter().map(<[u8]>::to_vec));
+        for logged in &read(&self.changes).log[mark..] {
+            keys.extend(self.def.collection.key_of(logged.rows())?.iter().map(<[u8]>::to_vec));
         }
         Ok(keys)
     }
 
     /// The rows that the transaction put in and that are still there, in order of key.
     pub fn current(&self) -> Result<RecordBatch> {
-        let changes = read(&self.changes);
-        let rows: Vec<RowAt> = changes.rows.values().filter_map(|entry| entry.now.row).collect();
-        changes.gather(&rows, self.def.collection.schema())
+        let schema = self.def.collection.schema();
+        Ok(concat_batches(schema, &read(&self.changes).current(schema)?)?)
     }
 
     pub fn is_empty(&self) -> bool {
-        read(&self.changes).rows.is_empty()
+        read(&self.changes).is_empty()
     }
 
     // ---- UNIQUE -------------------------------------------------------------------------------------------------------
@@ -355,25 +257,24 @@ impl TableBuffer {
 
     /// The net of all changes, for the engine.
     pub fn into_write(self) -> Result<Option<TableWrite>> {
-        let removed = {
-            let changes = read(&self.changes);
-            let rows: Vec<RowAt> = changes.rows.values().filter_map(|entry| entry.before).collect();
-            changes.gather(&rows, self.def.collection.schema())?
-        };
-        let mut added = self.current()?;
-        if removed.num_rows() == 0 && added.num_rows() == 0 {
+        let schema = self.def.collection.schema();
+        let changes = read(&self.changes);
+        let (removed, mut added) = (changes.gather(&changes.before(), schema)?, changes.current(schema)?);
+        if removed.num_rows() == 0 && added.is_empty() {
             return Ok(None);
         }
         if self.def.key_name.is_none() {
-            let real: Int64Array = row_numbers(&added)?.iter().map(|n| n.filter(|n| *n >= 0)).collect();
-            added = replace_column(&added, added.num_columns() - 1, Arc::new(real))?;
+            for batch in &mut added {
+                let real: Int64Array = row_numbers(batch)?.iter().map(|n| n.filter(|n| *n >= 0)).collect();
+                *batch = replace_column(batch, batch.num_columns() - 1, Arc::new(real))?;
+            }
         }
         Ok(Some(TableWrite {
             table: self.def.oid,
             contents: self.def.collection.id(),
             unchanged_since: self.unchanged_since,
             removed: (removed.num_rows() > 0).then_some(removed),
-            added: (added.num_rows() > 0).then_some(added),
+            added,
         }))
     }
 }

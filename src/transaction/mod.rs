@@ -10,6 +10,7 @@
 //! A statement outside BEGIN is a transaction of its own.
 
 mod buffer;
+mod changes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -65,6 +65,8 @@ pub enum Key<'a> {
     State { state: StateId, key: &'a [u8] },
     /// How many rows a collection holds, and its next sequence number.
     RowCount(StateId),
+    /// A column of the rows of a block, by the number of its last row; column 0 says how many rows there are.
+    Block { collection: StateId, last: u64, column: u16 },
     /// A record waiting for its sink.
     Outbox { sink: Oid, epoch: Epoch, seq: u32 },
     /// The last epoch that a sink has delivered.
@@ -87,18 +89,20 @@ mod tag {
     pub const ROW: u8 = 0x30;
     pub const STATE: u8 = 0x31;
     pub const ROW_COUNT: u8 = 0x32;
+    pub const BLOCK: u8 = 0x33;
     pub const OUTBOX: u8 = 0x40;
     pub const SINK_PROGRESS: u8 = 0x41;
     pub const JOB: u8 = 0x50;
 }
 
 /// Kinds of keys and their tags, for statistics.
-pub(crate) const KINDS: [(&str, u8); 10] = [
+pub(crate) const KINDS: [(&str, u8); 11] = [
     ("objects", tag::OBJECT),
     ("source positions", tag::SOURCE_POSITION),
     ("source state", tag::SOURCE_STATE),
     ("records set aside", tag::SET_ASIDE),
     ("rows", tag::ROW),
+    ("blocks of rows", tag::BLOCK),
     ("state", tag::STATE),
     ("row counts", tag::ROW_COUNT),
     ("outbox", tag::OUTBOX),
@@ -130,6 +134,10 @@ impl<'a> Key<'a> {
                 out.extend_from_slice(&position.to_be_bytes());
             }
             Key::Row { collection, key } => put(out, tag::ROW, &collection.0.to_be_bytes(), key),
+            Key::Block { collection, last, column } => {
+                put(out, tag::BLOCK, &collection.0.to_be_bytes(), &last.to_be_bytes());
+                out.extend_from_slice(&column.to_be_bytes());
+            }
             Key::State { state, key } => put(out, tag::STATE, &state.0.to_be_bytes(), key),
             Key::RowCount(id) => put(out, tag::ROW_COUNT, &id.0.to_be_bytes(), &[]),
             Key::Outbox { sink, epoch, seq } => {
@@ -174,6 +182,16 @@ impl<'a> Key<'a> {
     /// All rows of a collection.
     pub fn rows(collection: StateId) -> Span {
         span(Key::Row { collection, key: &[] }.encode())
+    }
+
+    /// All blocks of a collection.
+    pub fn blocks(collection: StateId) -> Span {
+        span(put_new(tag::BLOCK, &collection.0.to_be_bytes()))
+    }
+
+    /// All blocks of all collections of an object.
+    pub fn blocks_of_object(oid: Oid) -> Span {
+        span(put_new(tag::BLOCK, &oid.to_be_bytes()))
     }
 
     /// All entries of one operator's state.
@@ -285,6 +303,15 @@ fn read(encoded: &[u8]) -> Option<Key<'_>> {
             let (id, key) = rest.split_first_chunk::<8>()?;
             Key::Row { collection: StateId(u64::from_be_bytes(*id)), key }
         }
+        tag::BLOCK => {
+            let (id, rest) = rest.split_first_chunk::<8>()?;
+            let (last, column) = rest.split_first_chunk::<8>()?;
+            Key::Block {
+                collection: StateId(u64::from_be_bytes(*id)),
+                last: u64::from_be_bytes(*last),
+                column: u16::from_be_bytes(column.try_into().ok()?),
+            }
+        }
         tag::STATE => {
             let (id, key) = rest.split_first_chunk::<8>()?;
             Key::State { state: StateId(u64::from_be_bytes(*id)), key }
@@ -335,6 +362,7 @@ mod tests {
             Key::Row { collection: id, key: &[1, 255] },
             Key::State { state: id, key: &[] },
             Key::RowCount(id),
+            Key::Block { collection: id, last: 258, column: 2 },
             Key::Outbox { sink: 16385, epoch: 258, seq: 7 },
             Key::SinkProgress(16385),
             Key::Job { oid: 16386, what: "backfill" },
@@ -355,6 +383,7 @@ mod tests {
             30000040000000000301ff  Row { collection: StateId(70368744177667), key: [1, 255] }
             310000400000000003  State { state: StateId(70368744177667), key: [] }
             320000400000000003  RowCount(StateId(70368744177667))
+            33000040000000000300000000000001020002  Block { collection: StateId(70368744177667), last: 258, column: 2 }
             4000004001000000000000010200000007  Outbox { sink: 16385, epoch: 258, seq: 7 }
             4100004001  SinkProgress(16385)
             50000040026261636b66696c6c  Job { oid: 16386, what: "backfill" }
@@ -367,7 +396,7 @@ mod tests {
         let text = &texts[rng.random_range(0..texts.len())];
         let tail = &tails[rng.random_range(0..tails.len())];
         let id = StateId::new(oid, rng.random_range(0..3));
-        match rng.random_range(0..13) {
+        match rng.random_range(0..14) {
             0 => Key::Format,
             1 => Key::Epoch,
             2 => Key::Counter(text),
@@ -380,6 +409,7 @@ mod tests {
             9 => Key::Outbox { sink: oid, epoch: rng.random_range(0..400), seq: rng.random_range(0..400) },
             10 => Key::SinkProgress(oid),
             11 => Key::SetAside { source: oid, split: text, position: rng.random_range(0..400) },
+            12 => Key::Block { collection: id, last: rng.random_range(0..400), column: rng.random_range(0..300) },
             _ => Key::Job { oid, what: text },
         }
     }

@@ -81,7 +81,7 @@ impl Running {
     async fn insert(&self, keys: Vec<i64>) {
         let added = RecordBatch::try_new(schema("k bigint"), vec![Arc::new(Int64Array::from(keys))]).unwrap();
         let contents = collection(INPUT).id();
-        let write = TableWrite { table: INPUT, contents, unchanged_since: None, removed: None, added: Some(added) };
+        let write = TableWrite { table: INPUT, contents, unchanged_since: None, removed: None, added: vec![added] };
         self.engine.commit(Transaction { writes: vec![write], ..Transaction::default() }).await.unwrap();
     }
 

@@ -17,7 +17,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::Insertion;
-use crate::query::Names;
+use crate::query::{Names, one_row};
 use crate::session::assign::{self, Source};
 use crate::session::dml::{Writer, default_of, is_default, parameter_position, select_query};
 use crate::session::{select, with_parameters};
@@ -205,9 +205,12 @@ async fn compute(names: &Names, exprs: Vec<sql::Expr>, parameters: &[ScalarValue
         let plan = names.plan(&select_query(items.collect(), vec![], None)?)?;
         let plan = with_parameters(plan, parameters)?;
         let sources = Source::of_plan(&plan);
-        let batches = select::collect(names, plan).await?;
-        let Some(batch) = batches.into_iter().next() else {
-            return Err(Error::internal("an expression in VALUES has no value"));
+        let batch = match one_row(names, &plan)? {
+            Some(batch) => batch,
+            None => {
+                let batches = select::collect(names, plan).await?;
+                batches.into_iter().next().ok_or_else(|| Error::internal("an expression in VALUES has no value"))?
+            }
         };
         for (column, source) in batch.columns().iter().zip(sources) {
             computed.push((ScalarValue::try_from_array(&Arc::clone(column), 0)?, source));

@@ -5,6 +5,7 @@
 //!   Keyed      the key columns, encoded       the other columns, encoded
 //!   Sequence   a number, counting up, 8 B     all columns, encoded
 //!   Multiset   all columns, encoded           how many of the row there are
+//!              (rows keyed by a number may be in blocks: see `blocks`)
 //!
 //!   Delta ──CollectionWriter::apply──▶ EpochCommit ~~▶ Snapshot ──Collection::scan──▶ CollectionScan ──▶ RecordBatch
 //!                                                              ──Collection::get_rows──▶ FoundRows
@@ -12,7 +13,9 @@
 //!
 //! An [`Index`] beside it leads from other columns to its rows.
 
+mod blocks;
 mod index;
+mod numbers;
 mod scan;
 mod split;
 #[cfg(test)]
@@ -35,6 +38,7 @@ use crate::snapshot::Snapshot;
 use crate::value;
 
 pub use index::{Index, IndexKeys, IndexScan};
+pub use numbers::{key_of_number, number_of_key};
 pub use scan::CollectionScan;
 pub use way::Way;
 pub use writer::CollectionWriter;
@@ -62,6 +66,8 @@ pub struct Collection {
     /// Columns in the value, and their codec; none for a multiset.
     value_columns: Vec<usize>,
     value_codec: RowCodec,
+    /// Rows may be in blocks.
+    in_blocks: bool,
 }
 
 /// What stands beside the rows of a collection, at [`Key::RowCount`].
@@ -144,7 +150,7 @@ impl Collection {
         };
         let value_codec = RowCodec::new(&fields(&value_columns))?;
         let name = format!("collection {id}");
-        Ok(Self { id, name, schema, layout, key_columns, key_codec, value_columns, value_codec })
+        Ok(Self { id, name, schema, layout, key_columns, key_codec, value_columns, value_codec, in_blocks: false })
     }
 
     /// The name in error messages.
@@ -152,6 +158,15 @@ impl Collection {
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Rows that come together are kept in blocks: of a collection keyed by a number, which nobody but the writer gives.
+    pub fn with_blocks(mut self) -> Result<Self> {
+        if !self.is_keyed() || !blocks::can_be_numbers(&self.schema, &self.key_columns) {
+            return Err(Error::internal(format!("{} is not keyed by a number", self.name)));
+        }
+        self.in_blocks = true;
+        Ok(self)
     }
 
     /// The last `added` columns came later: rows that were stored before are NULL there. None of them is in the key.
@@ -188,8 +203,8 @@ impl Collection {
 
     /// Bytes on disk, roughly; what has not reached a table yet is not counted.
     pub fn approximate_bytes(&self, snapshot: &Snapshot) -> u64 {
-        let rows = Key::rows(self.id);
-        snapshot.approximate_bytes(&rows.start, &rows.end)
+        let spans = [Key::rows(self.id), Key::blocks(self.id)];
+        spans.iter().map(|span| snapshot.approximate_bytes(&span.start, &span.end)).sum()
     }
 
     /// The keys of rows. A sequence has none that rows would tell.
@@ -245,14 +260,9 @@ impl Collection {
 
     /// The rows with these keys, as of the snapshot. For a multiset, a row that is there once or more.
     pub fn get_rows<K: AsRef<[u8]>>(&self, snapshot: &Snapshot, keys: &[K]) -> Result<FoundRows> {
-        let encoded: Vec<Vec<u8>> =
-            keys.iter().map(|key| Key::Row { collection: self.id, key: key.as_ref() }.encode()).collect();
-        let values = snapshot.multi_get_encoded(&encoded)?;
-        let mut unframed = Vec::with_capacity(values.len());
-        for stored in &values {
-            unframed.push(stored.as_deref().map(value::unframe).transpose()?);
-        }
-        self.found_rows(keys, &unframed)
+        let stored = self.stored(snapshot, keys)?;
+        let values = stored.iter().map(unframed).collect::<Result<Vec<_>>>()?;
+        self.found_rows(keys, &values)
     }
 
     /// The rows with these keys, with their weights, only `columns` of them, which `schema` describes. Those that are not there are
@@ -264,13 +274,28 @@ impl Collection {
         columns: &[usize],
         schema: &SchemaRef,
     ) -> Result<Delta> {
-        let encoded: Vec<Vec<u8>> = row_keys.iter().map(|key| Key::Row { collection: self.id, key }.encode()).collect();
-        let stored = snapshot.multi_get_encoded(&encoded)?;
+        let stored = self.stored(snapshot, &row_keys)?;
         let mut there = stored.iter().map(Option::is_some);
         row_keys.retain(|_| there.next() == Some(true));
         let keys: Vec<&[u8]> = row_keys.iter().map(Vec::as_slice).collect();
         let values: Vec<&[u8]> = stored.iter().flatten().map(|value| value::unframe(value)).collect::<Result<_>>()?;
         self.delta_of(&keys, &values, columns, schema)
+    }
+
+    /// What is stored at these keys, in its frame; a row of a block as an entry would have it.
+    fn stored<K: AsRef<[u8]>>(&self, snapshot: &Snapshot, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        let encoded: Vec<Vec<u8>> =
+            keys.iter().map(|key| Key::Row { collection: self.id, key: key.as_ref() }.encode()).collect();
+        let mut stored = snapshot.multi_get_encoded(&encoded)?;
+        if self.in_blocks {
+            let missing = (0..keys.len()).filter(|&at| stored[at].is_none());
+            for (at, row) in self.in_blocks(snapshot, keys, missing)? {
+                stored[at] = Some(value::frame(&row));
+            }
+            let gone = value::frame(blocks::GONE);
+            stored.iter_mut().filter(|row| row.as_ref() == Some(&gone)).for_each(|row| *row = None);
+        }
+        Ok(stored)
     }
 
     /// Rows from their keys and values (out of their frames), with their weights.
@@ -296,8 +321,7 @@ impl Collection {
     ) -> Result<CollectionScan> {
         let columns = projection.unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&columns)?);
-        let (from, to) = range.span(self.id);
-        Ok(CollectionScan::new(Arc::clone(self), snapshot.scan(&from, &to), columns, schema, batch_size))
+        CollectionScan::new(Arc::clone(self), Arc::clone(snapshot), range.clone(), columns, schema, batch_size)
     }
 
     /// At most `n` ranges that together hold every key once, of about the same size, for scans side by side.
@@ -366,6 +390,16 @@ impl Collection {
         let options = RecordBatchOptions::new().with_row_count(Some(keys.len()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options)?)
     }
+}
+
+fn unframed(stored: &Option<Vec<u8>>) -> Result<Option<&[u8]>> {
+    stored.as_deref().map(value::unframe).transpose()
+}
+
+/// So many rows without any columns.
+fn without_columns(batch: &RecordBatch, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)?)
 }
 
 /// The first key after all that start with `prefix`, which holds at least one encoded column.

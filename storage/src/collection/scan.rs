@@ -10,22 +10,39 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Delta, Error, Result};
 
-use super::Collection;
+use super::blocks::{Block, BlockRows};
+use super::{Collection, KeyRange, without_columns};
 use crate::keys::Key;
-use crate::snapshot::{Chunk, Scan};
+use crate::snapshot::{Chunk, Scan, Snapshot};
 use crate::value;
 
 #[derive(Debug)]
 pub struct CollectionScan {
     collection: Arc<Collection>,
-    scan: Scan,
+    snapshot: Arc<Snapshot>,
+    range: KeyRange,
+    /// Entries up to the next block.
+    entries: Scan,
+    /// That block.
+    ahead: Option<Block>,
     columns: Vec<usize>,
     /// Of the batches it yields.
     schema: SchemaRef,
     batch_size: usize,
     chunk: Chunk,
+    /// Rows of a block, and how many of them were yielded.
+    block: Option<(BlockRows, usize)>,
+    /// What was yielded last, and its last key.
+    yielded: Yielded,
     last_key: Option<Vec<u8>>,
     repeating: Repeating,
+}
+
+#[derive(Debug)]
+enum Yielded {
+    Chunk,
+    /// So many rows of `block`.
+    Block(usize),
 }
 
 /// Deltas as batches: each row as often as it is there. After an error comes nothing more.
@@ -48,14 +65,46 @@ struct Repeats {
 impl CollectionScan {
     pub(super) fn new(
         collection: Arc<Collection>,
-        scan: Scan,
+        snapshot: Arc<Snapshot>,
+        range: KeyRange,
         columns: Vec<usize>,
         schema: SchemaRef,
         batch_size: usize,
-    ) -> Self {
-        let batch_size = batch_size.max(1);
-        let chunk = Chunk::default();
-        Self { collection, scan, columns, schema, batch_size, chunk, last_key: None, repeating: Repeating::default() }
+    ) -> Result<Self> {
+        let (from, to) = range.span(collection.id);
+        let first = range.bounds().0.to_vec();
+        let mut scan = Self {
+            entries: snapshot.scan(&from, &to),
+            collection,
+            snapshot,
+            range,
+            ahead: None,
+            columns,
+            schema,
+            batch_size: batch_size.max(1),
+            chunk: Chunk::default(),
+            block: None,
+            yielded: Yielded::Chunk,
+            last_key: None,
+            repeating: Repeating::default(),
+        };
+        scan.look_ahead(&first)?;
+        Ok(scan)
+    }
+
+    /// Finds the next block from this key on; the entries before it come first.
+    fn look_ahead(&mut self, from: &[u8]) -> Result<()> {
+        let collection = &self.collection;
+        if !collection.in_blocks {
+            return Ok(());
+        }
+        let rows = Key::rows(collection.id).start;
+        let block = collection.block_from_key(&self.snapshot, from)?;
+        let (_, end) = self.range.span(collection.id);
+        let until = block.map_or(end.clone(), |block| [rows.as_slice(), &block.first_key()].concat().min(end.clone()));
+        self.ahead = block.filter(|_| until < end);
+        self.entries = self.snapshot.scan(&[rows.as_slice(), from].concat(), &until);
+        Ok(())
     }
 
     /// The schema of the batches.
@@ -70,23 +119,57 @@ impl CollectionScan {
     }
 
     /// The keys of the rows that [`CollectionScan::next_delta`] has yielded last.
-    pub(crate) fn row_keys(&self) -> Vec<&[u8]> {
-        let prefix = Key::Row { collection: self.collection.id, key: &[] }.encode().len();
+    pub(crate) fn row_keys(&self) -> Vec<Vec<u8>> {
+        match (&self.yielded, &self.block) {
+            (Yielded::Block(len), Some((rows, done))) => (done - len..*done).map(|row| rows.key(row)).collect(),
+            _ => self.chunk_keys().into_iter().map(<[u8]>::to_vec).collect(),
+        }
+    }
+
+    fn chunk_keys(&self) -> Vec<&[u8]> {
+        let prefix = Key::rows(self.collection.id).start.len();
         (0..self.chunk.len()).map(|i| &self.chunk.key(i)[prefix..]).collect()
     }
 
     /// The next rows with their weights (`None` unless a multiset has some more than once).
     pub fn next_delta(&mut self) -> Result<Option<Delta>> {
-        if !self.scan.fill(&mut self.chunk, self.batch_size)? {
+        loop {
+            if let Some((rows, done)) = &mut self.block {
+                let len = self.batch_size.min(rows.batch.num_rows() - *done);
+                if len > 0 {
+                    let batch = rows.batch.slice(*done, len);
+                    *done += len;
+                    self.last_key = Some(rows.key(*done - 1));
+                    self.yielded = Yielded::Block(len);
+                    return Ok(Some(Delta::new(batch, None)));
+                }
+                self.block = None;
+            }
+            if let Some(rows) = self.next_entries()? {
+                return Ok(Some(rows));
+            }
+            let Some(block) = self.ahead.take() else { return Ok(None) };
+            let (from, to) = self.range.bounds();
+            let rows = (from, to.unwrap_or(&[u8::MAX]));
+            let rows = self.collection.read_block(&self.snapshot, block, rows, &self.columns, &self.schema)?;
+            self.block = Some((rows, 0));
+            self.look_ahead(&block.end_key())?;
+        }
+    }
+
+    fn next_entries(&mut self) -> Result<Option<Delta>> {
+        if !self.entries.fill(&mut self.chunk, self.batch_size)? {
             return Ok(None);
         }
-        let keys = self.row_keys();
+        let keys = self.chunk_keys();
         let mut values = Vec::with_capacity(keys.len());
         for i in 0..self.chunk.len() {
             values.push(value::unframe(self.chunk.value(i))?);
         }
         let rows = self.collection.delta_of(&keys, &values, &self.columns, &self.schema)?;
-        self.last_key = keys.last().map(|key| key.to_vec());
+        let last_key = keys.last().map(|key| key.to_vec());
+        self.last_key = last_key;
+        self.yielded = Yielded::Chunk;
         Ok(Some(rows))
     }
 }
@@ -155,11 +238,6 @@ impl Repeats {
         }
         Ok(Some(take_record_batch(&self.batch, &UInt32Array::from(rows))?))
     }
-}
-
-fn without_columns(batch: &RecordBatch, rows: usize) -> Result<RecordBatch> {
-    let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)?)
 }
 
 impl Iterator for CollectionScan {

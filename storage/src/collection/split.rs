@@ -1,10 +1,12 @@
 //! Cutting a collection into ranges of about the same size, without reading it.
 //!
 //! Keys to cut at are found by halving: the key half-way between two known ones (as numbers) is looked for, the one that is
-//! really there becomes known, and the interval that holds the most bytes on disk is halved next.
+//! really there becomes known, and the interval that holds the most bytes on disk is halved next. Where rows are in blocks, these are
+//! what is shared out.
 
 use tidemark_common::Result;
 
+use super::blocks::Block;
 use super::{Collection, KeyRange};
 use crate::keys::Key;
 use crate::snapshot::Snapshot;
@@ -26,6 +28,11 @@ struct Interval {
 pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> Result<Vec<KeyRange>> {
     let rows = collection.row_count(snapshot)?;
     let n = n.min(usize::try_from(rows / MIN_ROWS).unwrap_or(usize::MAX).max(1));
+    if collection.in_blocks
+        && let Some(ranges) = at_blocks(&collection.blocks(snapshot)?, rows, n)
+    {
+        return Ok(ranges);
+    }
     let span = Key::rows(collection.id);
     let (Some(first), Some(last)) = (snapshot.first(&span.start, &span.end)?, snapshot.last(&span.start, &span.end)?)
     else {
@@ -35,14 +42,26 @@ pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> R
     let intervals = if n > 1 { sample(snapshot, whole, n * SAMPLES)? } else { vec![whole] };
     let cuts = balance(&intervals, n);
     let prefix = span.start.len();
-    let mut ranges = Vec::with_capacity(cuts.len() + 1);
+    Ok(between(cuts.iter().map(|cut| cut[prefix..].to_vec())))
+}
+
+/// Ranges that begin with blocks, if most of the rows are in them.
+fn at_blocks(blocks: &[Block], rows: u64, n: usize) -> Option<Vec<KeyRange>> {
+    let within: u64 = blocks.iter().map(Block::rows).sum();
+    let is_most = within >= rows / 2 && !blocks.is_empty();
+    let cuts = (1..n.min(blocks.len())).map(|part| blocks[part * blocks.len() / n.min(blocks.len())].first_key());
+    is_most.then(|| between(cuts))
+}
+
+/// The ranges before, between and after these keys.
+fn between(cuts: impl Iterator<Item = Vec<u8>>) -> Vec<KeyRange> {
+    let mut ranges = Vec::new();
     let mut from = Vec::new();
-    for cut in cuts {
-        let key = cut[prefix..].to_vec();
+    for key in cuts {
         ranges.push(KeyRange { from: std::mem::replace(&mut from, key.clone()), to: Some(key) });
     }
     ranges.push(KeyRange { from, to: None });
-    Ok(ranges)
+    ranges
 }
 
 impl Interval {

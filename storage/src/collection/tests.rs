@@ -528,3 +528,184 @@ fn split_ranges_hold_every_row_once_and_are_even() {
         assert!(seen.iter().all(|&seen| seen));
     }
 }
+
+/// Rows by number: (a, v).
+type Numbered = BTreeMap<i64, (Option<i32>, Option<String>)>;
+
+fn numbered() -> Arc<Collection> {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("a", DataType::Int32, true),
+        Field::new("v", DataType::Utf8, true),
+        Field::new("n", DataType::Int64, true),
+    ]));
+    let layout = Layout::Keyed { key: vec![2] };
+    Arc::new(Collection::new(ID, schema, layout).unwrap().with_blocks().unwrap())
+}
+
+fn numbered_batch<'a>(
+    collection: &Collection,
+    rows: impl Iterator<Item = (&'a i64, &'a (Option<i32>, Option<String>))>,
+) -> RecordBatch {
+    let rows: Vec<_> = rows.collect();
+    RecordBatch::try_new(
+        Arc::clone(collection.schema()),
+        vec![
+            Arc::new(rows.iter().map(|(_, (a, _))| *a).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|(_, (_, v))| v.clone()).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|(n, _)| Some(**n)).collect::<Int64Array>()),
+        ],
+    )
+    .unwrap()
+}
+
+fn numbered_rows(batches: impl Iterator<Item = RecordBatch>) -> Numbered {
+    let mut rows = Numbered::new();
+    for batch in batches {
+        let (a, v) = (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_string::<i32>());
+        for (i, n) in batch.column(2).as_primitive::<Int64Type>().values().iter().enumerate() {
+            let row = (a.is_valid(i).then(|| a.value(i)), v.is_valid(i).then(|| v.value(i).to_string()));
+            assert_eq!(rows.insert(*n, row), None, "row {n} twice");
+            assert_eq!(rows.last_key_value().unwrap().0, n, "out of order");
+        }
+    }
+    rows
+}
+
+/// Old rows, often at the edge of what came together, are changed, taken out or, where they were, put in again.
+fn numbered_changes(rng: &mut StdRng, model: &mut Numbered, edges: &[i64]) -> (Numbered, Numbered) {
+    let (mut gone, mut come) = (Numbered::new(), Numbered::new());
+    let last = edges.last().copied().unwrap_or(0);
+    for _ in 0..rng.random_range(1..40) {
+        let n = match rng.random_bool(0.3) && !edges.is_empty() {
+            true => edges[rng.random_range(0..edges.len())] - rng.random_range(0..2),
+            false => rng.random_range(0..=last),
+        };
+        if gone.contains_key(&n) || come.contains_key(&n) {
+            continue;
+        }
+        if let Some(before) = model.remove(&n) {
+            gone.insert(n, before);
+            if rng.random_bool(0.5) {
+                come.insert(n, (Some(rng.random_range(0..9)), None));
+            }
+        }
+    }
+    model.extend(come.clone());
+    (gone, come)
+}
+
+#[test]
+fn blocks_hold_what_their_deltas_say() {
+    for seed in 0..6 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let collection = numbered();
+        let mut writer = CollectionWriter::new(Arc::clone(&collection), [1 << 20, 1 << 10][seed as usize % 2]);
+        let (mut model, mut next, mut edges, mut blocks) = (Numbered::new(), 1, vec![], 0);
+        for step in 0..40 {
+            let (snapshot, mut commit) = (store.snapshot(), store.begin());
+            match rng.random_range(0..10) {
+                0..4 => {
+                    let count = [3, 1023, 1024, 9000, 20_000][rng.random_range(0..5)];
+                    let rows: Numbered = (next..next + count)
+                        .map(|n| (n, ((n % 7 > 0).then_some(n as i32), (n % 3 > 0).then(|| format!("row {n}")))))
+                        .collect();
+                    let delta = Delta::inserts(numbered_batch(&collection, rows.iter()));
+                    writer.apply(&snapshot, &delta, &mut commit).unwrap();
+                    edges.extend([next, next + count]);
+                    next += count;
+                    model.extend(rows);
+                }
+                4..9 => {
+                    let (gone, come) = numbered_changes(&mut rng, &mut model, &edges);
+                    let rows = numbered_batch(&collection, gone.iter().chain(&come));
+                    let weights: Vec<i64> = gone.iter().map(|_| -1).chain(come.iter().map(|_| 1)).collect();
+                    writer.apply(&snapshot, &Delta::new(rows, Some(weights.into())), &mut commit).unwrap();
+                }
+                _ if rng.random_bool(0.2) => {
+                    writer.truncate(&snapshot, &mut commit).unwrap();
+                    model.clear();
+                }
+                _ => writer = CollectionWriter::new(Arc::clone(&collection), 1 << 16),
+            }
+            let snapshot = finish(&store, commit);
+            blocks = blocks.max(collection.blocks(&snapshot).unwrap().len());
+            let case = format!("seed {seed}, step {step}");
+            check_numbered(&mut rng, &collection, &snapshot, &model, next, &case);
+            assert_eq!(writer.row_count(&snapshot).unwrap(), model.len() as u64, "{case}");
+            assert_eq!(collection.row_count(&snapshot).unwrap(), model.len() as u64, "{case}");
+        }
+        assert!(blocks > 3);
+    }
+}
+
+fn check_numbered(
+    rng: &mut StdRng,
+    collection: &Arc<Collection>,
+    snapshot: &Arc<Snapshot>,
+    model: &Numbered,
+    next: i64,
+    case: &str,
+) {
+    let batch_size = [7, 100, 8192, 100_000][rng.random_range(0..4)];
+    let read = |range: &KeyRange| {
+        let scan = collection.scan(snapshot, None, range, batch_size).unwrap().map(|batch| batch.unwrap());
+        numbered_rows(scan.inspect(|batch| assert!((1..=batch_size).contains(&batch.num_rows()))))
+    };
+    assert_eq!(read(&KeyRange::full()), *model, "{case}");
+    let counted = collection.scan(snapshot, Some(vec![]), &KeyRange::full(), batch_size).unwrap();
+    assert_eq!(counted.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), model.len(), "{case}");
+    let parts = collection.split_ranges(snapshot, 3).unwrap();
+    assert_eq!(parts.iter().flat_map(|range| read(range)).collect::<Numbered>(), *model, "{case}");
+    assert_eq!(parts.iter().map(|range| read(range).len()).sum::<usize>(), model.len(), "{case}");
+
+    let (a, b) = (rng.random_range(0..=next), rng.random_range(0..=next));
+    let bound = |n: i64| ScalarValue::Int64(Some(n));
+    let (a, b) = (a.min(b), a.max(b));
+    let range = collection.bounded_range(&[], Bound::Included(&bound(a)), Bound::Excluded(&bound(b))).unwrap();
+    assert!(read(&range).iter().eq(model.range(a..b)), "{case}: {a} to {b}");
+    let mut scan = collection.scan(snapshot, None, &KeyRange::full(), batch_size).unwrap();
+    let mut firsts = vec![];
+    for _ in 0..rng.random_range(1..4) {
+        let Some(rows) = scan.next_delta().unwrap() else { break };
+        let keys = collection.key_of(&rows.batch).unwrap();
+        assert!(keys.iter().eq(scan.row_keys().iter().map(Vec::as_slice)), "{case}");
+        firsts.push(rows.batch);
+    }
+    if !firsts.is_empty() {
+        let rest = read(&KeyRange::full().after(scan.resume_key().unwrap()));
+        assert!(numbered_rows(firsts.into_iter()).iter().chain(&rest).eq(model), "{case}");
+    }
+
+    let wanted: Vec<i64> = (0..30).map(|_| rng.random_range(0..=next + 1)).collect();
+    let keys = collection.encode_keys(&[Arc::new(Int64Array::from(wanted.clone())) as ArrayRef], wanted.len()).unwrap();
+    let keys: Vec<&[u8]> = keys.iter().collect();
+    let there: Vec<_> = wanted.iter().filter_map(|n| model.get_key_value(n)).collect();
+    let mut writer = CollectionWriter::new(Arc::clone(collection), 1 << 20);
+    for found in [collection.get_rows(snapshot, &keys).unwrap(), writer.current(snapshot, &keys).unwrap()] {
+        assert_eq!(found.batch, numbered_batch(collection, there.iter().copied()), "{case}");
+        assert!(found.found.iter().map(Option::is_some).eq(wanted.iter().map(|n| model.contains_key(n))), "{case}");
+    }
+}
+
+#[test]
+fn a_block_without_a_column_has_null_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let collection = numbered();
+    let rows: Numbered = (1..=2000).map(|n| (n, (Some(n as i32), Some(format!("{n}"))))).collect();
+    let mut commit = store.begin();
+    let delta = Delta::inserts(numbered_batch(&collection, rows.iter()));
+    CollectionWriter::new(Arc::clone(&collection), 1 << 20).apply(&store.snapshot(), &delta, &mut commit).unwrap();
+    commit.delete(&Key::Block { collection: ID, last: 2000, column: 2 });
+    let snapshot = finish(&store, commit);
+    let mut scan = collection.scan(&snapshot, None, &KeyRange::full(), 8192).unwrap();
+    let batch = scan.next().unwrap().unwrap();
+    assert_eq!((batch.num_rows(), batch.column(1).null_count(), batch.column(0).null_count()), (2000, 2000, 0));
+    let mut commit = store.begin();
+    commit.put_value(&Key::Block { collection: ID, last: 2000, column: 1 }, "torn").unwrap();
+    let snapshot = finish(&store, commit);
+    let error = collection.scan(&snapshot, None, &KeyRange::full(), 8192).unwrap().next().unwrap().unwrap_err();
+    assert_eq!(error.state(), SqlState::DataCorrupted);
+}

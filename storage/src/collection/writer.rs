@@ -6,16 +6,21 @@
 //!                                          and what this epoch has written already counts
 //! ```
 //!
+//! Many new rows of a collection that may have blocks are one: see [`blocks`](super::blocks).
+//!
 //! Indexes of the collection get their entries here too: each key whose row came, went or is another one moves them.
 //!
 //! A delta that contradicts the contents (two rows left for one key, a row taken away that was not there) is a fault of the
 //! engine and stops before anything is changed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::compute::max;
 use tidemark_common::{Delta, Error, Oid, Result};
 
+use super::blocks::{self, Block, GONE, MIN_ROWS};
 use super::index::{Index, Move};
 use super::{Collection, Contents, FoundRows, Layout, weight_of};
 use crate::commit::EpochCommit;
@@ -31,6 +36,10 @@ pub struct CollectionWriter {
     /// Read when first needed, then kept.
     contents: Option<Contents>,
     indexes: Vec<Arc<Index>>,
+    /// Blocks, if rows may be in them; read when first needed, then kept.
+    blocks: Option<Vec<Block>>,
+    /// The last number that a row has or had, where they may be in blocks; read when first needed, then kept.
+    last_number: Option<i64>,
 }
 
 /// What becomes of the key of row `key` of a delta.
@@ -72,7 +81,14 @@ impl CollectionWriter {
     /// Keeps about `budget_bytes` of rows in memory. One writer a collection.
     pub fn new(collection: Arc<Collection>, budget_bytes: usize) -> Self {
         let prefix = Key::Row { collection: collection.id, key: &[] }.encode();
-        Self { collection, cache: KeyedState::over(prefix, budget_bytes), contents: None, indexes: Vec::new() }
+        Self {
+            collection,
+            cache: KeyedState::over(prefix, budget_bytes),
+            contents: None,
+            indexes: Vec::new(),
+            blocks: None,
+            last_number: None,
+        }
     }
 
     /// Keeps these indexes up to date from now on.
@@ -117,6 +133,11 @@ impl CollectionWriter {
             return Ok(());
         }
         let contents = self.contents(snapshot)?;
+        if let Some(first) = self.first_of_blocks(snapshot, delta)? {
+            let written = self.collection.write_blocks(first, &delta.batch, commit)?;
+            self.blocks.iter_mut().for_each(|blocks| blocks.extend_from_slice(&written));
+            return self.put_contents(self.counted(contents, delta.num_rows() as i64)?, commit);
+        }
         let (contents, moves) = match self.collection.layout {
             Layout::Keyed { .. } => self.apply_keyed(snapshot, delta, contents)?,
             Layout::Sequence => self.append(delta, contents, commit)?,
@@ -134,6 +155,10 @@ impl CollectionWriter {
         let contents = Contents { rows: 0, ..self.contents(snapshot)? };
         self.cache.clear();
         self.cache.flush(commit);
+        if self.collection.in_blocks {
+            commit.delete_span(&Key::blocks(self.collection.id));
+            self.blocks = Some(Vec::new());
+        }
         self.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
         self.put_contents(contents, commit)
     }
@@ -141,8 +166,59 @@ impl CollectionWriter {
     /// The rows with these keys, with what this epoch has changed: for checks that come before [`CollectionWriter::apply`].
     pub fn current<K: AsRef<[u8]>>(&mut self, snapshot: &Snapshot, keys: &[K]) -> Result<FoundRows> {
         self.cache.load(snapshot, keys)?;
-        let values: Vec<Option<&[u8]>> = keys.iter().map(|key| self.cache.get(key.as_ref())).collect();
+        let standing = self.standing(snapshot, keys)?;
+        let values: Vec<Option<&[u8]>> =
+            (0..keys.len()).map(|at| self.before(keys[at].as_ref(), standing.get(&at))).collect();
         self.collection.found_rows(keys, &values)
+    }
+
+    /// The number of the first of these rows, if they can be blocks: new, many, and looked for by no index.
+    fn first_of_blocks(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Option<u64>> {
+        if !self.collection.in_blocks {
+            return Ok(None);
+        }
+        let known = match self.last_number {
+            Some(known) => known,
+            None => self.collection.last_number(snapshot)?.unwrap_or(-1),
+        };
+        let numbers = self.collection.numbers(&delta.batch)?;
+        self.last_number = Some(max(numbers).map_or(known, |last| last.max(known)));
+        let come = delta.weights.is_none() && self.indexes.is_empty() && delta.num_rows() >= MIN_ROWS;
+        let follow = || numbers.null_count() == 0 && numbers.values().windows(2).all(|two| two[0] + 1 == two[1]);
+        let first = numbers.values().first().copied().filter(|first| come && *first > known && follow());
+        Ok(first.and_then(|first| u64::try_from(first).ok()))
+    }
+
+    /// Rows of blocks that no entry speaks of, by position in `keys`, which are loaded.
+    fn standing<K: AsRef<[u8]>>(&mut self, snapshot: &Snapshot, keys: &[K]) -> Result<HashMap<usize, Vec<u8>>> {
+        let unknown = (0..keys.len()).filter(|&at| self.cache.get(keys[at].as_ref()).is_none());
+        Ok(self.collection.in_blocks(snapshot, keys, unknown)?.into_iter().collect())
+    }
+
+    /// What is at a key that is loaded. `standing`: in its block.
+    fn before<'a>(&'a self, key: &[u8], standing: Option<&'a Vec<u8>>) -> Option<&'a [u8]> {
+        match self.cache.get(key) {
+            None => standing.map(Vec::as_slice),
+            entry => entry.filter(|entry| !self.collection.in_blocks || *entry != GONE),
+        }
+    }
+
+    /// Takes out what is at a key.
+    fn take_out(&mut self, snapshot: &Snapshot, key: &[u8]) -> Result<()> {
+        if self.collection.in_blocks {
+            let blocks = match self.blocks.take() {
+                Some(blocks) => blocks,
+                None => self.collection.blocks(snapshot)?,
+            };
+            let is_within = blocks::holds(&blocks, key);
+            self.blocks = Some(blocks);
+            if is_within {
+                self.cache.put(key, GONE);
+                return Ok(());
+            }
+        }
+        self.cache.delete(key);
+        Ok(())
     }
 
     fn contents(&mut self, snapshot: &Snapshot) -> Result<Contents> {
@@ -168,13 +244,17 @@ impl CollectionWriter {
         let keys = self.collection.key_of(&delta.batch)?;
         let values = self.encode_values(delta)?;
         let order = self.load_in_order(snapshot, &keys)?;
+        let standing = match self.collection.in_blocks {
+            true => self.standing(snapshot, &keys.iter().collect::<Vec<_>>())?,
+            false => HashMap::new(),
+        };
         let mut changes = Vec::new();
         let mut rows = 0;
         // What may be left for one key, each with its weight.
         let mut left: Vec<(&[u8], Option<usize>, i64)> = Vec::new();
         for group in order.chunk_by(|&a, &b| keys.row(a) == keys.row(b)) {
             let key = group[0];
-            let before = self.cache.get(keys.row(key));
+            let before = self.before(keys.row(key), standing.get(&key));
             left.clear();
             left.extend(before.map(|value| (value, None, 1)));
             for &row in group {
@@ -201,7 +281,7 @@ impl CollectionWriter {
             }
             rows += left.len() as i64 - i64::from(before.is_some());
         }
-        self.carry_out(&changes, &keys, Some(&values))?;
+        self.carry_out(snapshot, &changes, &keys, Some(&values))?;
         Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
@@ -227,7 +307,7 @@ impl CollectionWriter {
                 weight => return Err(self.contradiction(keys.row(key), &[weight])),
             }
         }
-        self.carry_out(&changes, &keys, None)?;
+        self.carry_out(snapshot, &changes, &keys, None)?;
         Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
@@ -274,7 +354,13 @@ impl CollectionWriter {
         Ok(order)
     }
 
-    fn carry_out(&mut self, changes: &[Change], keys: &EncodedRows, values: Option<&Values>) -> Result<()> {
+    fn carry_out(
+        &mut self,
+        snapshot: &Snapshot,
+        changes: &[Change],
+        keys: &EncodedRows,
+        values: Option<&Values>,
+    ) -> Result<()> {
         for change in changes {
             match *change {
                 Change::Put { key, value, .. } => {
@@ -287,7 +373,7 @@ impl CollectionWriter {
                         .map_err(|e| Error::internal(format!("cannot encode weight {weight}: {e}")))?;
                     self.cache.put(keys.row(key), encoded);
                 }
-                Change::Delete { key, .. } => self.cache.delete(keys.row(key)),
+                Change::Delete { key, .. } => self.take_out(snapshot, keys.row(key))?,
             }
         }
         Ok(())
