@@ -45,10 +45,12 @@ check: setup ## Formatting and clippy, warnings denied
 bench: setup ## Nexmark from a file of JSON events into nothing (release build)
 	cargo bench --workspace --bench nexmark
 
+# SECONDS of each run of pgbench, and TOPICS (with commas between), choose others.
 .PHONY: bench-pg
-bench-pg: setup ## Point SELECTs by key over the wire, beside PostgreSQL on this machine (release build)
+bench-pg: ## SELECTs by key, COPY and INSERTs over the wire, beside PostgreSQL and Redis on this machine (release build)
+	@scripts/setup.sh redis-server
 	cargo build --workspace --release
-	scripts/bench-pg.sh "$(TARGET_DIR)/release/tidemark"
+	scripts/bench-pg.sh "$(TARGET_DIR)/release/tidemark" $(if $(SECONDS),--seconds $(SECONDS)) $(if $(TOPICS),--topics $(TOPICS))
 
 .PHONY: bench-loads
 bench-loads: setup ## Loads of a million rows by strategy, beside SQL by hand in PostgreSQL on this machine (release build)
@@ -68,6 +70,15 @@ bench-flink: ## Nexmark in Apache Flink, beside ours on the same file (release b
 	cargo bench --workspace --bench nexmark -- --events $(EVENTS) $(if $(QUERIES),--queries $(QUERIES)) | tee "$(TARGET_DIR)/nexmark-ours.md"
 	scripts/flink.sh "$(TARGET_DIR)/flink" benches/flink --ours "$(TARGET_DIR)/nexmark-ours.md" \
 		--events $(EVENTS) $(if $(QUERIES),--queries $(QUERIES))
+
+# ROWS, SCALE, PARTS (groupby, tpch, sessions, with commas between), MEMORY (4GB) and FILES (a directory) choose others.
+.PHONY: bench-duckdb
+bench-duckdb: ## GROUP BY over 10 million rows, and TPC-H on Parquet alone and in ten sessions, beside DuckDB (release build)
+	@scripts/setup.sh python3-venv
+	scripts/venv.sh "$(TARGET_DIR)/duckdb" benches/duckdb 3.11
+	cargo build --workspace --release
+	"$(TARGET_DIR)/duckdb/bin/python" -B benches/duckdb --server "$(TARGET_DIR)/release/tidemark" $(if $(ROWS),--rows $(ROWS)) \
+		$(if $(SCALE),--scale $(SCALE)) $(if $(PARTS),--parts $(PARTS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(FILES),--files $(FILES))
 
 .PHONY: slt-postgres
 slt-postgres: setup ## Run the SQL suites that are plain Postgres against PostgreSQL itself

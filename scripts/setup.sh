@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing Tidemark needs beyond rustup, make and a C compiler. Does nothing when all is there.
-#   scripts/setup.sh [python3-venv]     `make bench-flink` needs that as well
+#   scripts/setup.sh [python3-venv | redis-server]     `make bench-flink` needs the one as well, `make bench-pg` the other
 set -euo pipefail
 
 missing=()   # apt package names
@@ -36,6 +36,7 @@ need mvn maven maven
 # The suites and `make bench-pg` compare with a PostgreSQL server; its binaries are not on the PATH in Debian.
 have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || { missing+=(postgresql); mac+=(postgresql@17); }
 [ "${1:-}" != python3-venv ] || python3 -c 'import ensurepip' 2>/dev/null || { missing+=(python3-venv); mac+=(python@3.12); }
+[ "${1:-}" != redis-server ] || { need redis-server redis-server redis; need python3 python3 python@3.12; }
 
 if ! have cargo; then
     echo "setup: cargo is missing. Install Rust 1.95 or newer: https://rustup.rs" >&2
