@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::object_store::{ObjectMeta, ObjectStore};
 
 use crate::types::SqlType;
 use crate::{Delta, Epoch, Error, Result};
@@ -42,6 +43,12 @@ pub trait Source: Send + Sync + Debug {
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn SourceReader>>;
 
+    /// The Parquet files whose rows are those up to `until`, each of them to its end, for batch queries. `None`: its rows are elsewhere,
+    /// or only a reader knows them.
+    async fn parquet_files(&self, _until: &Positions) -> Result<Option<ParquetFiles>> {
+        Ok(None)
+    }
+
     /// An error if its columns cannot be read now; asked when one has been added.
     async fn check_columns(&self) -> Result<()> {
         self.check().await
@@ -70,6 +77,15 @@ pub trait Source: Send + Sync + Debug {
     /// True if no row can ever come after the last (a generator with a row count): the source then counts as finished
     /// when its reader ends.
     fn is_bounded(&self) -> bool;
+}
+
+/// Files as they are now.
+#[derive(Debug, Clone)]
+pub struct ParquetFiles {
+    pub store: Arc<dyn ObjectStore>,
+    pub files: Vec<ObjectMeta>,
+    /// How many columns of the source are columns of the files: its first ones.
+    pub columns: usize,
 }
 
 #[async_trait]

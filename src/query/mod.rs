@@ -10,6 +10,7 @@ mod names;
 mod one_row;
 mod scan;
 mod shown;
+mod source_scan;
 
 pub use lookup::{Lookup, types_of};
 pub use names::{Names, Scans, StatementState, find_relation, object_name, remote_name, rewrite, state_of};

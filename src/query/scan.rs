@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -25,13 +25,14 @@ use tidemark_catalog::{Catalog, Object, ObjectKind};
 use tidemark_common::connector::Positions;
 use tidemark_common::{Error, Oid, Result, SqlState};
 use tidemark_connectors::load::Strategy;
-use tidemark_engine::{Moment, Replay, SourceDef};
+use tidemark_engine::Moment;
 use tidemark_sql::relation::{Relation, RelationScan};
 use tidemark_storage::{Collection, Index, Key, KeyRange, Snapshot};
 
 use super::access::{self, Access, Way};
 use super::names::Scans;
 use super::shown::Shown;
+use super::source_scan::SourceScan;
 use crate::coordinator::definitions::{self, Environment};
 use crate::coordinator::loads::load_of;
 use crate::transaction::{OwnChanges, Transaction};
@@ -86,7 +87,7 @@ impl Scans for StoredRows {
             ObjectKind::Source(source) => {
                 let def = definitions::source(object, source, catalog, &self.environment)?;
                 let positions = source_positions(&self.moment.snapshot, object.oid)?;
-                Arc::new(SourceScan { def, positions, snapshot: self.moment.snapshot.clone() })
+                Arc::new(SourceScan::new(def, positions, self.moment.snapshot.clone()))
             }
             ObjectKind::Table(table) => {
                 let def = definitions::table(object, table, catalog)?;
@@ -372,69 +373,5 @@ impl Part {
         });
         let added = added.into_iter().flatten().map(move |batch| Ok(batch?.project(&project)?));
         Ok(Box::new(stored.chain(added)))
-    }
-}
-
-// ---- Sources ------------------------------------------------------------------------------------------------------
-
-/// Reads a source again, up to where the moment has read it.
-#[derive(Debug)]
-struct SourceScan {
-    def: SourceDef,
-    positions: Positions,
-    snapshot: Arc<Snapshot>,
-}
-
-#[async_trait]
-impl RelationScan for SourceScan {
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let columns = match projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.def.schema.fields().len()).collect(),
-        };
-        let schema: SchemaRef =
-            Arc::new(Schema::new(columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>()));
-        let (def, positions, snapshot) = (self.def.clone(), self.positions.clone(), self.snapshot.clone());
-        let part = SourcePart { def, positions, snapshot, columns, schema: schema.clone() };
-        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, vec![], false, limit)?))
-    }
-
-    fn pushdown(&self, filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
-        vec![TableProviderFilterPushDown::Unsupported; filters.len()]
-    }
-}
-
-#[derive(Debug)]
-struct SourcePart {
-    def: SourceDef,
-    positions: Positions,
-    snapshot: Arc<Snapshot>,
-    columns: Vec<usize>,
-    schema: SchemaRef,
-}
-
-impl PartitionStream for SourcePart {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _ctx: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (def, positions, columns) = (self.def.clone(), self.positions.clone(), self.columns.clone());
-        let snapshot = self.snapshot.clone();
-        let started = async move { Replay::start(def, snapshot, &positions, columns).await };
-        let stream = futures::stream::once(started).flat_map(|replay| match replay {
-            Ok(replay) => futures::stream::try_unfold(replay, |mut replay| async move {
-                Ok(replay.next().await?.map(|batch| (batch, replay)))
-            })
-            .boxed(),
-            Err(error) => futures::stream::once(async move { Err(error) }).boxed(),
-        });
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream.map(|b| b.map_err(Error::into))))
     }
 }

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use object_store::ObjectMeta;
 use object_store::path::Path;
+use tidemark_common::connector::ParquetFiles;
 use tidemark_common::{Error, Result, SqlState};
 use tokio::sync::mpsc;
 
@@ -114,6 +115,25 @@ impl Source for FileSource {
             options: self.0.clone(),
             lane: LANE.into(),
         }))
+    }
+
+    async fn parquet_files(&self, until: &Positions) -> Result<Option<ParquetFiles>> {
+        if !matches!(self.0.format, Format::Parquet) {
+            return Ok(None);
+        }
+        let location = &self.0.location;
+        let mut files = Vec::new();
+        for (split, position) in parse(until)? {
+            let key = Path::parse(&split).map_err(|e| store_error(e.into(), &split))?;
+            // What is gone, or has other contents now, its reader will complain of.
+            match location.head(&key).await {
+                Ok(meta) if position.done == Some(meta.size) => files.push((position.seq, meta)),
+                _ => return Ok(None),
+            }
+        }
+        files.sort_by_key(|(seq, _)| *seq);
+        let files = files.into_iter().map(|(_, meta)| meta).collect();
+        Ok(Some(ParquetFiles { store: location.store.clone(), files, columns: self.0.declared.fields().len() }))
     }
 
     fn is_bounded(&self) -> bool {
