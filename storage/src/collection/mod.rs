@@ -13,6 +13,7 @@
 //! An [`Index`] beside it leads from other columns to its rows.
 
 mod index;
+mod point;
 mod scan;
 mod split;
 #[cfg(test)]
