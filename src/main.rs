@@ -36,7 +36,7 @@ use crate::config::{Command, Config};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Of a worker thread, in bytes. Syntax trees and plans are walked by recursion, as deep as the grammar lets a statement be.
-const STACK: usize = 16 << 20;
+pub(crate) const STACK: usize = 16 << 20;
 
 fn main() -> ExitCode {
     match run() {

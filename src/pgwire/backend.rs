@@ -51,6 +51,9 @@ pub trait WireSession: Send + 'static {
         parameters: &[ScalarValue],
     ) -> impl Future<Output = Result<Outcome>> + Send;
 
+    /// The rows of a statement of which it is known by now that they are found at once. `None`: it is to be executed.
+    fn look_up(&mut self, statement: &Self::Statement, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>>;
+
     fn describe(
         &mut self,
         statement: &Self::Statement,
@@ -85,6 +88,9 @@ pub trait WireSession: Send + 'static {
     fn take_parameter_changes(&mut self) -> Vec<(String, String)>;
 
     fn setting(&self, name: &str) -> Option<String>;
+
+    /// Changes whenever a setting does.
+    fn settings_version(&self) -> u64;
 
     /// What cancels the statement that the session is running, also while `execute` holds the session.
     fn canceller(&self) -> Canceller;

@@ -14,15 +14,17 @@ use datafusion::scalar::ScalarValue;
 use pgwire::messages::response::{CommandComplete, ReadyForQuery, TransactionStatus as WireStatus};
 use pgwire::messages::startup::ParameterStatus;
 use tidemark_common::Result;
+use tidemark_common::values::Style;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Canceller, WireSession};
 use super::errors::{self, Flow, Report, Stop, protocol_violation};
 use super::io::{FLUSH_BYTES, Input, Output};
+use super::lanes::{Home, is_light};
 use super::message::Frontend;
 use super::prepared::{Portal, Prepared, no_statement};
-use super::rows::Channel;
+use super::rows::{Channel, style_of};
 use super::startup::reported_name;
 use crate::session::{Outcome, TransactionStatus};
 
@@ -37,6 +39,36 @@ pub(super) struct Connection<R, W, S: WireSession> {
     pub skipping: bool,
     /// `begin_implicit` was called since the last Sync.
     pub implicit: bool,
+    pub home: Home,
+    /// A message to be handled elsewhere, as the first one there.
+    pub pending: Option<Frontend>,
+    /// How values are written, and the version of the settings that it was read from.
+    style: Option<(u64, Style)>,
+}
+
+impl<R, W, S: WireSession> Connection<R, W, S> {
+    /// The same connection over another reader and writer, to be served elsewhere.
+    pub fn over<R2, W2>(
+        self,
+        home: Home,
+        change: impl FnOnce(R, W) -> std::io::Result<(R2, W2)>,
+    ) -> std::io::Result<Connection<R2, W2, S>> {
+        let ((reader, input), (writer, output)) = (self.input.apart(), self.output.apart());
+        let (reader, writer) = change(reader, writer)?;
+        Ok(Connection {
+            input: input.over(reader),
+            output: output.over(writer),
+            session: self.session,
+            shutdown: self.shutdown,
+            statements: self.statements,
+            portals: self.portals,
+            skipping: self.skipping,
+            implicit: self.implicit,
+            home,
+            pending: self.pending,
+            style: self.style,
+        })
+    }
 }
 
 impl<R, W, S> Connection<R, W, S>
@@ -45,7 +77,7 @@ where
     W: AsyncWrite + Unpin + Send,
     S: WireSession,
 {
-    pub fn new(input: Input<R>, output: Output<W>, session: S, shutdown: CancellationToken) -> Self {
+    pub fn new(input: Input<R>, output: Output<W>, session: S, shutdown: CancellationToken, home: Home) -> Self {
         Self {
             input,
             output,
@@ -55,28 +87,58 @@ where
             portals: HashMap::new(),
             skipping: false,
             implicit: false,
+            home,
+            pending: None,
+            style: None,
         }
     }
 
-    /// Serves the client until it leaves, breaks the protocol, or the server stops.
-    pub async fn run(mut self) {
+    /// Serves the client until it leaves, breaks the protocol, or the server stops; or gives the connection back, to be served
+    /// elsewhere.
+    pub async fn run(mut self) -> Option<Self> {
         let end = loop {
-            let message = tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => break Stop::Fatal(errors::shutting_down()),
-                message = self.input.receive() => message,
-            };
-            let message = match message {
+            let message = match self.next().await {
                 Ok(Frontend::Terminate) => break Stop::Gone,
                 Ok(message) => message,
                 Err(stop) => break stop,
             };
-            if let Err(stop) = self.handle(message).await {
-                break stop;
+            if is_light(&message) {
+                if let Err(stop) = self.handle(message).await {
+                    break stop;
+                }
+            } else if self.home == Home::Lane {
+                self.pending = Some(message);
+            } else {
+                self.home.worked();
+                if let Err(stop) = self.handle(message).await {
+                    break stop;
+                }
+            }
+            if self.pending.is_some() || self.home.moves_to_lane() {
+                return Some(self);
             }
         };
         if let Stop::Fatal(error) = end {
             self.say_goodbye(error).await;
+        }
+        None
+    }
+
+    /// The next message. Most are there already: several come in one piece.
+    async fn next(&mut self) -> Flow<Frontend> {
+        if let Some(message) = self.pending.take() {
+            return Ok(message);
+        }
+        if let Some(message) = self.input.take()? {
+            return Ok(message);
+        }
+        if self.shutdown.is_cancelled() {
+            return Err(Stop::Fatal(errors::shutting_down()));
+        }
+        tokio::select! {
+            biased;
+            message = self.input.receive() => message,
+            () = self.shutdown.cancelled() => Err(Stop::Fatal(errors::shutting_down())),
         }
     }
 
@@ -135,6 +197,21 @@ where
             self.fail(error.into()).await?;
         }
         Ok(())
+    }
+
+    /// How the session wants values written now.
+    pub fn style(&mut self) -> Result<Style> {
+        let version = self.session.settings_version();
+        let mut style = match &self.style {
+            Some((read, style)) if *read == version => style.clone(),
+            _ => {
+                let style = style_of(&self.session)?;
+                self.style = Some((version, style.clone()));
+                style
+            }
+        };
+        style.now_micros = self.session.now_micros();
+        Ok(style)
     }
 
     pub fn start_implicit(&mut self) {

@@ -10,7 +10,6 @@ use super::connection::{Connection, watch};
 use super::copy_decode::CopyDecoder;
 use super::errors::{Flow, Stop, protocol_violation, shutting_down};
 use super::message::Frontend;
-use super::rows::style_of;
 use crate::session::{CopyFormat, CopyIn};
 
 impl<R, W, S> Connection<R, W, S>
@@ -33,7 +32,7 @@ where
     async fn receive_copy(&mut self, copy: CopyIn, token: &CancellationToken) -> Flow<String> {
         let count = copy.schema.fields().len();
         let format = i16::from(copy.options.format == CopyFormat::Binary);
-        let mut decoder = CopyDecoder::new(copy, style_of(&self.session)?)?;
+        let mut decoder = CopyDecoder::new(copy, self.style()?)?;
         self.write_notices();
         self.output.put(CopyInResponse::new(format as i8, count as i16, vec![format; count]))?;
         self.output.flush().await?;

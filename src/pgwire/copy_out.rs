@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::backend::WireSession;
 use super::connection::Connection;
 use super::errors::Flow;
-use super::rows::style_of;
 use crate::session::{CopyFormat, CopyOptions, Rows};
 use tidemark_common::values::{Column, Style};
 
@@ -24,7 +23,7 @@ where
     S: WireSession,
 {
     pub(super) async fn copy_out(&mut self, rows: Rows, options: &CopyOptions, token: &CancellationToken) -> Flow<()> {
-        let style = style_of(&self.session)?;
+        let style = self.style()?;
         let Rows { schema, mut stream, live, .. } = rows;
         let count = schema.fields().len();
         let format = i16::from(options.format == CopyFormat::Binary);

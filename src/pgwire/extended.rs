@@ -3,7 +3,6 @@
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete, PortalSuspended};
 use pgwire::messages::response::EmptyQueryResponse;
@@ -14,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::backend::WireSession;
 use super::connection::{Connection, watch};
 use super::errors::{Flow, protocol_violation};
+use super::lanes::Home;
 use super::message::{Bind, Frontend, Target};
 use super::prepared::{Bound, Portal, PortalState, Prepared, no_portal, no_statement, type_of_oid};
-use super::rows::{Format, RowSender, Sent, command_tag, describe, style_of, type_oid};
-use crate::session::{Description, Outcome, Rows, RowsTag};
+use super::rows::{Format, RowSender, Sent, command_tag, describe};
+use crate::session::{Description, Outcome, RowsTag};
 
 /// Prepared statements a session may keep, and portals a transaction may have open.
 const MAX_NAMED: usize = 10_000;
@@ -78,15 +78,15 @@ where
                 watch(&mut self.input, &self.shutdown, &canceller, work).await?
             }
         };
-        let prepared = Prepared { statement, description, parameter_oids };
-        self.statements.insert(name, Arc::new(prepared));
+        self.statements.insert(name, Arc::new(Prepared::new(statement, description, parameter_oids)));
         Ok(self.output.put(ParseComplete::new())?)
     }
 
     fn bind(&mut self, bind: Bind) -> Flow<()> {
+        let style = self.style()?;
         let prepared = self.statements.get(&bind.statement).ok_or_else(|| no_statement(&bind.statement))?;
         let prepared = Arc::clone(prepared);
-        let parameters = prepared.bind(&bind, &style_of(&self.session)?)?;
+        let parameters = prepared.bind(&bind, &style)?;
         prepared.result_formats(&bind.result_formats)?;
         if bind.portal.is_empty() {
             self.portals.remove("");
@@ -146,8 +146,21 @@ where
             return Err(no_portal(&name).into());
         };
         let limit = u64::try_from(max_rows).unwrap_or(0);
+        if self.home == Home::Lane && !matches!(portal.state, PortalState::Ready | PortalState::Exhausted(_)) {
+            return self.postpone(name, portal, max_rows);
+        }
         portal.state = match std::mem::replace(&mut portal.state, PortalState::Done) {
-            PortalState::Ready => self.start_portal(&portal.bound, limit).await?,
+            PortalState::Ready => match self.look_up(&portal.bound, limit).await? {
+                Some(state) => state,
+                None if self.home == Home::Lane => {
+                    portal.state = PortalState::Ready;
+                    return self.postpone(name, portal, max_rows);
+                }
+                None => {
+                    self.home.worked();
+                    self.start_portal(&portal.bound, limit).await?
+                }
+            },
             PortalState::Suspended(sender) => {
                 let token = self.session.resume();
                 self.continue_portal(sender, limit, &token).await?
@@ -168,6 +181,28 @@ where
         Ok(())
     }
 
+    /// Leaves an Execute to who serves the connection next.
+    fn postpone(&mut self, name: String, portal: Portal<S::Statement>, max_rows: i32) -> Flow<()> {
+        self.portals.insert(name.clone(), portal);
+        self.pending = Some(Frontend::Execute { portal: name, max_rows });
+        Ok(())
+    }
+
+    /// Executes what is found at once; `None`: the statement is more than that.
+    async fn look_up(&mut self, bound: &Bound<S::Statement>, limit: u64) -> Flow<Option<PortalState>> {
+        let Some(statement) = &bound.prepared.statement else { return Ok(None) };
+        // Others may follow in the same transaction, which is still to begin.
+        if !self.implicit && !self.input.next_is_sync() {
+            return Ok(None);
+        }
+        let Some(rows) = self.session.look_up(statement, &bound.parameters)? else { return Ok(None) };
+        self.home.looked_up();
+        bound.prepared.check_columns(rows.schema_ref())?;
+        let sender = RowSender::found(&rows, bound.prepared.result_formats(&bound.result_formats)?)?;
+        let token = self.session.cancellation();
+        self.continue_portal(sender, limit, &token).await.map(Some)
+    }
+
     async fn start_portal(&mut self, bound: &Bound<S::Statement>, limit: u64) -> Flow<PortalState> {
         let Some(statement) = &bound.prepared.statement else {
             self.output.put(EmptyQueryResponse::new())?;
@@ -181,7 +216,7 @@ where
         let token = self.session.cancellation();
         match outcome {
             Outcome::Rows(rows) => {
-                check_schema(bound.prepared.description.columns.as_ref(), &rows)?;
+                bound.prepared.check_columns(&rows.schema)?;
                 let formats = bound.prepared.result_formats(&bound.result_formats)?;
                 return self.continue_portal(RowSender::new(rows, formats), limit, &token).await;
             }
@@ -200,7 +235,7 @@ where
         limit: u64,
         token: &CancellationToken,
     ) -> Flow<PortalState> {
-        let style = style_of(&self.session)?;
+        let style = self.style()?;
         match sender.send(self.channel(token), &style, limit).await? {
             Sent::All(count) => {
                 self.complete(sender.finished(count))?;
@@ -224,17 +259,4 @@ fn check_room(count: usize, what: &str) -> Result<()> {
     }
     Err(Error::new(SqlState::ConfigurationLimitExceeded, format!("too many {what}: {MAX_NAMED} are open"))
         .with_hint("Close those that are no longer used."))
-}
-
-/// The client decodes rows by what Describe said; a table may have changed since.
-fn check_schema(described: Option<&SchemaRef>, rows: &Rows) -> Result<()> {
-    let same = described.is_some_and(|described| {
-        described.fields().len() == rows.schema.fields().len()
-            && described.fields().iter().zip(rows.schema.fields()).all(|(a, b)| type_oid(a) == type_oid(b))
-    });
-    if same {
-        return Ok(());
-    }
-    Err(Error::new(SqlState::FeatureNotSupported, "cached plan must not change result type")
-        .with_hint("Prepare the statement again: a table that it reads has changed."))
 }

@@ -23,6 +23,19 @@ pub(super) struct Input<R> {
     pub limit: usize,
 }
 
+impl<R> Input<R> {
+    /// The same input, to go on from another reader.
+    pub fn apart(self) -> (R, Input<()>) {
+        (self.reader, Input { reader: (), buffer: self.buffer, limit: self.limit })
+    }
+}
+
+impl Input<()> {
+    pub fn over<R>(self, reader: R) -> Input<R> {
+        Input { reader, buffer: self.buffer, limit: self.limit }
+    }
+}
+
 impl<R: AsyncRead + Unpin> Input<R> {
     pub fn new(reader: R) -> Self {
         Self { reader, buffer: BytesMut::new(), limit: message::MAX_STARTUP_BYTES }
@@ -41,11 +54,16 @@ impl<R: AsyncRead + Unpin> Input<R> {
     /// The next message. Cancel-safe.
     pub async fn receive(&mut self) -> Flow<Frontend> {
         loop {
-            if let Some(message) = message::take_message(&mut self.buffer, self.limit).map_err(Stop::Fatal)? {
+            if let Some(message) = self.take()? {
                 return Ok(message);
             }
             self.fill().await?;
         }
+    }
+
+    /// The next message, if it is there already.
+    pub fn take(&mut self) -> Flow<Option<Frontend>> {
+        message::take_message(&mut self.buffer, self.limit).map_err(Stop::Fatal)
     }
 
     pub async fn receive_opening(&mut self) -> Flow<Opening> {
@@ -91,6 +109,19 @@ pub(super) struct Output<W> {
     pub buffer: BytesMut,
 }
 
+impl<W> Output<W> {
+    /// The same output, to go on to another writer.
+    pub fn apart(self) -> (W, Output<()>) {
+        (self.writer, Output { writer: (), buffer: self.buffer })
+    }
+}
+
+impl Output<()> {
+    pub fn over<W>(self, writer: W) -> Output<W> {
+        Output { writer, buffer: self.buffer }
+    }
+}
+
 impl<W: AsyncWrite + Unpin> Output<W> {
     pub fn new(writer: W) -> Self {
         Self { writer, buffer: BytesMut::new() }
@@ -108,8 +139,10 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     /// Sends what is there. Cancel-safe: what was not sent stays.
     pub async fn flush(&mut self) -> Flow<()> {
         while self.buffer.has_remaining() {
-            if self.writer.write_buf(&mut self.buffer).await? == 0 {
-                return Err(Stop::Gone);
+            // Not `write_buf`: for one piece, a vectored write is more work for the system.
+            match self.writer.write(&self.buffer).await? {
+                0 => return Err(Stop::Gone),
+                sent => self.buffer.advance(sent),
             }
         }
         self.writer.flush().await?;

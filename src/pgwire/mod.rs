@@ -9,6 +9,7 @@
 //! One task a connection. [`tls`] encrypts it if there is a certificate. [`startup`] brings a connection up to a session; [`connection`] is the loop over messages;
 //! [`simple`] and [`extended`] are the two query protocols; [`rows`], [`copy_out`] and [`copy_in`] move the data. While a
 //! statement runs, the task also listens for the client going away, for a cancel request and for the server's shutdown.
+//! Connections that only look rows up by key move to [`lanes`].
 //!
 //! pgwire's messages and SCRAM are used as they are; its server loop is not, because results must stream, portals suspend and
 //! cancelling must reach every phase. Messages from clients are decoded here, because pgwire's decoders trust their lengths.
@@ -23,6 +24,7 @@ mod copy_out;
 mod errors;
 mod extended;
 mod io;
+mod lanes;
 mod message;
 mod prepared;
 mod rows;

@@ -1,15 +1,16 @@
 //! Prepared statements and portals: what the extended protocol names.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Oid, Result, SqlState};
 
 use super::errors::protocol_violation;
 use super::message::Bind;
-use super::rows::{Format, RowSender};
+use super::rows::{Format, RowSender, type_oid};
 use crate::session::Description;
 use tidemark_common::values::{Style, scalar_from_binary, scalar_from_text};
 
@@ -19,6 +20,8 @@ pub(super) struct Prepared<St> {
     pub description: Description,
     /// As the client gave them, 0 where it did not.
     pub parameter_oids: Vec<Oid>,
+    /// The columns of a result that was found to be as the description says.
+    checked: OnceLock<SchemaRef>,
 }
 
 pub(super) struct Portal<St> {
@@ -58,6 +61,27 @@ pub(super) fn no_portal(name: &str) -> Error {
 }
 
 impl<St> Prepared<St> {
+    pub fn new(statement: Option<St>, description: Description, parameter_oids: Vec<Oid>) -> Self {
+        Self { statement, description, parameter_oids, checked: OnceLock::new() }
+    }
+
+    /// The client decodes rows by what Describe said; a table may have changed since.
+    pub fn check_columns(&self, columns: &SchemaRef) -> Result<()> {
+        if self.checked.get().is_some_and(|checked| Arc::ptr_eq(checked, columns)) {
+            return Ok(());
+        }
+        let same = self.description.columns.as_ref().is_some_and(|described| {
+            described.fields().len() == columns.fields().len()
+                && described.fields().iter().zip(columns.fields()).all(|(a, b)| type_oid(a) == type_oid(b))
+        });
+        if !same {
+            return Err(Error::new(SqlState::FeatureNotSupported, "cached plan must not change result type")
+                .with_hint("Prepare the statement again: a table that it reads has changed."));
+        }
+        self.checked.get_or_init(|| Arc::clone(columns));
+        Ok(())
+    }
+
     /// Types for ParameterDescription: the client's own where it gave one.
     pub fn parameter_types(&self) -> Vec<Oid> {
         let types = self.description.parameters.iter().enumerate();

@@ -91,7 +91,8 @@ struct Sending {
 
 /// A result on its way to the client. Holds one batch at a time.
 pub(super) struct RowSender {
-    stream: SendableRecordBatchStream,
+    /// `None`: there is no more than what is being sent.
+    stream: Option<SendableRecordBatchStream>,
     formats: Vec<Format>,
     sending: Option<Sending>,
     pub tag: RowsTag,
@@ -151,7 +152,13 @@ pub(super) fn stop_for(why: Interrupt) -> Stop {
 
 impl RowSender {
     pub fn new(rows: Rows, formats: Vec<Format>) -> Self {
-        Self { stream: rows.stream, formats, sending: None, tag: rows.tag, live: rows.live, total: 0 }
+        Self { stream: Some(rows.stream), formats, sending: None, tag: rows.tag, live: rows.live, total: 0 }
+    }
+
+    /// For rows of a SELECT that are all there.
+    pub fn found(rows: &RecordBatch, formats: Vec<Format>) -> Result<Self> {
+        let sending = Some(prepare(rows)?);
+        Ok(Self { stream: None, formats, sending, tag: RowsTag::Select, live: false, total: 0 })
     }
 
     /// Sends rows until there are no more or `limit` have been sent (0: all). Memory stays at one batch and one piece of
@@ -167,10 +174,11 @@ impl RowSender {
                 return Ok(Sent::Limit);
             }
             let Some(sending) = &mut self.sending else {
+                let Some(stream) = &mut self.stream else { return Ok(Sent::All(sent)) };
                 if self.live {
                     channel.flush().await?;
                 }
-                match channel.next(&mut self.stream).await? {
+                match channel.next(stream).await? {
                     Some(batch) => self.sending = Some(prepare(&batch)?),
                     None => return Ok(Sent::All(sent)),
                 }
@@ -256,10 +264,9 @@ pub(super) fn command_tag(tag: &RowsTag, rows: u64) -> String {
     }
 }
 
-/// How the session wants values written now.
+/// How the settings want values written.
 pub(super) fn style_of<S: WireSession>(session: &S) -> Result<Style> {
     let mut style = Style::default();
-    style.now_micros = session.now_micros();
     style.iso_intervals = session.setting("IntervalStyle").as_deref() == Some("iso_8601");
     style.bytea_escape = session.setting("bytea_output").as_deref() == Some("escape");
     if let Some(digits) = session.setting("extra_float_digits").and_then(|digits| digits.parse().ok()) {

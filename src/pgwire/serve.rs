@@ -14,6 +14,7 @@ use super::backend::{Backend, WireSession};
 use super::connection::Connection;
 use super::errors::{self, Flow, Report, Stop, shutting_down};
 use super::io::{Input, Output};
+use super::lanes::{Home, Lanes};
 use super::startup::{self, Opened, Protection};
 use super::tls::Encryption;
 
@@ -37,6 +38,7 @@ pub async fn serve<B: Backend>(
 ) -> Result<()> {
     let room = Arc::new(Semaphore::new(backend.max_connections().min(Semaphore::MAX_PERMITS)));
     let refusing = Arc::new(Semaphore::new(MAX_REFUSING));
+    let lanes = Arc::new(Lanes::start()?);
     let mut connections = JoinSet::new();
     loop {
         let socket = tokio::select! {
@@ -69,8 +71,10 @@ pub async fn serve<B: Backend>(
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let required = encryption.is_required() && !peer.ip().is_loopback();
-        let (backend, encryption, shutdown) = (Arc::clone(&backend), encryption.clone(), shutdown.clone());
-        connections.spawn(serve_socket(socket, backend, encryption, required, shutdown, place));
+        let (backend, lanes, encryption) = (Arc::clone(&backend), Arc::clone(&lanes), encryption.clone());
+        // One of its own, which it waits for without meeting the others at a lock.
+        let shutdown = shutdown.child_token();
+        connections.spawn(serve_socket(socket, backend, lanes, encryption, required, shutdown, place));
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
@@ -94,6 +98,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 async fn serve_socket<B: Backend>(
     socket: TcpStream,
     backend: Arc<B>,
+    lanes: Arc<Lanes>,
     encryption: Encryption,
     required: bool,
     shutdown: CancellationToken,
@@ -110,8 +115,11 @@ async fn serve_socket<B: Backend>(
         socket
     } else {
         let (reader, writer) = socket.into_split();
-        let Some((reader, writer)) = serve_one(reader, writer, &backend, &shutdown, &place, protection).await else {
-            return;
+        let served = serve_one(reader, writer, &backend, &shutdown, &place, protection, Home::shared()).await;
+        let (reader, writer) = match served {
+            Served::Encrypt(reader, writer) => (reader, writer),
+            Served::Moves(connection) => return lanes.serve(*connection).await,
+            Served::Ended => return,
         };
         match reader.reunite(writer) {
             Ok(socket) => socket,
@@ -130,8 +138,8 @@ async fn serve_socket<B: Backend>(
     };
     let (reader, writer) = tokio::io::split(stream);
     let protection = Protection { encrypted: true, ..protection };
-    let again = serve_one(reader, writer, &backend, &shutdown, &place, protection).await;
-    debug_assert!(again.is_none(), "what is encrypted is not encrypted again");
+    let again = serve_one(reader, writer, &backend, &shutdown, &place, protection, Home::Fixed).await;
+    debug_assert!(matches!(again, Served::Ended), "what is encrypted is not encrypted again");
 }
 
 /// What the client sends first, left where it is.
@@ -140,7 +148,15 @@ async fn first_byte(socket: &TcpStream) -> Option<u8> {
     matches!(socket.peek(&mut first).await, Ok(1)).then_some(first[0])
 }
 
-/// Returns what it was given if the client wants it encrypted, and knows that it will be.
+/// How serving a connection ended.
+pub(super) enum Served<R, W, S: WireSession> {
+    Ended,
+    /// The client wants it encrypted, and knows that it will be.
+    Encrypt(R, W),
+    /// It is to go on elsewhere.
+    Moves(Box<Connection<R, W, S>>),
+}
+
 pub(super) async fn serve_one<R, W, B>(
     reader: R,
     writer: W,
@@ -148,7 +164,8 @@ pub(super) async fn serve_one<R, W, B>(
     shutdown: &CancellationToken,
     place: &Place,
     protection: Protection,
-) -> Option<(R, W)>
+    home: Home,
+) -> Served<R, W, B::Session>
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
@@ -165,18 +182,20 @@ where
     };
     match opened {
         Ok(Entry::Session(session)) => {
-            let mut connection = Connection::new(input, output, session, shutdown.clone());
-            if connection.ready().await.is_ok() {
-                connection.run().await;
+            let mut connection = Connection::new(input, output, session, shutdown.clone(), home);
+            if connection.ready().await.is_ok()
+                && let Some(moves) = connection.run().await
+            {
+                return Served::Moves(Box::new(moves));
             }
         }
-        Ok(Entry::Encrypt) => return Some((input.into_inner(), output.into_inner())),
+        Ok(Entry::Encrypt) => return Served::Encrypt(input.into_inner(), output.into_inner()),
         Ok(Entry::Ended) | Err(Stop::Gone) => {}
         Err(Stop::Fatal(error)) => refuse(&mut output, Report { error, context: None }).await,
         Err(Stop::Cancelled) => unreachable!("nothing runs before there is a session"),
         Err(Stop::Report(report)) => refuse(&mut output, report).await,
     }
-    None
+    Served::Ended
 }
 
 /// How the opening of a connection ended.

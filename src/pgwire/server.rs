@@ -68,6 +68,10 @@ impl WireSession for Served {
         self.session.execute(statement, parameters).await
     }
 
+    fn look_up(&mut self, statement: &Parsed, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+        self.session.look_up_known(statement, parameters)
+    }
+
     async fn describe(&mut self, statement: &Parsed, given: &[Option<SqlType>]) -> Result<Description> {
         self.session.describe(statement, given).await
     }
@@ -118,6 +122,10 @@ impl WireSession for Served {
 
     fn setting(&self, name: &str) -> Option<String> {
         self.session.setting(name)
+    }
+
+    fn settings_version(&self) -> u64 {
+        self.session.info().settings_version()
     }
 
     fn canceller(&self) -> Canceller {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::WireSession;
 use super::connection::Connection;
 use super::errors::Flow;
-use super::rows::{Format, RowSender, Sent, describe, style_of};
+use super::rows::{Format, RowSender, Sent, describe};
 use crate::session::{Outcome, Rows};
 
 impl<R, W, S> Connection<R, W, S>
@@ -57,7 +57,7 @@ where
     }
 
     async fn send_rows(&mut self, rows: Rows, token: &CancellationToken) -> Flow<()> {
-        let style = style_of(&self.session)?;
+        let style = self.style()?;
         let format = if rows.binary { Format::Binary } else { Format::Text };
         let formats = vec![format; rows.schema.fields().len()];
         self.write_notices();

@@ -21,6 +21,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Canceller, WireSession};
+use super::lanes::Home;
 use super::serve;
 use super::serve::{Place, serve_one};
 use super::startup::Protection;
@@ -164,6 +165,16 @@ impl WireSession for FakeSession {
         self.key
     }
 
+    fn look_up(&mut self, statement: &String, _: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+        let Some(count) = statement.strip_prefix("found ") else { return Ok(None) };
+        self.server.fresh_token(self.key.0);
+        self.log(statement.as_str());
+        if std::thread::current().name() == Some("lane") {
+            self.log("on a lane");
+        }
+        Ok(Some(numbers(0, count.parse().unwrap())))
+    }
+
     async fn execute(&mut self, statement: &String, parameters: &[ScalarValue]) -> Result<Outcome> {
         let token = self.server.fresh_token(self.key.0);
         self.log(statement.as_str());
@@ -247,7 +258,9 @@ impl WireSession for FakeSession {
                 let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
                 Description { parameters, columns: Some(schema) }
             }
-            "rows" | "failstream" | "returning" | "forever" => Description { parameters: vec![], columns: numbers() },
+            "rows" | "found" | "failstream" | "returning" | "forever" => {
+                Description { parameters: vec![], columns: numbers() }
+            }
             _ => Description { parameters: vec![], columns: None },
         })
     }
@@ -304,6 +317,10 @@ impl WireSession for FakeSession {
 
     fn setting(&self, name: &str) -> Option<String> {
         (name == "TimeZone").then(|| "Europe/Berlin".to_string())
+    }
+
+    fn settings_version(&self) -> u64 {
+        0
     }
 
     fn canceller(&self) -> Canceller {
@@ -549,6 +566,33 @@ async fn portals_suspend_and_go_on_without_buffering() {
     assert_eq!(transaction.query_portal(&small, 2).await.unwrap().len(), 2);
     assert_eq!(transaction.query_portal(&small, 2).await.unwrap().len(), 0);
     assert_eq!(transaction.query_portal(&small, 2).await.unwrap().len(), 0);
+    // What is found at once is given bit by bit, too.
+    let found = transaction.bind("found 5", &[]).await.unwrap();
+    assert_eq!(transaction.query_portal(&found, 3).await.unwrap().len(), 3);
+    let next = transaction.query_portal(&found, 3).await.unwrap();
+    assert_eq!((next.len(), next[0].get::<_, i32>(0)), (2, 3));
+    assert_eq!(transaction.query_portal(&found, 3).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn rows_that_are_found_at_once_go_out_as_any() {
+    let server = Server::plain().await;
+    let client = server.client().await;
+    for count in [0, 1, 3, 20_000] {
+        let (found, rows) = (format!("found {count}"), format!("rows {count}"));
+        let (found, rows) = (client.query(&found, &[]).await.unwrap(), client.query(&rows, &[]).await.unwrap());
+        assert_eq!(found.len(), count);
+        for (one, other) in found.iter().zip(&rows) {
+            assert_eq!(one.get::<_, i64>(1), other.get::<_, i64>(1));
+            assert_eq!(one.get::<_, Option<&str>>(2), other.get::<_, Option<&str>>(2));
+        }
+    }
+    let mut raw = server.raw().await;
+    raw.send(b'P', b"s\0found 2\0\0\0").await;
+    raw.send(b'B', b"\0s\0\0\0\0\0\0\0").await;
+    raw.send(b'E', b"\0\0\0\0\0").await;
+    raw.send(b'S', b"").await;
+    assert_eq!(raw.until(b'Z').await, "12DDCZ");
 }
 
 #[tokio::test]
@@ -689,6 +733,57 @@ async fn cancel_requests_reach_waiting_and_streaming_statements() {
     assert_eq!(simple(&client, "rows 1").await.len(), 2);
 }
 
+/// To a lane, and back with whatever is more than a lookup, time and again: nothing is lost on the way.
+#[tokio::test]
+async fn connections_move_to_lanes_and_back() {
+    let server = Server::plain().await;
+    let client = server.client().await;
+    let found = client.prepare("found 2").await.unwrap();
+    let rows = client.prepare("rows 2500").await.unwrap();
+    let (wait, fail) = (client.prepare("wait").await.unwrap(), client.prepare("fail").await.unwrap());
+    for round in 0..6 {
+        server.log();
+        for _ in 0..100 {
+            assert_eq!(client.query(&found, &[]).await.unwrap().len(), 2);
+        }
+        assert!(server.log().iter().any(|line| line == "on a lane"), "{round}");
+        match round {
+            0 => assert_eq!(client.query(&rows, &[]).await.unwrap().len(), 2500),
+            1 => assert!(code(&client.execute(&fail, &[]).await.unwrap_err()).starts_with("22012")),
+            2 => assert_eq!(simple(&client, "rows 1; rows 2").await.len(), 5),
+            3 => {
+                let cancel = client.cancel_token();
+                let cancelling = async {
+                    server.seen("wait").await;
+                    cancel.cancel_query(NoTls).await.unwrap();
+                };
+                let (waited, ()) = tokio::join!(client.execute(&wait, &[]), cancelling);
+                assert!(code(&waited.unwrap_err()).starts_with("57014"));
+            }
+            4 => {
+                let both = (0..200).map(|n| client.query(if n % 5 == 0 { &rows } else { &found }, &[]));
+                for (n, rows) in futures::future::join_all(both).await.into_iter().enumerate() {
+                    assert_eq!(rows.unwrap().len(), if n % 5 == 0 { 2500 } else { 2 });
+                }
+            }
+            _ => assert_eq!(client.query("found 3", &[]).await.unwrap().len(), 3),
+        }
+    }
+    // One that is on a lane when the server stops is told, too.
+    let mut raw = server.raw().await;
+    raw.send(b'P', b"s\0found 1\0\0\0").await;
+    raw.send(b'S', b"").await;
+    assert_eq!(raw.until(b'Z').await, "1Z");
+    for _ in 0..100 {
+        raw.socket.write_all(b"B\0\0\0\x0d\0s\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04").await.unwrap();
+        assert_eq!(raw.until(b'Z').await, "2DCZ");
+    }
+    server.shutdown.cancel();
+    assert_eq!(raw.next().await.0, b'E');
+    drop((client, raw));
+    tokio::time::timeout(PATIENCE, server.task).await.unwrap().unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_statement() {
     let server = Server::plain().await;
@@ -709,7 +804,7 @@ async fn where_encryption_is_required_a_plain_client_is_told() {
         let backend = Arc::clone(&fake);
         let protection = Protection { encrypted, offered: true, required: true };
         let task = tokio::spawn(async move {
-            drop(serve_one(reader, writer, &backend, &CancellationToken::new(), &place, protection).await);
+            drop(serve_one(reader, writer, &backend, &CancellationToken::new(), &place, protection, Home::Fixed).await);
         });
         let mut raw = Raw { socket: client };
         raw.send_startup().await;
@@ -731,7 +826,7 @@ async fn a_slow_client_holds_the_stream_back() {
     let backend = Arc::clone(&fake);
     let task = tokio::spawn(async move {
         let (shutdown, protection) = (CancellationToken::new(), Protection::default());
-        drop(serve_one(reader, writer, &backend, &shutdown, &place, protection).await);
+        drop(serve_one(reader, writer, &backend, &shutdown, &place, protection, Home::Fixed).await);
     });
     let mut raw = Raw { socket: client };
     raw.start().await;

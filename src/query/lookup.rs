@@ -23,6 +23,7 @@ use datafusion::common::cast::as_boolean_array;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, Literal};
 use tidemark_common::{Oid, Result};
 use tidemark_storage::{Collection, Index, Snapshot};
 
@@ -42,12 +43,36 @@ pub struct Lookup {
     index: Option<Arc<Index>>,
     /// For each key column, or the first ones of the index, in its order, the values it may have, over the parameters.
     keys: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-    /// Columns of the collection that the first step sees.
+    /// The same where it is a key and there is nothing to compute.
+    plain: Option<Vec<Vec<Plain>>>,
+    /// Columns of the collection that the first step sees, and these as the collection has them.
     columns: Vec<usize>,
+    found: SchemaRef,
     parameters: SchemaRef,
     steps: Vec<Step>,
     /// Of the result.
     pub schema: SchemaRef,
+}
+
+/// A value that is there already.
+#[derive(Debug)]
+enum Plain {
+    Parameter(usize),
+    Literal(ScalarValue),
+}
+
+impl Plain {
+    fn of(expr: &Arc<dyn PhysicalExpr>) -> Option<Plain> {
+        let parameter = expr.downcast_ref::<Column>().map(|column| Plain::Parameter(column.index()));
+        parameter.or_else(|| expr.downcast_ref::<Literal>().map(|literal| Plain::Literal(literal.value().clone())))
+    }
+
+    fn value<'a>(&'a self, parameters: &'a [ScalarValue]) -> &'a ScalarValue {
+        match self {
+            Plain::Parameter(at) => &parameters[*at],
+            Plain::Literal(value) => value,
+        }
+    }
 }
 
 /// What is done to the rows found. Expressions see the rows' columns, then the parameters.
@@ -78,7 +103,10 @@ impl Lookup {
         let schema = Schema::new(fields);
         let mut making = Making::new(names, DFSchema::try_from(schema.clone())?);
         let Some(found) = making.descend(&optimized)? else { return Ok(None) };
+        let plain = || found.keys.iter().map(|values| values.iter().map(Plain::of).collect()).collect();
         Ok(Some(Lookup {
+            plain: if found.index.is_none() { plain() } else { None },
+            found: Arc::new(found.collection.schema().project(&found.columns)?),
             relation: found.relation,
             name: found.name,
             collection: found.collection,
@@ -98,20 +126,21 @@ impl Lookup {
 
     /// The rows, as of the snapshot. `parameters` have the types that [`Lookup::of`] was given. `None`: there are too many to hold.
     pub fn run(&self, snapshot: &Arc<Snapshot>, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
-        let found = match &self.index {
-            None => {
-                self.collection.get_rows(snapshot, &self.encoded_keys(parameters)?)?.batch.project(&self.columns)?
-            }
+        let found = if self.steps.is_empty() { &self.schema } else { &self.found };
+        let mut batch = match &self.index {
+            None => self.collection.rows_at_places(snapshot, &self.places(parameters)?, &self.columns, found)?,
             Some(index) => match self.read(index, snapshot, parameters)? {
                 Some(rows) => rows,
                 None => return Ok(None),
             },
         };
-        let mut batch = found;
         for step in &self.steps {
             batch = step.run(batch, parameters)?;
         }
-        under(self.schema.clone(), batch.columns().to_vec(), batch.num_rows()).map(Some)
+        if !Arc::ptr_eq(batch.schema_ref(), &self.schema) {
+            batch = under(self.schema.clone(), batch.columns().to_vec(), batch.num_rows())?;
+        }
+        Ok(Some(batch))
     }
 
     fn read(
@@ -130,21 +159,47 @@ impl Lookup {
         ranges.dedup();
         let mut scan = index.read(&self.collection, snapshot, self.columns.clone(), ranges, MAX_ROWS + 1)?;
         let Some(rows) = scan.next().transpose()? else {
-            return Ok(Some(RecordBatch::new_empty(Arc::new(self.collection.schema().project(&self.columns)?))));
+            return Ok(Some(RecordBatch::new_empty(self.found.clone())));
         };
         // A batch that is full is not all, or just so many.
         Ok(Some(rows).filter(|rows| rows.num_rows() <= MAX_ROWS))
     }
 
-    /// Every combination of the key columns' values, each once, ascending.
-    fn encoded_keys(&self, parameters: &[ScalarValue]) -> Result<Vec<Vec<u8>>> {
-        let (columns, count) = self.wanted(parameters)?;
-        if count == 0 {
-            return Ok(Vec::new());
+    /// Where the rows are: those of every combination of the key columns' values, each once, ascending.
+    fn places(&self, parameters: &[ScalarValue]) -> Result<Vec<Vec<u8>>> {
+        let mut places = match self.plain.as_ref().and_then(|plain| self.plain_places(plain, parameters)) {
+            Some(places) => places,
+            None => {
+                let (columns, count) = self.wanted(parameters)?;
+                if count == 0 {
+                    return Ok(Vec::new());
+                }
+                let encoded = self.collection.encode_keys(&columns, count)?;
+                encoded.iter().map(|key| self.collection.place_of_key(key)).collect()
+            }
+        };
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    }
+
+    /// Without arrays, which cost more than the rows do; `None`: values of these types need them.
+    fn plain_places(&self, plain: &[Vec<Plain>], parameters: &[ScalarValue]) -> Option<Vec<Vec<u8>>> {
+        let count: usize = plain.iter().map(Vec::len).product();
+        let mut places = Vec::with_capacity(count);
+        for row in 0..count {
+            let key = || {
+                let mut stride = count;
+                plain.iter().map(move |values| {
+                    stride /= values.len();
+                    values[row / stride % values.len()].value(parameters)
+                })
+            };
+            if !key().any(ScalarValue::is_null) {
+                places.push(self.collection.place_of(key())?);
+            }
         }
-        let encoded = self.collection.encode_keys(&columns, count)?;
-        let keys: BTreeSet<Vec<u8>> = encoded.iter().map(<[u8]>::to_vec).collect();
-        Ok(keys.into_iter().collect())
+        Some(places)
     }
 
     /// Every combination of the columns' values, and how many these are. No row has NULL for what is asked for by `=`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -36,6 +36,8 @@ struct State {
     reported: Vec<(String, String)>,
     cancel: CancellationToken,
     timed_out: bool,
+    /// statement_timeout in milliseconds, and the `version` of the settings in which it was that.
+    timeout: Option<(u64, Option<u64>)>,
     /// Of statement_timeout.
     timer: Option<AbortHandle>,
     /// Statements begun so far.
@@ -43,6 +45,8 @@ struct State {
     random: StdRng,
     activity: Activity,
     schemas: Vec<String>,
+    /// The catalog that `schemas` are of.
+    schemas_of: Weak<Catalog>,
     /// Open cursors, for pg_cursors.
     cursors: Vec<CursorFact>,
     numbers: Numbers,
@@ -77,6 +81,27 @@ pub struct Activity {
 }
 
 impl State {
+    fn see(&mut self, catalog: &Arc<Catalog>) {
+        if !std::ptr::eq(self.schemas_of.as_ptr(), Arc::as_ptr(catalog)) {
+            self.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
+            self.schemas_of = Arc::downgrade(catalog);
+        }
+        self.catalog = Some(catalog.clone());
+    }
+
+    /// What statement_timeout allows, in milliseconds.
+    fn timeout(&mut self) -> Option<u64> {
+        match self.timeout {
+            Some((version, limit)) if version == self.version => limit,
+            _ => {
+                let limit = self.settings.get("statement_timeout").and_then(|limit| settings::millis(limit));
+                let limit = limit.filter(|ms| *ms > 0);
+                self.timeout = Some((self.version, limit));
+                limit
+            }
+        }
+    }
+
     fn go_back(&mut self, undo: Undo) {
         let Undo { name, before, .. } = undo;
         self.version += 1;
@@ -113,11 +138,13 @@ impl SessionInfo {
                 reported: Vec::new(),
                 cancel: CancellationToken::new(),
                 timed_out: false,
+                timeout: None,
                 timer: None,
                 statements: 0,
                 random: StdRng::from_os_rng(),
                 activity: Activity::default(),
                 schemas: db.moment().catalog.schemas().map(|s| s.name.clone()).collect(),
+                schemas_of: Weak::new(),
                 cursors: Vec::new(),
                 numbers: Numbers::default(),
                 catalog: None,
@@ -225,15 +252,12 @@ impl SessionInfo {
         let mut state = self.lock();
         state.activity.transaction_started = Some(started_at);
         state.undo.clear();
-        state.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
-        state.catalog = Some(catalog.clone());
+        state.see(catalog);
     }
 
     /// The transaction has made or dropped schemas.
     pub fn note_schemas(&self, catalog: &Arc<Catalog>) {
-        let mut state = self.lock();
-        state.schemas = catalog.schemas().map(|s| s.name.clone()).collect();
-        state.catalog = Some(catalog.clone());
+        self.lock().see(catalog);
     }
 
     /// The catalog of the transaction under way.
@@ -314,15 +338,19 @@ impl SessionInfo {
     pub fn begin_statement(self: &Arc<Self>, text: &str, now: i64) -> CancellationToken {
         /// Characters of a statement that pg_stat_activity shows.
         const SHOWN: usize = 1024;
-        let limit = self.setting("statement_timeout").and_then(|limit| settings::millis(&limit)).filter(|ms| *ms > 0);
         let mut state = self.lock();
-        state.cancel = CancellationToken::new();
+        // Nobody listens to the last statement's any more, so that it is as good as new.
+        if state.cancel.is_cancelled() {
+            state.cancel = CancellationToken::new();
+        }
         state.timed_out = false;
         state.statements += 1;
         if let Some(timer) = state.timer.take() {
             timer.abort();
         }
-        if let (Some(limit), Ok(runtime)) = (limit, tokio::runtime::Handle::try_current()) {
+        if let Some(limit) = state.timeout()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
             let (info, statement) = (Arc::downgrade(self), state.statements);
             let timer = runtime.spawn(async move {
                 tokio::time::sleep(Duration::from_millis(limit)).await;
@@ -332,7 +360,12 @@ impl SessionInfo {
             });
             state.timer = Some(timer.abort_handle());
         }
-        state.activity.query = text.chars().take(SHOWN).collect();
+        let shown = match text.len() <= SHOWN {
+            true => text,
+            false => text.char_indices().nth(SHOWN).map_or(text, |(end, _)| &text[..end]),
+        };
+        state.activity.query.clear();
+        state.activity.query.push_str(shown);
         state.activity.query_started = Some(now);
         state.activity.state_changed = Some(now);
         state.activity.active = true;

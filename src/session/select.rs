@@ -15,6 +15,8 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast as sql;
 use futures::StreamExt;
 use tidemark_common::{Error, Result, SqlState};
+use tidemark_engine::Moment;
+use tidemark_sql::ast::Parsed;
 
 use super::plans::MadeFor;
 use super::{Outcome, Rows, RowsTag, Session};
@@ -58,6 +60,36 @@ impl Session {
         Ok(Outcome::Rows(Rows { schema, stream, tag: RowsTag::Select, live: false, binary: false }))
     }
 
+    /// The rows of a statement that is known to be a lookup: at once, without a future and, outside of a transaction, without one of
+    /// its own. `None`: it is to be executed.
+    pub fn look_up_known(&mut self, statement: &Parsed, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+        let (moment, catalog) = match &self.transaction {
+            Some(t) if t.failed => return Ok(None),
+            Some(t) => (t.moment.clone(), t.catalog.clone()),
+            None if self.implicit_block => return Ok(None),
+            None => {
+                let moment = self.db.moment();
+                let catalog = moment.catalog.clone();
+                (moment, catalog)
+            }
+        };
+        let settings = self.info.settings_version();
+        let Some(Some(lookup)) = self.plans.get(&statement.text, &catalog, settings, parameters) else {
+            return Ok(None);
+        };
+        if self.transaction.is_some() && !self.can_look_up(lookup)? {
+            return Ok(None);
+        }
+        self.info.begin_statement(&statement.text, self.db.now());
+        let found = found(lookup, &moment, parameters);
+        if !matches!(found, Ok(Some(_))) {
+            // Executed, it says the same of itself again.
+            return Ok(None);
+        }
+        self.info.end_statement(self.transaction_status(), self.db.now());
+        found
+    }
+
     /// Finds out whether the query is a lookup, remembers that, and runs it if so.
     fn try_lookup(
         &mut self,
@@ -88,15 +120,19 @@ impl Session {
 
     /// Rows by key or index. `None`: it cannot be done so, or they are too many.
     fn look_up(&self, lookup: &Lookup, parameters: &[ScalarValue]) -> Result<Option<Outcome>> {
-        let transaction = self.transaction()?;
-        if let Some(error) = transaction.moment.unreadable.get(&lookup.relation) {
-            return Err(error.clone());
-        }
         if !self.can_look_up(lookup)? {
             return Ok(None);
         }
-        let batch = lookup.run(&transaction.moment.snapshot, parameters)?;
+        let batch = found(lookup, &self.transaction()?.moment, parameters)?;
         Ok(batch.map(|batch| rows(lookup.schema.clone(), vec![batch], RowsTag::Select)))
+    }
+}
+
+/// Rows as of the moment. `None`: they are too many.
+fn found(lookup: &Lookup, moment: &Moment, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+    match moment.unreadable.get(&lookup.relation) {
+        Some(error) => Err(error.clone()),
+        None => lookup.run(&moment.snapshot, parameters),
     }
 }
 

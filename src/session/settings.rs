@@ -85,12 +85,15 @@ pub static SETTINGS: &[Setting] = &[
 
 /// The setting of that name, in any case.
 pub fn find(name: &str) -> Option<&'static Setting> {
-    let name = match name.to_lowercase().as_str() {
-        "time zone" => "timezone".to_string(),
-        "names" => "client_encoding".to_string(),
-        other => other.to_string(),
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let name = if is("time zone") {
+        "timezone"
+    } else if is("names") {
+        "client_encoding"
+    } else {
+        name
     };
-    SETTINGS.iter().find(|s| s.name == name)
+    SETTINGS.iter().find(|s| s.name.eq_ignore_ascii_case(name))
 }
 
 pub fn unknown(name: &str) -> Error {

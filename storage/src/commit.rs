@@ -33,6 +33,14 @@ enum Kind {
     DeleteRange,
 }
 
+/// What one operation of a commit changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written<'a> {
+    Key(&'a [u8]),
+    /// From the first to before the second.
+    Range(&'a [u8], &'a [u8]),
+}
+
 impl EpochCommit {
     /// What `epoch` will write. See [`Store::begin`](crate::Store::begin) for the next epoch's.
     pub fn new(epoch: Epoch) -> Self {
@@ -155,6 +163,19 @@ impl EpochCommit {
 
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// What it changes, in the order of its operations.
+    pub(crate) fn written(&self) -> impl Iterator<Item = Written<'_>> {
+        let mut start = 0;
+        self.ops.iter().map(move |op| {
+            let (key, value) = (&self.data[start..op.key_end], &self.data[op.key_end..op.end]);
+            start = op.end;
+            match op.kind {
+                Kind::Put | Kind::Delete => Written::Key(key),
+                Kind::DeleteRange => Written::Range(key, value),
+            }
+        })
     }
 
     pub(crate) fn to_batch(&self) -> WriteBatch {

@@ -18,6 +18,7 @@ mod build;
 mod collection;
 mod commit;
 mod errors;
+mod hot;
 mod keys;
 mod rows;
 mod snapshot;

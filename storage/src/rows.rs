@@ -18,6 +18,7 @@ use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::compute::{SortOptions, cast};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType, FieldRef};
 use datafusion::arrow::row::{RowConverter, RowParser, Rows, SortField};
+use datafusion::scalar::ScalarValue;
 use tidemark_common::{Error, Result};
 
 /// Encodes and decodes rows of given columns.
@@ -176,6 +177,21 @@ impl RowCodec {
             prefixes.iter_mut().zip(encoded.iter()).for_each(|(prefix, row)| prefix.extend_from_slice(row.data()));
         }
         Ok(prefixes)
+    }
+
+    /// Appends the bytes of the row of these values, one for each column and none of them NULL, without arrays. False: there is a
+    /// value of a type that only arrow encodes, or not of its column's, and `out` holds rubbish.
+    pub fn encode_values<'a>(&self, values: impl IntoIterator<Item = &'a ScalarValue>, out: &mut Vec<u8>) -> bool {
+        self.columns.iter().zip(values).all(|(column, value)| {
+            match (&column.data_type, value) {
+                (DataType::Int16, ScalarValue::Int16(Some(v))) => put_value(out, (*v as u16 ^ 1 << 15).to_be_bytes()),
+                (DataType::Int32, ScalarValue::Int32(Some(v))) => put_value(out, (*v as u32 ^ 1 << 31).to_be_bytes()),
+                (DataType::Int64, ScalarValue::Int64(Some(v))) => put_value(out, (*v as u64 ^ 1 << 63).to_be_bytes()),
+                (DataType::Utf8, ScalarValue::Utf8(Some(v))) => put_blocks(out, v.as_bytes()),
+                _ => return false,
+            }
+            !column.width.is_opaque()
+        })
     }
 
     /// All columns of rows that this codec encoded.
@@ -368,11 +384,35 @@ impl Width {
 /// Markers and sizes of the row format's variable-length values: four blocks of 8 bytes, then blocks of 32, each followed
 /// by its length or by a sign that there are more.
 const NULL: u8 = 0;
+const EMPTY: u8 = 1;
 const NOT_EMPTY: u8 = 2;
 const MORE: u8 = 0xff;
 const FIRST_BLOCKS: usize = 4;
 const FIRST_BLOCK: usize = 8;
 const BLOCK: usize = 32;
+
+/// A value of fixed width: the marker of what is not NULL, then its bytes.
+fn put_value<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) {
+    out.push(1);
+    out.extend_from_slice(&bytes);
+}
+
+/// Text or bytes, as [`blocks_len`] finds their end.
+fn put_blocks(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return out.push(EMPTY);
+    }
+    out.push(NOT_EMPTY);
+    let (first, others) = bytes.split_at(bytes.len().min(FIRST_BLOCKS * FIRST_BLOCK));
+    let blocks = first.chunks(FIRST_BLOCK).map(|b| (b, FIRST_BLOCK)).chain(others.chunks(BLOCK).map(|b| (b, BLOCK)));
+    let mut left = bytes.len();
+    for (block, size) in blocks {
+        left -= block.len();
+        out.extend_from_slice(block);
+        out.resize(out.len() + size - block.len(), 0);
+        out.push(if left > 0 { MORE } else { block.len() as u8 });
+    }
+}
 
 fn blocks_len(row: &[u8]) -> usize {
     if row[0] != NOT_EMPTY {
@@ -550,6 +590,28 @@ mod tests {
             assert_eq!(before.data_type(), after.data_type());
             assert_eq!(before, after);
         }
+    }
+
+    #[test]
+    fn values_encode_as_arrays_do() {
+        let texts = (0..100).map(|n| "äb\0c".repeat(n).chars().take(n).collect::<String>());
+        let mut rows: Vec<[ScalarValue; 4]> = texts.map(|text| key(-1, 2, i64::MIN, &text)).collect();
+        rows.extend([key(0, 0, 0, ""), key(i16::MIN, i32::MIN, 7, "x"), key(i16::MAX, i32::MAX, i64::MAX, "\u{ff}")]);
+        let types = [DataType::Int16, DataType::Int32, DataType::Int64, DataType::Utf8];
+        let codec = RowCodec::for_keys(&types.map(field)).unwrap();
+        for row in &rows {
+            let arrays: Vec<ArrayRef> = row.iter().map(|value| value.to_array().unwrap()).collect();
+            let mut encoded = b"before".to_vec();
+            assert!(codec.encode_values(row, &mut encoded));
+            assert_eq!(encoded, [b"before", codec.encode(&arrays).unwrap().row(0)].concat(), "{row:?}");
+        }
+        for unknown in [ScalarValue::Int32(None), ScalarValue::Int64(Some(1)), ScalarValue::Null] {
+            assert!(!RowCodec::new(&[field(DataType::Int32)]).unwrap().encode_values([&unknown], &mut Vec::new()));
+        }
+    }
+
+    fn key(a: i16, b: i32, c: i64, d: &str) -> [ScalarValue; 4] {
+        [ScalarValue::from(a), ScalarValue::from(b), ScalarValue::from(c), ScalarValue::from(d)]
     }
 
     #[test]

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tidemark_common::{Epoch, Error, Result};
 
 use crate::errors::from_rocksdb;
+use crate::hot::HotRows;
 use crate::keys::{Key, Span};
 use crate::value;
 
@@ -32,8 +33,11 @@ self_cell!(
 
 /// The store as of one epoch.
 pub struct Snapshot {
+    /// Reads keys as of `pinned`.
+    reading: ReadOptions,
     pinned: Pinned,
     epoch: Epoch,
+    hot: Arc<HotRows>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -73,8 +77,11 @@ impl Cursor<'_> {
 }
 
 impl Snapshot {
-    pub(crate) fn new(db: Arc<DB>, epoch: Epoch) -> Self {
-        Self { pinned: Pinned::new(db, |db| db.snapshot()), epoch }
+    pub(crate) fn new(db: Arc<DB>, epoch: Epoch, hot: Arc<HotRows>) -> Self {
+        let pinned = Pinned::new(db, |db| db.snapshot());
+        let mut reading = ReadOptions::default();
+        reading.set_snapshot(pinned.borrow_dependent());
+        Self { reading, pinned, epoch, hot }
     }
 
     /// The last epoch that is in it.
@@ -83,7 +90,7 @@ impl Snapshot {
     }
 
     pub fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        self.pinned.borrow_dependent().get(key.encode()).map_err(from_rocksdb)
+        self.pinned.borrow_owner().get_opt(key.encode(), &self.reading).map_err(from_rocksdb)
     }
 
     /// A value that was written with [`value::encode`].
@@ -119,22 +126,47 @@ impl Snapshot {
         const BATCH: usize = 1024;
         let db = self.pinned.borrow_owner();
         let family = db.cf_handle(rocksdb::DEFAULT_COLUMN_FAMILY_NAME).expect("opened with this family");
-        let mut options = ReadOptions::default();
-        options.set_snapshot(self.pinned.borrow_dependent());
         let keys: Vec<&[u8]> = sorted.collect();
         debug_assert!(keys.is_sorted());
+        if let [key] = keys.as_slice() {
+            let value = db.get_pinned_opt(key, &self.reading).map_err(from_rocksdb)?;
+            return each(0, value.as_deref());
+        }
         for (batch_index, batch) in keys.chunks(BATCH).enumerate() {
             let absent = self.absent_at_front(batch);
             for i in 0..absent {
                 each(batch_index * BATCH + i, None)?;
             }
-            let found = db.batched_multi_get_cf_opt(family, batch[absent..].iter().copied(), true, &options);
+            let found = db.batched_multi_get_cf_opt(family, batch[absent..].iter().copied(), true, &self.reading);
             for (i, value) in found.into_iter().enumerate() {
                 let value = value.map_err(from_rocksdb)?;
                 each(batch_index * BATCH + absent + i, value.as_deref())?;
             }
         }
         Ok(())
+    }
+
+    /// Calls `each` with the position and the value of every one of these keys, which ascend, that is there, in any order. For keys
+    /// that are likely to be asked for again.
+    pub(crate) fn get_often(&self, sorted: &[Vec<u8>], mut each: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+        let mut others = Vec::new();
+        for (at, key) in sorted.iter().enumerate() {
+            let mut taken = Ok(());
+            if !self.hot.get(key, self.epoch, |value| taken = each(at, value)) {
+                others.push(at);
+            }
+            taken?;
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.multi_get_sorted(others.iter().map(|at| sorted[*at].as_slice()), |i, value| match value {
+            Some(value) => {
+                self.hot.put(&sorted[others[i]], value, self.epoch);
+                each(others[i], value)
+            }
+            None => Ok(()),
+        })
     }
 
     /// How many of the first keys lie before all that is there from the first of them on. Rows that are new are mostly behind all

@@ -22,6 +22,7 @@ use tidemark_common::{Epoch, Error, Result, SqlState};
 
 use crate::commit::EpochCommit;
 use crate::errors::from_rocksdb;
+use crate::hot::HotRows;
 use crate::keys::Key;
 use crate::snapshot::Snapshot;
 use crate::stats::{self, StoreStats};
@@ -36,6 +37,8 @@ const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";
 /// Reading gets slower with every range deletion in memory, so at this many they go to disk.
 const MAX_RANGE_DELETIONS: usize = 1000;
+/// Rows that are looked up often take at most this part of the block cache's size, besides it.
+const HOT_ROWS_SHARE: usize = 8;
 /// Files that may lie in a directory which is to become a data directory.
 const HARMLESS: [&str; 2] = ["lost+found", "tidemark.toml"];
 
@@ -60,6 +63,7 @@ pub struct Store {
     dir: PathBuf,
     sync: bool,
     current: RwLock<Arc<Snapshot>>,
+    hot: Arc<HotRows>,
     /// Held while committing.
     writer: Mutex<Writer>,
 }
@@ -91,9 +95,10 @@ impl Store {
             None => 0,
         };
         let db = Arc::new(db);
-        let current = RwLock::new(Arc::new(Snapshot::new(Arc::clone(&db), epoch)));
+        let hot = Arc::new(HotRows::new(epoch, options.block_cache_bytes / HOT_ROWS_SHARE));
+        let current = RwLock::new(Arc::new(Snapshot::new(Arc::clone(&db), epoch, Arc::clone(&hot))));
         let writer = Mutex::new(Writer::default());
-        Ok(Arc::new(Store { db, dir: dir.to_path_buf(), sync: options.sync, current, writer }))
+        Ok(Arc::new(Store { db, dir: dir.to_path_buf(), sync: options.sync, current, hot, writer }))
     }
 
     pub fn dir(&self) -> &Path {
@@ -130,7 +135,7 @@ impl Store {
         commit.put_value(&Key::Epoch, &epoch)?;
         let written = match writer.fail_next.take() {
             Some(error) => Err(error),
-            None => self.write(&commit, sync),
+            None => self.write(&commit, epoch, sync),
         };
         if let Err(error) = written {
             let error = error.context(format!("epoch {epoch} could not be written"));
@@ -143,9 +148,7 @@ impl Store {
             // This epoch is committed; if the disk fails now, the next one is not.
             writer.refused = self.start_flush().err();
         }
-        let snapshot = Arc::new(Snapshot::new(Arc::clone(&self.db), epoch));
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-        Ok(snapshot)
+        Ok(self.publish(epoch))
     }
 
     /// Writes ahead what nobody reads before a later commit says that it is there, so that this commit stays small. What a
@@ -155,13 +158,18 @@ impl Store {
         if let Some(error) = &writer.refused {
             return Err(error.clone());
         }
-        if let Err(error) = self.write(ahead, false) {
+        if let Err(error) = self.write(ahead, self.epoch(), false) {
             writer.refused = Some(error.clone());
             return Err(error);
         }
-        let snapshot = Arc::new(Snapshot::new(Arc::clone(&self.db), self.epoch()));
+        Ok(self.publish(self.epoch()))
+    }
+
+    /// From here on readers see what is written now.
+    fn publish(&self, epoch: Epoch) -> Arc<Snapshot> {
+        let snapshot = Arc::new(Snapshot::new(Arc::clone(&self.db), epoch, Arc::clone(&self.hot)));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-        Ok(snapshot)
+        snapshot
     }
 
     /// Why commits are refused, if they are.
@@ -209,11 +217,13 @@ impl Store {
         self.db.flush_opt(&options).map_err(from_rocksdb)
     }
 
-    fn write(&self, commit: &EpochCommit, sync: bool) -> Result<()> {
+    fn write(&self, commit: &EpochCommit, epoch: Epoch, sync: bool) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(sync && self.sync);
         options.set_memtable_insert_hint_per_batch(true); // entries come sorted
-        self.db.write_opt(commit.to_batch(), &options).map_err(from_rocksdb)
+        self.db.write_opt(commit.to_batch(), &options).map_err(from_rocksdb)?;
+        self.hot.forget(epoch, commit.written());
+        Ok(())
     }
 }
 

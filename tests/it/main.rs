@@ -43,6 +43,7 @@ mod memory;
 mod normalize_postgres;
 mod pgbench;
 mod pipelines;
+mod point_lookups;
 mod postgres;
 mod postgres_cdc;
 mod postgres_remote;

@@ -14,7 +14,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tidemark_catalog::ObjectKind;
 use tidemark_common::{Oid, Result};
 use tidemark_sql::relation::Relation;
-use tidemark_storage::{Collection, Index};
+use tidemark_storage::{Collection, Index, keys_keep_values};
 
 use super::{Names, Step, nullable};
 use crate::coordinator::definitions;
@@ -121,12 +121,21 @@ impl<'a> Making<'a> {
                     self.conditions.extend(split_conjunction(&node.predicate).into_iter().cloned());
                 }
                 let Some(found) = self.descend(&node.input)? else { return Ok(None) };
+                if self.is_implied(&node.predicate, &found) {
+                    return Ok(Some(found));
+                }
                 let (predicate, input) = self.physical(&node.predicate, node.input.schema())?;
                 self.steps.push(Step::Filter { predicate, input });
                 Ok(Some(found))
             }
             LogicalPlan::Projection(node) => {
-                let Some(found) = self.descend(&node.input)? else { return Ok(None) };
+                let Some(mut found) = self.descend(&node.input)? else { return Ok(None) };
+                if self.steps.is_empty()
+                    && let Some(columns) = columns_of(&node.expr, node.input.schema())
+                {
+                    found.columns = columns.iter().map(|at| found.columns[*at]).collect();
+                    return Ok(Some(found));
+                }
                 let mut input = self.seen(node.input.schema())?.inner().clone();
                 let mut exprs = Vec::with_capacity(node.expr.len());
                 for (expr, field) in node.expr.iter().zip(node.schema.fields()) {
@@ -232,6 +241,21 @@ impl<'a> Making<'a> {
         Ok(keys)
     }
 
+    /// Whether rows with the keys that are read satisfy the predicate because of these.
+    fn is_implied(&self, predicate: &Expr, found: &Found) -> bool {
+        let schema = found.collection.schema();
+        let keys = found.collection.key_columns();
+        let conditions = split_conjunction(predicate);
+        // There is one for each column, so each is the one that the column's values were taken from.
+        found.index.is_none()
+            && self.conditions.len() == keys.len()
+            && conditions.len() == keys.len()
+            && keys.iter().map(|column| schema.field(*column)).all(|field| {
+                keys_keep_values(field.data_type())
+                    && conditions.iter().filter(|c| equal_to(c, field.name()).is_some()).count() == 1
+            })
+    }
+
     /// Whether a condition bounds the column of the index after the `given` ones, or asks for its NULLs.
     fn is_ranged(&self, relation: &Relation, index: &Index, given: usize) -> bool {
         let Some(next) = index.columns().get(given).map(|column| relation.schema.field(*column).name()) else {
@@ -274,6 +298,15 @@ impl<'a> Making<'a> {
         let physical = create_physical_expr(&expr, &seen, &props, &PhysicalPlanningContext::default())?;
         Ok((physical, nullable(seen.fields().iter())))
     }
+}
+
+/// Where in `input` the columns are, if the expressions are nothing else.
+fn columns_of(exprs: &[Expr], input: &DFSchema) -> Option<Vec<usize>> {
+    let columns = exprs.iter().map(|expr| match expr {
+        Expr::Alias(alias) => alias.expr.try_as_col(),
+        expr => expr.try_as_col(),
+    });
+    columns.map(|column| input.maybe_index_of_column(column?)).collect()
 }
 
 /// Whether the index has all rows of which its first columns are given: a unique one has none with NULL in the others.

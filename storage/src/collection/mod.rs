@@ -16,6 +16,7 @@
 mod blocks;
 mod index;
 mod numbers;
+mod point;
 mod scan;
 mod split;
 #[cfg(test)]
