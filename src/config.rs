@@ -97,7 +97,12 @@ pub static SETTINGS: &[Setting] = &[
     setting("max_running_pipelines", Kind::Count, "4", "Pipelines that run at a time; further ones wait"),
     setting("max_connections", Kind::Count, "100", "Client connections at a time; further ones are refused"),
     setting("state_cache_bytes", Kind::Size, "512MB", "Memory for hot state of views, in front of the store"),
-    setting("block_cache_bytes", Kind::Size, "256MB", "Memory for blocks read from the store"),
+    setting(
+        "block_cache_bytes",
+        Kind::Size,
+        "256MB",
+        "Memory for what was read from the store: blocks, and rows looked up by key",
+    ),
     setting(
         "query_memory_limit",
         Kind::Size,

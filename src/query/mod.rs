@@ -13,6 +13,8 @@ mod shown;
 mod source_scan;
 
 pub use lookup::{Lookup, types_of};
-pub use names::{Names, Scans, StatementState, find_relation, object_name, remote_name, rewrite, state_of};
+pub use names::{
+    Names, Scans, StatementState, find_relation, has_subquery, object_name, remote_name, rewrite, state_of,
+};
 pub use one_row::one_row;
 pub use scan::{StoredRows, stored_relation};

@@ -64,11 +64,14 @@ impl Names {
 
     /// Plans a query as the user wrote it; not optimized.
     pub fn plan(&self, query: &ast::Query) -> Result<LogicalPlan> {
+        aside(|| self.plan_here(query))
+    }
+
+    /// As [`Names::plan`], of a query that is planned in no time: going aside costs more than that.
+    pub fn plan_here(&self, query: &ast::Query) -> Result<LogicalPlan> {
         let mut statement = ast::Statement::Query(Box::new(query.clone()));
-        aside(|| {
-            rewrite(&mut statement)?;
-            self.planner().statement(&statement)
-        })
+        rewrite(&mut statement)?;
+        self.planner().statement(&statement)
     }
 
     /// An expression over columns, e.g. a DEFAULT or CHECK.
@@ -254,6 +257,15 @@ impl Nesting {
             .with_hint("Take some of them out: WITH name AS (SELECT ..).")),
         }
     }
+}
+
+/// Whether there is a query in the expression.
+pub fn has_subquery(expr: &ast::Expr) -> bool {
+    let found = ast::visit_expressions(expr, |expr| match is_subquery(expr) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 fn is_subquery(expr: &ast::Expr) -> bool {

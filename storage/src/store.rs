@@ -37,7 +37,7 @@ const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";
 /// Reading gets slower with every range deletion in memory, so at this many they go to disk.
 const MAX_RANGE_DELETIONS: usize = 1000;
-/// Rows that are looked up often take at most this part of the block cache's size, besides it.
+/// Rows that are looked up often have this part of the memory for what was read.
 const HOT_ROWS_SHARE: usize = 8;
 /// Files that may lie in a directory which is to become a data directory.
 const HARMLESS: [&str; 2] = ["lost+found", "tidemark.toml"];
@@ -324,7 +324,8 @@ fn open_rocksdb(dir: &Path, options: &StoreOptions) -> Result<DB> {
 /// so that its size bounds what reading takes.
 fn rocksdb_options(options: &StoreOptions, cores: usize) -> Options {
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+    let cache = options.block_cache_bytes - options.block_cache_bytes / HOT_ROWS_SHARE;
+    blocks.set_block_cache(&Cache::new_lru_cache(cache));
     blocks.set_block_size(16 << 10);
     blocks.set_format_version(6);
     blocks.set_bloom_filter(10.0, false);

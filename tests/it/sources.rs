@@ -22,6 +22,54 @@ async fn parquet_files() {
     instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 'flights'", &["finished"]).await;
 }
 
+/// A batch query over files that were read to their ends is DataFusion's own scan, unless only the source's reader gives its rows.
+#[tokio::test]
+async fn parquet_files_as_batches() {
+    let instance = start().await;
+    let examples = repository().join("examples/flights");
+    let options = |path: &Path| format!("connector = 'file', path = '{}', bounded = true", path.display());
+    let spaced = instance.dir.path().join("a b");
+    std::fs::create_dir(&spaced).unwrap();
+    for file in std::fs::read_dir(&examples).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "parquet") {
+            std::fs::copy(&path, spaced.join(format!("a ({})", path.file_name().unwrap().display()))).unwrap();
+        }
+    }
+    let here = options(&examples.join("*.parquet"));
+    let sources = [
+        ("plain", format!("(*) INCLUDE file AS path WITH ({here})"), true),
+        (
+            "cast",
+            format!(
+                "(origin TEXT, dep_delay TEXT, distance BIGINT, carrier TEXT) WITH ({here}) FORMAT PLAIN ENCODE PARQUET"
+            ),
+            false,
+        ),
+        ("named", format!("(*) WITH ({})", options(&spaced)), false),
+    ];
+    for (name, rest, _) in &sources {
+        instance.run(&format!("CREATE SOURCE {name} {rest}")).await;
+    }
+    instance.wait_for("SELECT count(*) FROM tidemark.sources WHERE state = 'finished'", &["3"]).await;
+    let query = |name: &str, columns: &str| {
+        format!(
+            "SELECT {columns} FROM {name} WHERE origin = 'JFK' AND dep_delay::int > 60 GROUP BY carrier ORDER BY carrier"
+        )
+    };
+    let columns = "carrier, count(*), sum(distance)";
+    let expected = instance.lines(&query("named", columns)).await;
+    assert!(expected.len() > 3);
+    for (name, _, direct) in &sources {
+        let plan = instance.lines(&format!("EXPLAIN ANALYZE {}", query(name, columns))).await.join("\n");
+        assert_eq!(plan.contains("DataSourceExec"), *direct, "{name}: {plan}");
+        assert_eq!(instance.lines(&query(name, columns)).await, expected, "{name}");
+    }
+    // Only the reader knows which file a row is of.
+    let paths = instance.lines(&query("plain", "carrier, count(*), sum(distance), count(path) - count(*)")).await;
+    assert_eq!(paths, expected.iter().map(|line| format!("{line} 0")).collect::<Vec<_>>());
+}
+
 const TYPES: &str =
     "id INT, a BOOLEAN, b BIGINT, c DOUBLE PRECISION, d NUMERIC(10,2), e TEXT, f DATE, g TIMESTAMP, h UUID, i INT[]";
 
@@ -54,6 +102,10 @@ pub async fn round_trip(instance: &Instance, format: &str, place: &str) {
     let sent = instance.lines(&format!("SELECT * FROM out_{lower} ORDER BY id")).await;
     let came = instance.lines(&format!("SELECT * FROM back_{lower} ORDER BY id")).await;
     assert_eq!(came, sent, "{format}");
+    for condition in ["true", "b > 50 * 10000000000 AND a", "e IS NULL OR f = '2024-03-01'", "i IS NULL", "d < 3.25"] {
+        let select = |from: &str| format!("SELECT * FROM {from}_{lower} WHERE {condition} ORDER BY id");
+        assert_eq!(instance.lines(&select("in")).await, instance.lines(&select("out")).await, "{format}: {condition}");
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::Insertion;
-use crate::query::{Names, one_row};
+use crate::query::{Names, has_subquery, one_row};
 use crate::session::assign::{self, Source};
 use crate::session::dml::{Writer, default_of, is_default, parameter_position, select_query};
 use crate::session::{select, with_parameters};
@@ -202,7 +202,8 @@ async fn compute(names: &Names, exprs: Vec<sql::Expr>, parameters: &[ScalarValue
             expr: expr.clone(),
             alias: sql::Ident::new(format!("e{i}")),
         });
-        let plan = names.plan(&select_query(items.collect(), vec![], None)?)?;
+        let query = select_query(items.collect(), vec![], None)?;
+        let plan = if chunk.iter().any(has_subquery) { names.plan(&query)? } else { names.plan_here(&query)? };
         let plan = with_parameters(plan, parameters)?;
         let sources = Source::of_plan(&plan);
         let batch = match one_row(names, &plan)? {
