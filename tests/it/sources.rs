@@ -33,20 +33,20 @@ async fn parquet_files_as_batches() {
     for file in std::fs::read_dir(&examples).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "parquet") {
-            std::fs::copy(&path, spaced.join(format!("a ({})", path.file_name().unwrap().display()))).unwrap();
+            std::fs::copy(&path, spaced.join(format!("a {}", path.file_name().unwrap().display()))).unwrap();
         }
     }
     let here = options(&examples.join("*.parquet"));
     let sources = [
         ("plain", format!("(*) INCLUDE file AS path WITH ({here})"), true),
         (
-            "cast",
+            "converted",
             format!(
                 "(origin TEXT, dep_delay TEXT, distance BIGINT, carrier TEXT) WITH ({here}) FORMAT PLAIN ENCODE PARQUET"
             ),
             false,
         ),
-        ("named", format!("(*) WITH ({})", options(&spaced)), false),
+        ("named", format!("(*) WITH ({})", options(&spaced.join("*.parquet"))), false),
     ];
     for (name, rest, _) in &sources {
         instance.run(&format!("CREATE SOURCE {name} {rest}")).await;
