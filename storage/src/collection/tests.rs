@@ -657,7 +657,7 @@ fn check_numbered(
     let counted = collection.scan(snapshot, Some(vec![]), &KeyRange::full(), batch_size).unwrap();
     assert_eq!(counted.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), model.len(), "{case}");
     let parts = collection.split_ranges(snapshot, 3).unwrap();
-    assert_eq!(parts.iter().flat_map(|range| read(range)).collect::<Numbered>(), *model, "{case}");
+    assert_eq!(parts.iter().flat_map(&read).collect::<Numbered>(), *model, "{case}");
     assert_eq!(parts.iter().map(|range| read(range).len()).sum::<usize>(), model.len(), "{case}");
 
     let (a, b) = (rng.random_range(0..=next), rng.random_range(0..=next));
