@@ -319,6 +319,8 @@ impl Driver {
             Step::CreateIndex { relation, index } => {
                 if let Some(Output::View(writer)) = self.jobs.get_mut(&relation).map(|job| &mut job.output) {
                     writer.add_index(index);
+                } else if let Some(table) = self.tables.get(&relation) {
+                    commit.delete_blocks(table.def.collection.id());
                 }
             }
             Step::Replace { view, by } => self.replace(view, by, commit)?,

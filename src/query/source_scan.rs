@@ -1,7 +1,7 @@
 //! Rows of a source for a batch query, up to where the moment has read it.
 //!
 //! ```text
-//!   Parquet files that were read to their ends, without a watermark ──▶ DataFusion's own scan: row groups side by side, those left
+//!   local Parquet files, read to their ends, without a watermark ────▶ DataFusion's own scan: row groups side by side, those left
 //!                                                                       out that no row of a condition can be in, statistics
 //!   all else ──▶ a replay: the source's reader once more, late rows left out as they were
 //! ```
@@ -15,6 +15,8 @@ use datafusion::common::Result as DfResult;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -68,6 +70,13 @@ impl SourceScan {
     }
 }
 
+/// How many files a scan reads: DataFusion passes over what it does not find.
+fn files_in(scan: &Arc<dyn ExecutionPlan>) -> usize {
+    let source = scan.downcast_ref::<DataSourceExec>().map(|scan| scan.data_source());
+    let files = source.and_then(|source| source.downcast_ref::<FileScanConfig>());
+    files.map_or(0, |files| files.file_groups.iter().map(FileGroup::len).sum())
+}
+
 /// Where DataFusion finds the files; `None`: a name would say something else in a URL.
 fn paths(url: &str, files: &ParquetFiles) -> DfResult<Option<Vec<ListingTableUrl>>> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=".contains(c);
@@ -102,7 +111,10 @@ impl RelationScan for SourceScan {
             None => (0..self.def.schema.fields().len()).collect(),
         };
         if let Some(files) = self.files(state, &columns).await? {
-            return files.scan(state, Some(&columns), filters, limit).await;
+            let scan = files.scan(state, Some(&columns), filters, limit).await?;
+            if files_in(&scan) == files.table_paths().len() {
+                return Ok(scan);
+            }
         }
         let schema: SchemaRef =
             Arc::new(Schema::new(columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>()));

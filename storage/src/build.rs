@@ -36,7 +36,7 @@ impl Store {
             }
             entered = self.prepare(&ahead)?;
         }
-        Ok(entered)
+        self.enter_blocks(collection, entered)
     }
 
     /// Removes what was written ahead of an index that does not come to be.

@@ -108,6 +108,11 @@ impl EpochCommit {
         self.delete(&Key::RowCount(collection));
     }
 
+    /// Deletes the blocks of a collection, whose rows are entries now.
+    pub fn delete_blocks(&mut self, collection: StateId) {
+        self.delete_span(&Key::blocks(collection));
+    }
+
     /// Deletes one operator's state.
     pub fn delete_state(&mut self, state: StateId) {
         self.delete_span(&Key::states(state));

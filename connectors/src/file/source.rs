@@ -118,10 +118,10 @@ impl Source for FileSource {
     }
 
     async fn parquet_files(&self, until: &Positions) -> Result<Option<ParquetFiles>> {
-        if !matches!(self.0.format, Format::Parquet) {
+        let location = &self.0.location;
+        if !matches!(self.0.format, Format::Parquet) || location.local.is_none() {
             return Ok(None);
         }
-        let location = &self.0.location;
         let mut files = Vec::new();
         for (split, position) in parse(until)? {
             let key = Path::parse(&split).map_err(|e| store_error(e.into(), &split))?;

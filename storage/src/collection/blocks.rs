@@ -11,7 +11,8 @@
 //!
 //! A row by itself costs an encoding, an entry in the log and one in the store, and is decoded byte by byte; a block of thousands
 //! costs as many as it has columns, and readers take the columns they want as they stand. Rows are looked up by number: whoever
-//! wants one of a block takes its columns apart, so a collection that has indexes gets no blocks.
+//! wants one of a block takes its columns apart, so a collection that has indexes gets no blocks, and one that gets an index has its
+//! rows entered one by one.
 //!
 //! **Invariant:** blocks do not overlap, and are never changed. An entry within a block's numbers counts before the block's row.
 
@@ -35,6 +36,7 @@ use super::{Collection, without_columns};
 use crate::commit::EpochCommit;
 use crate::keys::Key;
 use crate::snapshot::{Direction, Snapshot};
+use crate::store::Store;
 use crate::value;
 
 /// Fewer rows than this are entries.
@@ -43,7 +45,7 @@ pub(super) const MIN_ROWS: usize = 1024;
 /// Rows of a block at most: what a reader takes at a time.
 const MAX_ROWS: usize = 8192;
 
-/// The value of an entry whose row was in a block and is no more. No encoded row starts with this byte.
+/// The value of an entry whose row was in a block and is no more; it may outlast the block. No encoded row starts with this byte.
 pub(super) const GONE: &[u8] = &[0xff];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,6 +229,19 @@ impl Collection {
         self.with_changes(&batch, low, changed, columns)
     }
 
+    /// Enters the rows of a block one by one, as they are now: whoever reads both finds the same.
+    fn enter_block(&self, snapshot: &Snapshot, block: Block, commit: &mut EpochCommit) -> Result<()> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let rows = self.read_block(snapshot, block, (&[], &[u8::MAX]), &all, &self.schema)?;
+        let columns: Vec<ArrayRef> = self.value_columns.iter().map(|&c| Arc::clone(rows.batch.column(c))).collect();
+        let values = self.value_codec.encode_rows(&columns, rows.batch.num_rows())?;
+        let prefix = Key::rows(self.id).start;
+        for (row, value) in values.iter().enumerate() {
+            commit.put_framed(&prefix, &rows.key(row), &value[..self.value_codec.stored_len(value)]);
+        }
+        Ok(())
+    }
+
     /// The rows, numbered from `low` on, with these ones changed or gone.
     fn with_changes(
         &self,
@@ -335,6 +350,19 @@ impl Collection {
 
     fn torn(&self) -> Error {
         Error::new(SqlState::DataCorrupted, format!("a block of rows of {} cannot be read", self.name))
+    }
+}
+
+impl Store {
+    /// Enters the rows of all blocks one by one, so that an index can look them up; the blocks can go with the next commit, by
+    /// [`EpochCommit::delete_blocks`]. The snapshot that is returned has the entries.
+    pub(crate) fn enter_blocks(&self, collection: &Collection, mut entered: Arc<Snapshot>) -> Result<Arc<Snapshot>> {
+        for block in collection.blocks(&entered)? {
+            let mut ahead = self.begin();
+            collection.enter_block(&entered, block, &mut ahead)?;
+            entered = self.prepare(&ahead)?;
+        }
+        Ok(entered)
     }
 }
 

@@ -10,7 +10,7 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::{Delta, Error, Result};
 
-use super::blocks::{Block, BlockRows};
+use super::blocks::{Block, BlockRows, GONE};
 use super::{Collection, KeyRange, without_columns};
 use crate::keys::Key;
 use crate::snapshot::{Chunk, Scan, Snapshot};
@@ -122,13 +122,8 @@ impl CollectionScan {
     pub(crate) fn row_keys(&self) -> Vec<Vec<u8>> {
         match (&self.yielded, &self.block) {
             (Yielded::Block(len), Some((rows, done))) => (done - len..*done).map(|row| rows.key(row)).collect(),
-            _ => self.chunk_keys().into_iter().map(<[u8]>::to_vec).collect(),
+            _ => self.rows_of_chunk().map(|(key, _)| key.to_vec()).collect(),
         }
-    }
-
-    fn chunk_keys(&self) -> Vec<&[u8]> {
-        let prefix = Key::rows(self.collection.id).start.len();
-        (0..self.chunk.len()).map(|i| &self.chunk.key(i)[prefix..]).collect()
     }
 
     /// The next rows with their weights (`None` unless a multiset has some more than once).
@@ -158,19 +153,26 @@ impl CollectionScan {
     }
 
     fn next_entries(&mut self) -> Result<Option<Delta>> {
-        if !self.entries.fill(&mut self.chunk, self.batch_size)? {
-            return Ok(None);
+        while self.entries.fill(&mut self.chunk, self.batch_size)? {
+            let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) = self.rows_of_chunk().unzip();
+            if keys.is_empty() {
+                continue;
+            }
+            let values = values.into_iter().map(value::unframe).collect::<Result<Vec<_>>>()?;
+            let rows = self.collection.delta_of(&keys, &values, &self.columns, &self.schema)?;
+            let last_key = keys.last().map(|key| key.to_vec());
+            self.last_key = last_key;
+            self.yielded = Yielded::Chunk;
+            return Ok(Some(rows));
         }
-        let keys = self.chunk_keys();
-        let mut values = Vec::with_capacity(keys.len());
-        for i in 0..self.chunk.len() {
-            values.push(value::unframe(self.chunk.value(i))?);
-        }
-        let rows = self.collection.delta_of(&keys, &values, &self.columns, &self.schema)?;
-        let last_key = keys.last().map(|key| key.to_vec());
-        self.last_key = last_key;
-        self.yielded = Yielded::Chunk;
-        Ok(Some(rows))
+        Ok(None)
+    }
+
+    /// Keys and values, in their frames; without rows of blocks that are no more.
+    fn rows_of_chunk(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let prefix = Key::rows(self.collection.id).start.len();
+        let is_gone = |value: &[u8]| self.collection.in_blocks && value.get(1..) == Some(GONE);
+        self.chunk.iter().filter(move |(_, value)| !is_gone(value)).map(move |(key, value)| (&key[prefix..], value))
     }
 }
 

@@ -637,6 +637,31 @@ fn blocks_hold_what_their_deltas_say() {
             assert_eq!(collection.row_count(&snapshot).unwrap(), model.len() as u64, "{case}");
         }
         assert!(blocks > 3);
+        check_entered(&mut rng, &store, &collection, &mut model, next);
+    }
+}
+
+/// With an index the rows of blocks are entries.
+fn check_entered(rng: &mut StdRng, store: &Store, collection: &Arc<Collection>, model: &mut Numbered, next: i64) {
+    let index = Index::new(StateId::new(16384, 1), "by_a", collection.schema(), vec![0], false).unwrap();
+    let index = Arc::new(index);
+    let entered = store.build_index(collection, &index).unwrap();
+    check_numbered(rng, collection, &entered, model, next, "both");
+    let mut commit = store.begin();
+    commit.delete_blocks(ID);
+    let mut snapshot = finish(store, commit);
+    let mut writer = CollectionWriter::new(Arc::clone(collection), 1 << 20).with_indexes([Arc::clone(&index)]);
+    for step in 0..3 {
+        check_numbered(rng, collection, &snapshot, model, next, &format!("entered, {step}"));
+        assert!(collection.blocks(&snapshot).unwrap().is_empty());
+        let all = index.read(collection, &snapshot, vec![0, 1, 2], vec![KeyRange::full()], 1000).unwrap();
+        assert_eq!(all.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), model.len());
+        let (gone, come) = numbered_changes(rng, model, &[1, next]);
+        let rows = numbered_batch(collection, gone.iter().chain(&come));
+        let weights: Vec<i64> = gone.iter().map(|_| -1).chain(come.iter().map(|_| 1)).collect();
+        let mut commit = store.begin();
+        writer.apply(&snapshot, &Delta::new(rows, Some(weights.into())), &mut commit).unwrap();
+        snapshot = finish(store, commit);
     }
 }
 
