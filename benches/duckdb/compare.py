@@ -16,27 +16,20 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Timed:
-    seconds: float
-    # Of a run, the mean of all.
-    cpu_seconds: float
-    rows: list[tuple]
-
-
-@dataclass(frozen=True)
 class Pair:
     """What both have done with a query, or why there is nothing to compare."""
 
-    ours: Timed | None
-    theirs: Timed | None
+    ours: Measured | None
+    theirs: Measured | None
     remark: str
 
 
-def timed(side: Side, sql: str, runs: int, which: Callable[[list[float]], float]) -> Timed:
+def timed(side: Side, sql: str, runs: int, which: Callable[[list[float]], float]) -> Measured:
+    """All runs as one: `which` of their times, and the mean of their CPU-seconds."""
     side.query(sql)
     measured: list[Measured] = [side.query(sql) for _ in range(runs)]
     cpu_seconds = sum(each.cpu_seconds for each in measured) / runs
-    return Timed(which([each.seconds for each in measured]), cpu_seconds, measured[-1].rows)
+    return Measured(which([each.seconds for each in measured]), cpu_seconds, measured[-1].rows)
 
 
 def pair(sides: tuple[Side, Side], sql: str, runs: int, which: Callable[[list[float]], float]) -> Pair:

@@ -10,8 +10,8 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-from compare import COLUMNS, Pair, Timed, cells, duration, pair, print_head, print_memory, print_row
-from sides import Refused, Sessions, Side
+from compare import COLUMNS, Pair, cells, duration, pair, print_head, print_memory, print_row
+from sides import Measured, Refused, Sessions, Side
 
 TABLES = ["region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem"]
 QUERIES = 22
@@ -62,9 +62,9 @@ def total(pairs: list[Pair]) -> Pair:
     return Pair(ours, theirs, f"{not_same} failed or not the same" if not_same else "")
 
 
-def added(each: list[Timed]) -> Timed:
+def added(each: list[Measured]) -> Measured:
     rows = [row for timed in each for row in timed.rows]
-    return Timed(sum(timed.seconds for timed in each), sum(timed.cpu_seconds for timed in each), rows)
+    return Measured(sum(timed.seconds for timed in each), sum(timed.cpu_seconds for timed in each), rows)
 
 
 def report(sides: tuple[Side, Side], scale: Decimal) -> None:

@@ -23,7 +23,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::{Delta, Epoch, Error, Oid, Result, SqlState};
 use tidemark_storage::{
-    Collection, CollectionWriter, EncodedRows, EpochCommit, Index, Key, RowCodec, Snapshot, StateId,
+    Collection, CollectionWriter, EncodedRows, EpochCommit, Index, Key, MIN_BLOCK_ROWS, RowCodec, Snapshot, StateId,
 };
 
 /// A table as the driver needs it.
@@ -56,8 +56,6 @@ pub struct TableTtl {
 
 /// Rows that go at once.
 const EXPIRED_ROWS: usize = 8192;
-/// Rows of a write that is put into the store by itself.
-const LARGE_WRITE: usize = 1024;
 /// Microseconds until it is looked for old rows again.
 const EXPIRY_STEP: i64 = 1_000_000;
 
@@ -269,7 +267,7 @@ impl Table {
             // Rows that have only come are as well written one batch after the other, and the large ones not copied.
             let only_come = changes.iter().all(|delta| delta.weights.is_none());
             let (large, small): (Vec<_>, Vec<_>) =
-                changes.iter().cloned().partition(|delta| only_come && delta.num_rows() >= LARGE_WRITE);
+                changes.iter().cloned().partition(|delta| only_come && delta.num_rows() >= MIN_BLOCK_ROWS);
             large.iter().try_for_each(|delta| self.writer.apply(snapshot, delta, commit))?;
             if !small.is_empty() {
                 let net = Delta::concat(self.def.collection.schema(), &small)?;

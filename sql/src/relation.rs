@@ -19,10 +19,11 @@ use tidemark_common::{Error, Oid};
 /// Reads a relation's rows at the moment a statement sees.
 #[async_trait]
 pub trait RelationScan: fmt::Debug + Send + Sync {
+    /// `columns`: of the relation's schema.
     async fn scan(
         &self,
         state: &dyn Session,
-        projection: Option<&Vec<usize>>,
+        columns: Vec<usize>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>>;
@@ -85,8 +86,9 @@ impl TableProvider for Relation {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let columns = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         match &self.scan {
-            Some(scan) => scan.scan(state, projection, filters, limit).await,
+            Some(scan) => scan.scan(state, columns, filters, limit).await,
             None => Err(Error::internal(format!("\"{}\" was planned as a stream and then scanned", self.name)).into()),
         }
     }

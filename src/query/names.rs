@@ -31,11 +31,11 @@ pub trait Scans: Send + Sync {
 }
 
 /// DataFusion's state, which most statements that need no planning do without.
-pub type StatementState = Arc<LazyLock<SessionState, Box<dyn FnOnce() -> SessionState + Send>>>;
+pub type StatementState = Arc<LazyLock<Arc<SessionState>, Box<dyn FnOnce() -> Arc<SessionState> + Send>>>;
 
 /// A state that is there already.
 pub fn state_of(state: Arc<SessionState>) -> StatementState {
-    Arc::new(LazyLock::new(Box::new(move || state.as_ref().clone())))
+    Arc::new(LazyLock::new(Box::new(move || state)))
 }
 
 /// All that planning a query needs to know.

@@ -28,11 +28,10 @@ pub fn one_row(names: &Names, plan: &LogicalPlan) -> Result<Option<RecordBatch>>
     }
     let LogicalPlan::Projection(analyzed) = names.planner().analyze(plan)? else { return Ok(None) };
     let nothing = analyzed.input.schema();
-    let (options, mut props) = (names.state.config_options(), names.state.execution_props().clone());
-    props.config_options = Some(options.clone());
+    let props = names.state.execution_props();
     let context = SimplifyContext::builder()
         .with_schema(nothing.clone())
-        .with_config_options(options.clone())
+        .with_config_options(names.state.config_options().clone())
         .with_query_execution_start_time(props.query_execution_start_time)
         .build();
     let simplifier = ExprSimplifier::new(context);
@@ -41,7 +40,7 @@ pub fn one_row(names: &Names, plan: &LogicalPlan) -> Result<Option<RecordBatch>>
     let mut columns = Vec::with_capacity(analyzed.expr.len());
     for expr in analyzed.expr {
         let expr = simplifier.simplify(expr.unalias())?;
-        let physical = create_physical_expr(&expr, nothing, &props, &PhysicalPlanningContext::default())?;
+        let physical = create_physical_expr(&expr, nothing, props, &PhysicalPlanningContext::default())?;
         columns.push(physical.evaluate(&row)?.into_array(1)?);
     }
     // What an expression becomes may be NULL, or another kind of text, where its plan did not say so.

@@ -87,7 +87,7 @@ impl Scans for StoredRows {
             ObjectKind::Source(source) => {
                 let def = definitions::source(object, source, catalog, &self.environment)?;
                 let positions = source_positions(&self.moment.snapshot, object.oid)?;
-                Arc::new(SourceScan::new(def, positions, self.moment.snapshot.clone()))
+                Arc::new(SourceScan { def, positions, snapshot: self.moment.snapshot.clone() })
             }
             ObjectKind::Table(table) => {
                 let def = definitions::table(object, table, catalog)?;
@@ -241,15 +241,11 @@ impl RelationScan for CollectionScan {
     async fn scan(
         &self,
         state: &dyn Session,
-        projection: Option<&Vec<usize>>,
+        columns: Vec<usize>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         // A table's hidden row number is the last stored column: all others are what the plan counts from.
-        let columns = match projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.collection.schema().fields().len()).collect(),
-        };
         let schema: SchemaRef = Arc::new(self.collection.schema().project(&columns)?);
         let access = access::choose(&self.collection, &self.key, &self.indexes, filters, &self.snapshot)?;
         let parts = match &access {

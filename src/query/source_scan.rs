@@ -32,16 +32,12 @@ use tidemark_storage::Snapshot;
 
 #[derive(Debug)]
 pub(super) struct SourceScan {
-    def: SourceDef,
-    positions: Positions,
-    snapshot: Arc<Snapshot>,
+    pub def: SourceDef,
+    pub positions: Positions,
+    pub snapshot: Arc<Snapshot>,
 }
 
 impl SourceScan {
-    pub fn new(def: SourceDef, positions: Positions, snapshot: Arc<Snapshot>) -> Self {
-        Self { def, positions, snapshot }
-    }
-
     /// The table of its files, if that has these columns as the source declares them.
     async fn files(&self, state: &dyn Session, columns: &[usize]) -> DfResult<Option<ListingTable>> {
         if self.def.watermark.is_some() {
@@ -102,22 +98,17 @@ impl RelationScan for SourceScan {
     async fn scan(
         &self,
         state: &dyn Session,
-        projection: Option<&Vec<usize>>,
+        columns: Vec<usize>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let columns = match projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.def.schema.fields().len()).collect(),
-        };
         if let Some(files) = self.files(state, &columns).await? {
             let scan = files.scan(state, Some(&columns), filters, limit).await?;
             if files_in(&scan) == files.table_paths().len() {
                 return Ok(scan);
             }
         }
-        let schema: SchemaRef =
-            Arc::new(Schema::new(columns.iter().map(|c| self.def.schema.fields()[*c].clone()).collect::<Vec<_>>()));
+        let schema: SchemaRef = Arc::new(self.def.schema.project(&columns)?);
         let (def, positions, snapshot) = (self.def.clone(), self.positions.clone(), self.snapshot.clone());
         let part = SourcePart { def, positions, snapshot, columns, schema: schema.clone() };
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, vec![], false, limit)?))

@@ -115,7 +115,7 @@ impl Session {
             }
             return Ok(shown + &text);
         }
-        let task = std::sync::Arc::new(datafusion::execution::TaskContext::from(&**names.state));
+        let task = std::sync::Arc::new(datafusion::execution::TaskContext::from(&***names.state));
         let mut stream = datafusion::physical_plan::execute_stream(physical.clone(), task)?;
         let mut rows = 0;
         while let Some(batch) = stream.next().await {

@@ -552,7 +552,7 @@ impl Session {
             // Where single expressions are compiled, their functions find the time zone there.
             let options = state.config_options().clone();
             state.execution_props_mut().config_options = Some(options);
-            state
+            Arc::new(state)
         })))
     }
 }

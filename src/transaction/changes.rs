@@ -15,7 +15,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::interleave_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::Result;
-use tidemark_storage::{EncodedRows, key_of_number, number_of_key};
+use tidemark_storage::{EncodedRows, MIN_BLOCK_ROWS, key_of_number, number_of_key};
 
 /// A row of a batch in the log.
 pub type RowAt = (usize, usize);
@@ -115,11 +115,10 @@ impl Changes {
         let (at, since) = (self.keep(&batch), self.log.len());
         for (i, key) in keys.iter().enumerate() {
             let gone = Version { since, row: None };
-            let appended = self.appended(key);
             match self.entries.get_mut(key) {
                 Some(entry) => entry.put(gone),
                 None => {
-                    let entry = match appended {
+                    let entry = match self.appended(key) {
                         Some(row) => Entry { before: None, now: gone, older: vec![row] },
                         None => Entry::new(Some((at, i)), gone),
                     };
@@ -135,12 +134,15 @@ impl Changes {
         let (at, since) = (self.keep(&batch), self.log.len());
         for (i, key) in keys.iter().enumerate() {
             let row = Version { since, row: Some((at, i)) };
-            let appended = self.appended(key).is_some();
             match self.entries.get_mut(key) {
                 Some(entry) if entry.now.row.is_some() => return false,
                 Some(entry) => entry.put(row),
-                None if appended => return false,
-                None => drop(self.entries.insert(key.to_vec(), Entry::new(None, row))),
+                None => {
+                    if self.appended(key).is_some() {
+                        return false;
+                    }
+                    self.entries.insert(key.to_vec(), Entry::new(None, row));
+                }
             }
         }
         self.log.push(Logged::Added(batch));
@@ -234,11 +236,9 @@ impl Changes {
     /// All rows put in that are still there, in order of key: batches as they were put in where they are large and none of their rows
     /// was changed.
     pub fn current(&self, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-        /// Rows of a batch that is worth to be kept as it is.
-        const LARGE: usize = 1024;
         let whole = |run: &Run| {
             let (first, end) = run.keys();
-            run.rows >= LARGE
+            run.rows >= MIN_BLOCK_ROWS
                 && self
                     .entries
                     .range::<[u8], _>((Bound::Included(&first[..]), Bound::Excluded(&end[..])))

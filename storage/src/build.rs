@@ -29,9 +29,7 @@ impl Store {
         let mut scan = collection.scan(&entered, columns, &KeyRange::full(), ROWS)?;
         while let Some(rows) = scan.next_delta()? {
             let mut ahead = self.begin();
-            let keys = scan.row_keys();
-            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-            if let Some(row) = index.enter(&rows.batch, &keys, &entered, &mut ahead)? {
+            if let Some(row) = index.enter(&rows.batch, scan.row_keys(), &entered, &mut ahead)? {
                 return Err(index.not_unique(&rows.batch, row)?);
             }
             entered = self.prepare(&ahead)?;

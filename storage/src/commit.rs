@@ -104,7 +104,7 @@ impl EpochCommit {
     /// Deletes the rows of a collection and their count.
     pub fn delete_collection(&mut self, collection: StateId) {
         self.delete_span(&Key::rows(collection));
-        self.delete_span(&Key::blocks(collection));
+        self.delete_blocks(collection);
         self.delete(&Key::RowCount(collection));
     }
 

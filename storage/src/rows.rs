@@ -211,10 +211,10 @@ impl RowCodec {
         self.decode_whole(&whole.iter().map(AsRef::as_ref).collect::<Vec<_>>(), wanted)
     }
 
-    /// The length of the row as it is stored: without the last of its columns that came later, as long as they are NULL.
-    pub fn stored_len(&self, row: &[u8]) -> usize {
+    /// The row as it is stored: without the last of its columns that came later, as long as they are NULL.
+    pub fn stored<'a>(&self, row: &'a [u8]) -> &'a [u8] {
         if self.added.is_empty() {
-            return row.len();
+            return row;
         }
         let first = self.columns.len() - self.added.len();
         let (mut at, mut end) = (0, 0);
@@ -225,7 +225,7 @@ impl RowCodec {
             }
             at += len;
         }
-        end
+        &row[..end]
     }
 
     /// The row with NULL in the columns that it is without.
@@ -741,7 +741,7 @@ mod tests {
             let decoded = codec.decode_columns(&[rows[0], whole.row(1), rows[2]], &all).unwrap();
             let without = codec.encode(&decoded).unwrap();
             for (at, stored) in [rows[0], whole.row(1), rows[2]].into_iter().enumerate() {
-                assert_eq!(&without.row(at)[..codec.stored_len(without.row(at))], stored, "{at} of {before}");
+                assert_eq!(codec.stored(without.row(at)), stored, "{at} of {before}");
             }
             for (at, column) in decoded.iter().enumerate() {
                 let is_null = column.logical_nulls().is_some_and(|nulls| nulls.is_null(0));

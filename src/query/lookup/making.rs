@@ -292,10 +292,8 @@ impl<'a> Making<'a> {
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<(Arc<dyn PhysicalExpr>, SchemaRef)> {
         let seen = self.seen(schema)?;
         let expr = self.over_parameters(expr)?;
-        // Functions that depend on the time zone find it there.
-        let mut props = self.names.state.execution_props().clone();
-        props.config_options = Some(self.names.state.config_options().clone());
-        let physical = create_physical_expr(&expr, &seen, &props, &PhysicalPlanningContext::default())?;
+        let props = self.names.state.execution_props();
+        let physical = create_physical_expr(&expr, &seen, props, &PhysicalPlanningContext::default())?;
         Ok((physical, nullable(seen.fields().iter())))
     }
 }

@@ -39,8 +39,8 @@ use crate::snapshot::{Direction, Snapshot};
 use crate::store::Store;
 use crate::value;
 
-/// Fewer rows than this are entries.
-pub(super) const MIN_ROWS: usize = 1024;
+/// Fewer rows than this are entries: a batch of as many is worth to be kept as it is on its way here.
+pub const MIN_BLOCK_ROWS: usize = 1024;
 
 /// Rows of a block at most: what a reader takes at a time.
 const MAX_ROWS: usize = 8192;
@@ -147,7 +147,7 @@ impl Collection {
 
     /// As [`Collection::block_from`], of what keys from `from` on may find.
     pub(super) fn block_from_key(&self, snapshot: &Snapshot, from: &[u8]) -> Result<Option<Block>> {
-        if !self.in_blocks { Ok(None) } else { self.block_from(snapshot, first_number_from(from)) }
+        self.block_from(snapshot, first_number_from(from))
     }
 
     /// All blocks, ascending.
@@ -237,7 +237,7 @@ impl Collection {
         let values = self.value_codec.encode_rows(&columns, rows.batch.num_rows())?;
         let prefix = Key::rows(self.id).start;
         for (row, value) in values.iter().enumerate() {
-            commit.put_framed(&prefix, &rows.key(row), &value[..self.value_codec.stored_len(value)]);
+            commit.put_framed(&prefix, &rows.key(row), self.value_codec.stored(value));
         }
         Ok(())
     }
@@ -307,7 +307,7 @@ impl Collection {
             let columns: Vec<ArrayRef> = columns.iter().map(|c| take(c, &rows, None)).collect::<Result<_, _>>()?;
             let values = self.value_codec.encode_rows(&columns, within.len())?;
             for (&(_, at), value) in within.iter().zip(values.iter()) {
-                found.push((at, value[..self.value_codec.stored_len(value)].to_vec()));
+                found.push((at, self.value_codec.stored(value).to_vec()));
             }
         }
         Ok(found)

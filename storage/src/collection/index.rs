@@ -205,14 +205,14 @@ impl Index {
     pub(crate) fn enter(
         &self,
         batch: &RecordBatch,
-        row_keys: &[&[u8]],
+        row_keys: Vec<Vec<u8>>,
         snapshot: &Snapshot,
         commit: &mut EpochCommit,
     ) -> Result<Option<usize>> {
         let moves: Vec<Move> = row_keys
-            .iter()
+            .into_iter()
             .enumerate()
-            .map(|(row, key)| Move { row_key: key.to_vec(), gone: None, come: Some(row) })
+            .map(|(row, row_key)| Move { row_key, gone: None, come: Some(row) })
             .collect();
         let keys = self.encode(batch.columns(), batch.num_rows())?;
         if self.unique {

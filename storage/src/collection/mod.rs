@@ -38,6 +38,7 @@ use crate::rows::{EncodedRows, RowCodec, orders_as_sql};
 use crate::snapshot::Snapshot;
 use crate::value;
 
+pub use blocks::MIN_BLOCK_ROWS;
 pub use index::{Index, IndexKeys, IndexScan};
 pub use numbers::{key_of_number, number_of_key};
 pub use scan::CollectionScan;

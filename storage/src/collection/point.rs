@@ -1,8 +1,6 @@
 //! Rows by key for serving: what a lookup of a few keys needs and no more. Keys come as values and not as arrays, are encoded once
 //! with what they start with in the store, and of the rows only the columns that are asked for are decoded.
 
-use std::sync::Arc;
-
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::scalar::ScalarValue;
@@ -37,9 +35,8 @@ impl Collection {
     ) -> Result<RecordBatch> {
         let start = self.place_of_key(&[]).len();
         if self.in_blocks {
-            let keys: Vec<&[u8]> = places.iter().map(|place| &place[start..]).collect();
-            let rows = self.get_rows(snapshot, &keys)?.batch.project(columns)?;
-            return Ok(RecordBatch::try_new(Arc::clone(schema), rows.columns().to_vec())?);
+            let keys = places.iter().map(|place| place[start..].to_vec()).collect();
+            return Ok(self.rows_at(snapshot, keys, columns, schema)?.batch);
         }
         let (mut stored, mut found) = (Vec::new(), Vec::with_capacity(places.len()));
         snapshot.get_often(places, |at, value| {

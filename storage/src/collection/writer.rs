@@ -20,7 +20,7 @@ use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::compute::max;
 use tidemark_common::{Delta, Error, Oid, Result};
 
-use super::blocks::{self, Block, GONE, MIN_ROWS};
+use super::blocks::{self, Block, GONE, MIN_BLOCK_ROWS};
 use super::index::{Index, Move};
 use super::{Collection, Contents, FoundRows, Layout, weight_of};
 use crate::commit::EpochCommit;
@@ -72,8 +72,7 @@ struct Values {
 
 impl Values {
     fn row(&self, index: usize) -> &[u8] {
-        let row = self.rows.row(index);
-        &row[..self.collection.value_codec.stored_len(row)]
+        self.collection.value_codec.stored(self.rows.row(index))
     }
 }
 
@@ -156,7 +155,7 @@ impl CollectionWriter {
         self.cache.clear();
         self.cache.flush(commit);
         if self.collection.in_blocks {
-            commit.delete_span(&Key::blocks(self.collection.id));
+            commit.delete_blocks(self.collection.id);
             self.blocks = Some(Vec::new());
         }
         self.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
@@ -183,7 +182,7 @@ impl CollectionWriter {
         };
         let numbers = self.collection.numbers(&delta.batch)?;
         self.last_number = Some(max(numbers).map_or(known, |last| last.max(known)));
-        let come = delta.weights.is_none() && self.indexes.is_empty() && delta.num_rows() >= MIN_ROWS;
+        let come = delta.weights.is_none() && self.indexes.is_empty() && delta.num_rows() >= MIN_BLOCK_ROWS;
         let follow = || numbers.null_count() == 0 && numbers.values().windows(2).all(|two| two[0] + 1 == two[1]);
         let first = numbers.values().first().copied().filter(|first| come && *first > known && follow());
         Ok(first.and_then(|first| u64::try_from(first).ok()))
@@ -205,19 +204,13 @@ impl CollectionWriter {
 
     /// Takes out what is at a key.
     fn take_out(&mut self, snapshot: &Snapshot, key: &[u8]) -> Result<()> {
-        if self.collection.in_blocks {
-            let blocks = match self.blocks.take() {
-                Some(blocks) => blocks,
-                None => self.collection.blocks(snapshot)?,
-            };
-            let is_within = blocks::holds(&blocks, key);
-            self.blocks = Some(blocks);
-            if is_within {
-                self.cache.put(key, GONE);
-                return Ok(());
-            }
+        if self.blocks.is_none() {
+            self.blocks = Some(self.collection.blocks(snapshot)?);
         }
-        self.cache.delete(key);
+        match self.blocks.as_ref().is_some_and(|blocks| blocks::holds(blocks, key)) {
+            true => self.cache.put(key, GONE),
+            false => self.cache.delete(key),
+        }
         Ok(())
     }
 
