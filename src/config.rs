@@ -104,6 +104,12 @@ pub static SETTINGS: &[Setting] = &[
         "Memory for what was read from the store: blocks, and rows looked up by key",
     ),
     setting(
+        "column_rows",
+        Kind::Count,
+        "65536",
+        "Rows from which on a table or view is kept by column as well, for queries that read all of it; 0: none is",
+    ),
+    setting(
         "query_memory_limit",
         Kind::Size,
         "1GB",
@@ -220,6 +226,7 @@ pub struct Config {
     pub max_connections: usize,
     pub state_cache_bytes: u64,
     pub block_cache_bytes: u64,
+    pub column_rows: usize,
     pub query_memory_limit: u64,
     pub max_transaction_bytes: u64,
     pub max_cursor_bytes: u64,
@@ -406,6 +413,7 @@ impl Config {
             max_connections: read.count("max_connections", 1)?,
             state_cache_bytes: read.parse("state_cache_bytes", parse_size)?,
             block_cache_bytes: read.parse("block_cache_bytes", parse_size)?,
+            column_rows: read.count("column_rows", 0)?,
             query_memory_limit: read.parse("query_memory_limit", parse_size)?,
             max_transaction_bytes: read.parse("max_transaction_bytes", parse_size)?,
             max_cursor_bytes: read.parse("max_cursor_bytes", parse_size)?,

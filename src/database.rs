@@ -13,7 +13,7 @@ use rand::Rng;
 use tidemark_catalog::{Catalog, Change, Object, ObjectKind};
 use tidemark_common::{Clock, Error, FIRST_USER_OID, Oid, Result, SqlState, SystemClock};
 use tidemark_engine::{Engine, EngineConfig, Moment, Transaction as Commit};
-use tidemark_storage::{Key, Store, StoreOptions, value};
+use tidemark_storage::{FoldRules, Key, Store, StoreOptions, value};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -246,6 +246,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         source_queue_rows: config.source_queue_rows,
         source_queue_bytes: config.source_queue_bytes as usize,
         backfill_rows: 50_000,
+        fold: FoldRules::from(config.column_rows as u64),
         outbox_max_bytes: config.outbox_max_bytes,
         lookup_max_bytes: config.lookup_max_bytes,
         subscription_epochs: 1024,

@@ -10,6 +10,8 @@
 //!   tick: gather ─▶ run ─▶ commit ─▶ publish ─▶ answer ────────────────────┘
 //! ```
 //!
+//! While none is due, rows that rest are [folded](crate::fold).
+//!
 //! Rows from sources alone wait for `epoch_interval`, or until there are enough of them for a full epoch. When a commit fails
 //! the clock stops for good: what was answered is on disk, nothing further is promised, and every later command gets the reason.
 
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backfill::{Progress, Replaying};
 use crate::engine::{Command, Definition, EngineConfig, Moment, Shared, Transaction};
+use crate::fold::FoldTurn;
 use crate::job::{Job, Output};
 use crate::operators::lookup_join::Outside;
 use crate::operators::{Chunks, Held, HeldCollections, Seen};
@@ -74,6 +77,7 @@ pub(crate) struct Driver {
     pub delivered: BTreeMap<Oid, Epoch>,
     /// Who waits for which views to be built.
     pub waiting: Vec<(Vec<Oid>, oneshot::Sender<Result<()>>)>,
+    pub folding: FoldTurn,
     pub last_tick: i64,
     /// Of the epoch: what now() is in views. It never goes back, not by a restart either.
     pub time: i64,
@@ -104,6 +108,7 @@ impl Driver {
             catalog,
             store,
             config,
+            folding: FoldTurn::default(),
             last_tick: clock.now_micros(),
             time,
             clock,
@@ -277,9 +282,12 @@ impl Driver {
                     other => self.take(other),
                 }
             }
-            if self.is_due()
-                && let Err(error) = self.tick()
-            {
+            let done = match self.is_due() {
+                true => self.tick(),
+                false if self.fold_due_in() <= 0 => self.fold(),
+                false => Ok(()),
+            };
+            if let Err(error) = done {
                 self.stop_clock(error, &mut commands);
                 return;
             }
@@ -334,7 +342,8 @@ impl Driver {
         let waits = self.sources.values().any(|s| s.has_rows());
         let backfill = self.backfill_due_in().map_or(interval, |micros| Duration::from_micros(micros.max(0) as u64));
         let next = if waits { interval.saturating_sub(passed) } else { interval };
-        next.min(backfill).max(Duration::from_millis(1))
+        let fold = Duration::from_micros(self.fold_due_in().max(0) as u64);
+        next.min(backfill).min(fold).max(Duration::from_millis(1))
     }
 
     fn take(&mut self, command: Command) {

@@ -9,7 +9,7 @@ use tidemark_catalog::Catalog;
 use tidemark_common::connector::{Sink, Source, SourceBatch};
 use tidemark_common::plan::Dataflow;
 use tidemark_common::{Clock, Epoch, Error, Oid, Result, SqlState};
-use tidemark_storage::{Collection, Index, Snapshot, Store};
+use tidemark_storage::{Collection, FoldRules, Index, Snapshot, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::driver::Driver;
@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub lookup_max_bytes: u64,
     /// Epochs whose changes wait for a slow SUBSCRIBE before it is ended.
     pub subscription_epochs: usize,
+    /// Which tables and views are kept by column as well.
+    pub fold: FoldRules,
     /// fsync at each commit.
     pub sync: bool,
 }

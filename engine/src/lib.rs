@@ -19,6 +19,7 @@ pub mod dataflow;
 mod dead_letters;
 mod driver;
 mod engine;
+mod fold;
 mod job;
 mod lanes;
 pub mod operators;

@@ -278,6 +278,10 @@ impl Table {
         Ok(changes)
     }
 
+    pub fn writer_mut(&mut self) -> &mut CollectionWriter {
+        &mut self.writer
+    }
+
     /// Empties it; the epoch has no other change of it.
     pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
         self.changed_at = commit.epoch();

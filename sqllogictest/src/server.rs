@@ -97,6 +97,8 @@ impl Server {
             .arg(dir)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--http", &format!("127.0.0.1:{http_port}")])
             .args(flags)
+            // Tables of tests are small, and their rows are to be read by column, too.
+            .env("TIDEMARK_COLUMN_ROWS", "16")
             .envs(env.iter().copied())
             .current_dir(parent)
             .stdin(Stdio::null())

@@ -171,6 +171,8 @@ pub struct CursorFact {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RelationSize {
     pub rows: i64,
+    /// How many of them are kept by column.
+    pub column_rows: i64,
     pub bytes: i64,
     /// Of its indexes.
     pub index_bytes: i64,

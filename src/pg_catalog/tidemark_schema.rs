@@ -214,10 +214,11 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
         let (schema, name) = names(ctx, object);
         let size = ctx.facts.size(object.oid);
         let (count, bytes) = (size.as_ref().map(|s| s.rows), size.as_ref().map(|s| s.bytes));
+        let column_rows = size.as_ref().map(|s| s.column_rows);
         match (table, &object.kind) {
             ("tables", ObjectKind::Table(_)) => row!(
-                rows, oid: object.oid, schema_name: schema, name: name, rows: count, bytes: bytes,
-                temporary: object.temporary,
+                rows, oid: object.oid, schema_name: schema, name: name, rows: count,
+                column_rows: column_rows, bytes: bytes, temporary: object.temporary,
                 connection: object.remote().and_then(|r| ctx.catalog.get(r.connection)).map(|c| c.name.clone()),
                 remote_table: object.remote().map(Remote::name),
             ),
@@ -226,7 +227,7 @@ fn stored_rows(table: &str, ctx: &SystemContext, rows: &mut Rows) {
                 row!(
                     rows, oid: object.oid, schema_name: schema, name: name,
                     state: job.map_or_else(|| "starting".into(), |j| j.state), rows: count,
-                    bytes: bytes, emit: emit_text(view.emit),
+                    column_rows: column_rows, bytes: bytes, emit: emit_text(view.emit),
                     append_only: view.append_only, definition: present_query(&ctx.catalog, object),
                 );
             }

@@ -276,10 +276,15 @@ impl RelationScan for CollectionScan {
         };
         let partitions = parts.into_iter().map(part).collect();
         let scan = Arc::new(StreamingTableExec::try_new(schema.clone(), partitions, None, vec![], false, limit)?);
-        Ok(match access {
-            None => scan,
-            Some(access) => Arc::new(Shown { words: format!("Scan: {} {access}", self.name), inside: scan }),
-        })
+        let words = match &access {
+            None => format!("Scan: {}", self.name),
+            Some(access) => format!("Scan: {} {access}", self.name),
+        };
+        let rows = match (&access, &self.own, limit) {
+            (None, None, None) => Some(self.collection.row_count(&self.snapshot)? as usize),
+            _ => None,
+        };
+        Ok(Arc::new(Shown { words, rows, inside: scan }))
     }
 
     fn pushdown(&self, filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
@@ -343,7 +348,7 @@ impl Part {
             return Ok(Box::new(index.read(&self.collection, &self.snapshot, columns, ranges, BATCH_ROWS)?));
         }
         if let [range] = self.ranges.as_slice() {
-            return Ok(Box::new(self.collection.scan(&self.snapshot, Some(columns), range, BATCH_ROWS)?));
+            return Ok(Box::new(self.collection.scan_whole(&self.snapshot, columns, range, BATCH_ROWS)?));
         }
         let (collection, snapshot) = (self.collection.clone(), self.snapshot.clone());
         let each = move |range: KeyRange| -> Batches {

@@ -1,20 +1,23 @@
-//! A plan's leaf under the words by which EXPLAIN shows it.
+//! A plan's leaf under the words by which EXPLAIN shows it, with what is known of its rows.
 
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, execution_plan::ReplaceChildrenOptions,
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs, execution_plan::ReplaceChildrenOptions,
 };
 
 /// Does what the plan inside does.
 #[derive(Debug)]
 pub struct Shown {
     pub words: String,
+    /// How many there are, if that is known: joins are put in order by it, and `count(*)` asks for no more.
+    pub rows: Option<usize>,
     pub inside: Arc<dyn ExecutionPlan>,
 }
 
@@ -58,6 +61,14 @@ impl ExecutionPlan for Shown {
 
     fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
+    }
+
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let mut known = Statistics::new_unknown(&self.schema());
+        if let (Some(rows), None) = (self.rows, args.partition()) {
+            known.num_rows = Precision::Exact(rows);
+        }
+        Ok(Arc::new(known))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

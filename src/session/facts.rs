@@ -339,6 +339,7 @@ impl SystemFacts for Facts {
         };
         Some(RelationSize {
             rows: collection.row_count(snapshot).ok()? as i64,
+            column_rows: collection.rows_by_column(snapshot).ok()? as i64,
             bytes: collection.approximate_bytes(snapshot) as i64,
             index_bytes: indexes.iter().map(|index| index.approximate_bytes(snapshot) as i64).sum(),
             ..RelationSize::default()

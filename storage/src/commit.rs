@@ -104,8 +104,13 @@ impl EpochCommit {
     /// Deletes the rows of a collection and their count.
     pub fn delete_collection(&mut self, collection: StateId) {
         self.delete_span(&Key::rows(collection));
-        self.delete_blocks(collection);
+        self.delete_columns(collection);
         self.delete(&Key::RowCount(collection));
+    }
+
+    /// Deletes what is kept of a collection by column.
+    pub(crate) fn delete_columns(&mut self, collection: StateId) {
+        self.delete_span(&Key::columns(collection));
     }
 
     /// Deletes the blocks of a collection, whose rows are entries now.
@@ -131,7 +136,7 @@ impl EpochCommit {
     /// Deletes the rows and the state of every node of an object: it is to be built anew.
     pub fn delete_data_of(&mut self, oid: Oid) {
         self.delete_span(&Key::rows_of_object(oid));
-        self.delete_span(&Key::blocks_of_object(oid));
+        self.delete_span(&Key::columns_of_object(oid));
         self.delete_span(&Key::row_counts_of_object(oid));
         self.delete_span(&Key::states_of_object(oid));
     }

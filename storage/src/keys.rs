@@ -65,14 +65,27 @@ pub enum Key<'a> {
     State { state: StateId, key: &'a [u8] },
     /// How many rows a collection holds, and its next sequence number.
     RowCount(StateId),
-    /// A column of the rows of a block, by the number of its last row; column 0 says how many rows there are.
-    Block { collection: StateId, last: u64, column: u16 },
+    /// Of the rows of a collection kept by column.
+    Columns { collection: StateId, part: Part<'a> },
     /// A record waiting for its sink.
     Outbox { sink: Oid, epoch: Epoch, seq: u32 },
     /// The last epoch that a sink has delivered.
     SinkProgress(Oid),
     /// What a job (a backfill, a pipeline) remembers.
     Job { oid: Oid, what: &'a str },
+}
+
+/// What there is of rows kept by column. Variants stand in the order of their tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part<'a> {
+    /// A column of the rows of a block, by the number of its last row; column 0 says how many rows there are.
+    Block { last: u64, column: u16 },
+    /// What a sheet holds, by the key before which it ends.
+    Sheet { to: &'a [u8] },
+    /// A column of a sheet; column 0 is the rows' keys.
+    SheetColumn { sheet: u64, column: u16 },
+    /// What has become of a row since its sheet was made.
+    Overlay { key: &'a [u8] },
 }
 
 /// Between a split and what follows; no name has it.
@@ -89,10 +102,18 @@ mod tag {
     pub const ROW: u8 = 0x30;
     pub const STATE: u8 = 0x31;
     pub const ROW_COUNT: u8 = 0x32;
-    pub const BLOCK: u8 = 0x33;
+    pub const COLUMNS: u8 = 0x33;
     pub const OUTBOX: u8 = 0x40;
     pub const SINK_PROGRESS: u8 = 0x41;
     pub const JOB: u8 = 0x50;
+}
+
+/// Of parts of rows kept by column, after the collection.
+mod part_tag {
+    pub const BLOCK: u8 = 0;
+    pub const SHEET: u8 = 1;
+    pub const SHEET_COLUMN: u8 = 2;
+    pub const OVERLAY: u8 = 3;
 }
 
 /// Kinds of keys and their tags, for statistics.
@@ -102,7 +123,7 @@ pub(crate) const KINDS: [(&str, u8); 11] = [
     ("source state", tag::SOURCE_STATE),
     ("records set aside", tag::SET_ASIDE),
     ("rows", tag::ROW),
-    ("blocks of rows", tag::BLOCK),
+    ("rows by column", tag::COLUMNS),
     ("state", tag::STATE),
     ("row counts", tag::ROW_COUNT),
     ("outbox", tag::OUTBOX),
@@ -134,9 +155,9 @@ impl<'a> Key<'a> {
                 out.extend_from_slice(&position.to_be_bytes());
             }
             Key::Row { collection, key } => put(out, tag::ROW, &collection.0.to_be_bytes(), key),
-            Key::Block { collection, last, column } => {
-                put(out, tag::BLOCK, &collection.0.to_be_bytes(), &last.to_be_bytes());
-                out.extend_from_slice(&column.to_be_bytes());
+            Key::Columns { collection, part } => {
+                put(out, tag::COLUMNS, &collection.0.to_be_bytes(), &[]);
+                part.encode_into(out);
             }
             Key::State { state, key } => put(out, tag::STATE, &state.0.to_be_bytes(), key),
             Key::RowCount(id) => put(out, tag::ROW_COUNT, &id.0.to_be_bytes(), &[]),
@@ -184,14 +205,29 @@ impl<'a> Key<'a> {
         span(Key::Row { collection, key: &[] }.encode())
     }
 
-    /// All blocks of a collection.
-    pub fn blocks(collection: StateId) -> Span {
-        span(put_new(tag::BLOCK, &collection.0.to_be_bytes()))
+    /// All of a collection that is kept by column.
+    pub fn columns(collection: StateId) -> Span {
+        span(put_new(tag::COLUMNS, &collection.0.to_be_bytes()))
     }
 
-    /// All blocks of all collections of an object.
-    pub fn blocks_of_object(oid: Oid) -> Span {
-        span(put_new(tag::BLOCK, &oid.to_be_bytes()))
+    /// All of all collections of an object that is kept by column.
+    pub fn columns_of_object(oid: Oid) -> Span {
+        span(put_new(tag::COLUMNS, &oid.to_be_bytes()))
+    }
+
+    /// All blocks of a collection.
+    pub fn blocks(collection: StateId) -> Span {
+        parts(collection, part_tag::BLOCK)
+    }
+
+    /// All sheets of a collection.
+    pub fn sheets(collection: StateId) -> Span {
+        parts(collection, part_tag::SHEET)
+    }
+
+    /// What has become of the rows of all sheets of a collection.
+    pub fn overlay(collection: StateId) -> Span {
+        parts(collection, part_tag::OVERLAY)
     }
 
     /// All entries of one operator's state.
@@ -252,6 +288,36 @@ impl<'a> Key<'a> {
     }
 }
 
+impl<'a> Part<'a> {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        match *self {
+            Part::Block { last, column } => {
+                put(out, part_tag::BLOCK, &last.to_be_bytes(), &column.to_be_bytes());
+            }
+            Part::Sheet { to } => put(out, part_tag::SHEET, &[], to),
+            Part::SheetColumn { sheet, column } => {
+                put(out, part_tag::SHEET_COLUMN, &sheet.to_be_bytes(), &column.to_be_bytes());
+            }
+            Part::Overlay { key } => put(out, part_tag::OVERLAY, &[], key),
+        }
+    }
+
+    fn read(encoded: &'a [u8]) -> Option<Self> {
+        let (&tag, rest) = encoded.split_first()?;
+        let of_column = || {
+            let (id, column) = rest.split_first_chunk::<8>()?;
+            Some((u64::from_be_bytes(*id), u16::from_be_bytes(column.try_into().ok()?)))
+        };
+        Some(match tag {
+            part_tag::BLOCK => of_column().map(|(last, column)| Part::Block { last, column })?,
+            part_tag::SHEET => Part::Sheet { to: rest },
+            part_tag::SHEET_COLUMN => of_column().map(|(sheet, column)| Part::SheetColumn { sheet, column })?,
+            part_tag::OVERLAY => Part::Overlay { key: rest },
+            _ => return None,
+        })
+    }
+}
+
 /// The first key after all that start with `prefix`; `None` if there is no such key.
 pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&b| b != u8::MAX)?;
@@ -264,6 +330,12 @@ pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
 pub(crate) fn span(prefix: Vec<u8>) -> Span {
     let end = successor(&prefix).expect("no tag is 0xff, so every encoded key has a successor");
     prefix..end
+}
+
+fn parts(collection: StateId, tag: u8) -> Span {
+    let mut prefix = put_new(tag::COLUMNS, &collection.0.to_be_bytes());
+    prefix.push(tag);
+    span(prefix)
 }
 
 fn put(out: &mut Vec<u8>, tag: u8, numbers: &[u8], tail: &[u8]) {
@@ -303,14 +375,9 @@ fn read(encoded: &[u8]) -> Option<Key<'_>> {
             let (id, key) = rest.split_first_chunk::<8>()?;
             Key::Row { collection: StateId(u64::from_be_bytes(*id)), key }
         }
-        tag::BLOCK => {
+        tag::COLUMNS => {
             let (id, rest) = rest.split_first_chunk::<8>()?;
-            let (last, column) = rest.split_first_chunk::<8>()?;
-            Key::Block {
-                collection: StateId(u64::from_be_bytes(*id)),
-                last: u64::from_be_bytes(*last),
-                column: u16::from_be_bytes(column.try_into().ok()?),
-            }
+            Key::Columns { collection: StateId(u64::from_be_bytes(*id)), part: Part::read(rest)? }
         }
         tag::STATE => {
             let (id, key) = rest.split_first_chunk::<8>()?;
@@ -362,7 +429,10 @@ mod tests {
             Key::Row { collection: id, key: &[1, 255] },
             Key::State { state: id, key: &[] },
             Key::RowCount(id),
-            Key::Block { collection: id, last: 258, column: 2 },
+            Key::Columns { collection: id, part: Part::Block { last: 258, column: 2 } },
+            Key::Columns { collection: id, part: Part::Sheet { to: &[1, 255] } },
+            Key::Columns { collection: id, part: Part::SheetColumn { sheet: 7, column: 2 } },
+            Key::Columns { collection: id, part: Part::Overlay { key: &[1, 255] } },
             Key::Outbox { sink: 16385, epoch: 258, seq: 7 },
             Key::SinkProgress(16385),
             Key::Job { oid: 16386, what: "backfill" },
@@ -383,7 +453,10 @@ mod tests {
             30000040000000000301ff  Row { collection: StateId(70368744177667), key: [1, 255] }
             310000400000000003  State { state: StateId(70368744177667), key: [] }
             320000400000000003  RowCount(StateId(70368744177667))
-            33000040000000000300000000000001020002  Block { collection: StateId(70368744177667), last: 258, column: 2 }
+            3300004000000000030000000000000001020002  Columns { collection: StateId(70368744177667), part: Block { last: 258, column: 2 } }
+            3300004000000000030101ff  Columns { collection: StateId(70368744177667), part: Sheet { to: [1, 255] } }
+            3300004000000000030200000000000000070002  Columns { collection: StateId(70368744177667), part: SheetColumn { sheet: 7, column: 2 } }
+            3300004000000000030301ff  Columns { collection: StateId(70368744177667), part: Overlay { key: [1, 255] } }
             4000004001000000000000010200000007  Outbox { sink: 16385, epoch: 258, seq: 7 }
             4100004001  SinkProgress(16385)
             50000040026261636b66696c6c  Job { oid: 16386, what: "backfill" }
@@ -409,8 +482,18 @@ mod tests {
             9 => Key::Outbox { sink: oid, epoch: rng.random_range(0..400), seq: rng.random_range(0..400) },
             10 => Key::SinkProgress(oid),
             11 => Key::SetAside { source: oid, split: text, position: rng.random_range(0..400) },
-            12 => Key::Block { collection: id, last: rng.random_range(0..400), column: rng.random_range(0..300) },
+            12 => Key::Columns { collection: id, part: random_part(rng, tail) },
             _ => Key::Job { oid, what: text },
+        }
+    }
+
+    fn random_part<'a>(rng: &mut StdRng, tail: &'a [u8]) -> Part<'a> {
+        let (number, column) = (rng.random_range(0..400), rng.random_range(0..300));
+        match rng.random_range(0..4) {
+            0 => Part::Block { last: number, column },
+            1 => Part::Sheet { to: tail },
+            2 => Part::SheetColumn { sheet: number, column },
+            _ => Part::Overlay { key: tail },
         }
     }
 

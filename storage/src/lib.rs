@@ -28,8 +28,8 @@ mod store;
 pub mod value;
 
 pub use collection::{
-    Collection, CollectionScan, CollectionWriter, FoundRows, Index, IndexKeys, IndexScan, KeyRange, Layout,
-    MIN_BLOCK_ROWS, Way, key_of_number, number_of_key,
+    Collection, CollectionScan, CollectionWriter, FoldRules, FoundRows, Index, IndexKeys, IndexScan, KeyRange, Layout,
+    MIN_BLOCK_ROWS, Way, WholeScan, key_of_number, number_of_key,
 };
 pub use commit::EpochCommit;
 pub use keys::{Key, Span, StateId, successor};

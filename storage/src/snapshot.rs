@@ -340,6 +340,11 @@ impl Scan {
         &self.snapshot
     }
 
+    /// Whether it is known that there are no entries left.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// Replaces `chunk` by the next entries, at most `limit`; false when there are none left.
     pub fn fill(&mut self, chunk: &mut Chunk, limit: usize) -> Result<bool> {
         chunk.clear();

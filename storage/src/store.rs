@@ -30,8 +30,8 @@ use crate::value;
 
 /// The version of everything this build writes. A change after which one build would misread what the other wrote raises it.
 ///
-/// 2: a job's state holds when it was created and, once it is live, how many rows its backfill read.
-pub const FORMAT_VERSION: u32 = 3;
+/// 2: a job's state holds when it was created and, once it is live, how many rows its backfill read. 3, 4: rows are kept by column.
+pub const FORMAT_VERSION: u32 = 4;
 
 const FORMAT_FILE: &str = "tidemark.format";
 const ROCKSDB_DIR: &str = "rocksdb";

@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::lit;
 use tidemark_catalog::Catalog;
 use tidemark_common::plan::Op;
 use tidemark_common::{Clock, ManualClock, Oid, SqlState};
-use tidemark_storage::{Collection, Key, Layout, StateId, Store, StoreOptions};
+use tidemark_storage::{Collection, FoldRules, Key, Layout, StateId, Store, StoreOptions};
 use tokio::sync::oneshot;
 
 use crate::operators::testing::{INPUT, VIEW, input, plan, schema, with_watermarks};
@@ -55,6 +55,7 @@ async fn running() -> Running {
         source_queue_rows: 1000,
         source_queue_bytes: 1 << 20,
         backfill_rows: 1000,
+        fold: FoldRules::from(16),
         outbox_max_bytes: 1 << 20,
         lookup_max_bytes: 1 << 20,
         subscription_epochs: 10,

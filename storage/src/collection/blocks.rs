@@ -5,8 +5,8 @@
 //!               └──── block ─────┘   └ entries ┘    └───── block ──────┘
 //!   entries         7: row, 9: GONE                      9000: row          are what became of rows of a block since
 //!
-//!   Key::Block { last: 8192, column: 0 }      how many rows (postcard)
-//!   Key::Block { last: 8192, column: 1 + c }  column c of them: u32 length of an Arrow IPC message, the message, its buffers
+//!   Part::Block { last: 8192, column: 0 }     how many rows (postcard)
+//!   Part::Block { last: 8192, column: 1 + c }  column c of them: see `column`
 //! ```
 //!
 //! A row by itself costs an encoding, an entry in the log and one in the store, and is decoded byte by byte; a block of thousands
@@ -16,25 +16,20 @@
 //!
 //! **Invariant:** blocks do not overlap, and are never changed. An entry within a block's numbers counts before the block's row.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::compute::{interleave_record_batch, take};
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
-use datafusion::arrow::ipc::reader::read_record_batch;
-use datafusion::arrow::ipc::root_as_message;
-use datafusion::arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use tidemark_common::{Error, Result, SqlState};
 
 use super::numbers::{key_of_number, number_of_key};
-use super::{Collection, without_columns};
+use super::{Collection, column, without_columns};
 use crate::commit::EpochCommit;
-use crate::keys::Key;
+use crate::keys::{Key, Part};
 use crate::snapshot::{Direction, Snapshot};
 use crate::store::Store;
 use crate::value;
@@ -131,10 +126,12 @@ impl Collection {
         if !self.in_blocks {
             return Ok(None);
         }
-        let from = Key::Block { collection: self.id, last: number, column: 0 }.encode();
+        let from = self.part(Part::Block { last: number, column: 0 }).encode();
         let mut found = None;
         snapshot.visit(&from, &Key::blocks(self.id).end, Direction::Forward, |key, stored| {
-            let Key::Block { last, column: 0, .. } = Key::decode(key)? else { return Err(self.torn()) };
+            let Key::Columns { part: Part::Block { last, column: 0 }, .. } = Key::decode(key)? else {
+                return Err(self.torn());
+            };
             let rows: u64 = value::decode(stored)?;
             if rows == 0 || rows > last + 1 {
                 return Err(self.torn());
@@ -167,7 +164,7 @@ impl Collection {
         for span in [Key::rows(self.id), Key::blocks(self.id)] {
             snapshot.visit(&span.start, &span.end, Direction::Reverse, |key, _| {
                 last = last.max(match Key::decode(key)? {
-                    Key::Block { last, .. } => Some(last),
+                    Key::Columns { part: Part::Block { last, .. }, .. } => Some(last),
                     Key::Row { key, .. } => number_of(key),
                     _ => None,
                 });
@@ -190,11 +187,10 @@ impl Collection {
     fn write_block(&self, first: u64, batch: &RecordBatch, commit: &mut EpochCommit) -> Result<Block> {
         let rows = batch.num_rows() as u64;
         let block = Block { last: first + rows - 1, rows };
-        let key = |column| Key::Block { collection: self.id, last: block.last, column };
+        let key = |column| self.part(Part::Block { last: block.last, column });
         commit.put_value(&key(0), &rows)?;
         for &column in &self.value_columns {
-            let value = encode_column(&self.schema.fields()[column], batch.column(column))?;
-            commit.put(&key(place(column)?), &value);
+            commit.put(&key(place(column)?), &column::encode(&self.schema.fields()[column], batch.column(column))?);
         }
         Ok(block)
     }
@@ -314,31 +310,40 @@ impl Collection {
     }
 
     fn block_columns(&self, snapshot: &Snapshot, block: Block, columns: &[usize]) -> Result<Vec<ArrayRef>> {
-        let rows = block.rows as usize;
-        let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
-        let mut stored: Vec<usize> = columns.iter().copied().filter(|c| !self.key_columns.contains(c)).collect();
-        stored.sort_unstable();
-        stored.dedup();
-        let key = |&column: &usize| {
-            let column = place(column)?;
-            Ok(Key::Block { collection: self.id, last: block.last, column }.encode())
-        };
-        let keys: Vec<Vec<u8>> = stored.iter().map(key).collect::<Result<_>>()?;
-        snapshot.multi_get_sorted(keys.iter().map(Vec::as_slice), |at, value| {
-            let field = &self.schema.fields()[stored[at]];
-            arrays[stored[at]] = Some(match value {
-                Some(value) => decode_column(field, value::unframe(value)?).ok_or_else(|| self.torn())??,
-                // It was added later.
-                None => new_null_array(field.data_type(), rows),
-            });
-            Ok(())
-        })?;
+        let stored = columns.iter().copied().filter(|column| !self.key_columns.contains(column));
+        let mut arrays =
+            self.columns_of(snapshot, block.rows as usize, stored, |column| Part::Block { last: block.last, column })?;
         for &column in &self.key_columns {
             let numbers = (block.first()..block.end()).map(|number| number as i64);
             arrays[column] = Some(Arc::new(Int64Array::from_iter_values(numbers)));
         }
-        let found = columns.iter().map(|&column| arrays[column].clone().filter(|array| array.len() == rows));
-        found.collect::<Option<_>>().ok_or_else(|| self.torn())
+        columns.iter().map(|&column| arrays[column].clone()).collect::<Option<_>>().ok_or_else(|| self.torn())
+    }
+
+    /// These columns of so many rows, each at its position in the schema, from their `place`s. Those that were added later are NULL.
+    pub(super) fn columns_of(
+        &self,
+        snapshot: &Snapshot,
+        rows: usize,
+        columns: impl Iterator<Item = usize>,
+        part: impl Fn(u16) -> Part<'static>,
+    ) -> Result<Vec<Option<ArrayRef>>> {
+        let fields = self.schema.fields();
+        let mut arrays: Vec<Option<ArrayRef>> = vec![None; fields.len()];
+        let mut wanted: Vec<usize> = columns.collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let key = |&column: &usize| Ok(self.part(part(place(column)?)).encode());
+        let keys: Vec<Vec<u8>> = wanted.iter().map(key).collect::<Result<_>>()?;
+        snapshot.multi_get_sorted(keys.iter().map(Vec::as_slice), |at, value| {
+            let field = &fields[wanted[at]];
+            arrays[wanted[at]] = Some(match value {
+                Some(value) => column::decode(field, rows, value).ok_or_else(|| self.torn())??,
+                None => new_null_array(field.data_type(), rows),
+            });
+            Ok(())
+        })?;
+        Ok(arrays)
     }
 
     /// The numbers of rows, in a collection whose rows have them.
@@ -348,7 +353,7 @@ impl Collection {
         numbers.ok_or_else(|| Error::internal(format!("{} is not keyed by a number", self.name)))
     }
 
-    fn torn(&self) -> Error {
+    pub(super) fn torn(&self) -> Error {
         Error::new(SqlState::DataCorrupted, format!("a block of rows of {} cannot be read", self.name))
     }
 }
@@ -378,40 +383,9 @@ pub(super) fn can_be_numbers(schema: &SchemaRef, key: &[usize]) -> bool {
     matches!(key, [column] if schema.field(*column).data_type() == &DataType::Int64)
 }
 
-/// Where a column stands in its block.
-fn place(column: usize) -> Result<u16> {
-    u16::try_from(column + 1).map_err(|_| Error::internal("a table with more columns than a block can have"))
-}
-
-/// With its frame.
-fn encode_column(field: &FieldRef, array: &ArrayRef) -> Result<Vec<u8>> {
-    let schema = Arc::new(Schema::new(vec![field.as_ref().clone().with_nullable(true)]));
-    let batch = RecordBatch::try_new(schema, vec![Arc::clone(array)])?;
-    let (_, encoded) = IpcDataGenerator::default().encode(
-        &batch,
-        &mut DictionaryTracker::new(false),
-        &IpcWriteOptions::default(),
-        &mut Default::default(),
-    )?;
-    let (message, buffers) = (encoded.ipc_message, encoded.arrow_data);
-    let len = u32::try_from(message.len()).map_err(|_| Error::internal("an IPC message of 4 GiB"))?;
-    let mut value = Vec::with_capacity(1 + 4 + message.len() + buffers.len());
-    value.push(value::VERSION);
-    value.extend_from_slice(&len.to_le_bytes());
-    value.extend_from_slice(&message);
-    value.extend_from_slice(&buffers);
-    Ok(value)
-}
-
-/// `None`: that is no column.
-fn decode_column(field: &FieldRef, value: &[u8]) -> Option<Result<ArrayRef>> {
-    let (len, rest) = value.split_first_chunk::<4>()?;
-    let (message, buffers) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-    let message = root_as_message(message).ok()?;
-    let schema = Arc::new(Schema::new(vec![field.as_ref().clone().with_nullable(true)]));
-    let batch = message.header_as_record_batch()?;
-    let read = read_record_batch(&Buffer::from(buffers), batch, schema, &HashMap::new(), None, &message.version());
-    Some(read.map(|batch| Arc::clone(batch.column(0))).map_err(Error::from))
+/// Where a column stands in its block or sheet.
+pub(super) fn place(column: usize) -> Result<u16> {
+    u16::try_from(column + 1).map_err(|_| Error::internal("a table with more columns than can be kept apart"))
 }
 
 #[cfg(test)]

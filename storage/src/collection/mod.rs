@@ -5,7 +5,7 @@
 //!   Keyed      the key columns, encoded       the other columns, encoded
 //!   Sequence   a number, counting up, 8 B     all columns, encoded
 //!   Multiset   all columns, encoded           how many of the row there are
-//!              (rows keyed by a number may be in blocks: see `blocks`)
+//!              (rows keyed by a number may be in blocks: see `blocks`; others that rest have copies by column: see `sheets`)
 //!
 //!   Delta ──CollectionWriter::apply──▶ EpochCommit ~~▶ Snapshot ──Collection::scan──▶ CollectionScan ──▶ RecordBatch
 //!                                                              ──Collection::get_rows──▶ FoundRows
@@ -14,14 +14,18 @@
 //! An [`Index`] beside it leads from other columns to its rows.
 
 mod blocks;
+mod column;
+mod folding;
 mod index;
 mod numbers;
 mod point;
 mod scan;
+mod sheets;
 mod split;
 #[cfg(test)]
 mod tests;
 mod way;
+mod whole;
 mod writer;
 
 use std::ops::Bound;
@@ -33,16 +37,18 @@ use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
 use tidemark_common::{Delta, Error, Result, SqlState};
 
-use crate::keys::{Key, StateId, successor};
+use crate::keys::{Key, Part, StateId, successor};
 use crate::rows::{EncodedRows, RowCodec, orders_as_sql};
 use crate::snapshot::Snapshot;
 use crate::value;
 
 pub use blocks::MIN_BLOCK_ROWS;
+pub use folding::FoldRules;
 pub use index::{Index, IndexKeys, IndexScan};
 pub use numbers::{key_of_number, number_of_key};
 pub use scan::CollectionScan;
 pub use way::Way;
+pub use whole::WholeScan;
 pub use writer::CollectionWriter;
 
 /// How the rows of a collection are keyed.
@@ -203,9 +209,16 @@ impl Collection {
         Ok(self.contents(snapshot)?.rows)
     }
 
+    /// How many rows are kept by column; those that have changed since are counted.
+    pub fn rows_by_column(&self, snapshot: &Snapshot) -> Result<u64> {
+        let blocks: u64 = self.blocks(snapshot)?.iter().map(|block| block.rows()).sum();
+        let sheets: u64 = self.sheets(snapshot, &[], None)?.iter().map(|sheet| sheet.head.rows).sum();
+        Ok(blocks + sheets)
+    }
+
     /// Bytes on disk, roughly; what has not reached a table yet is not counted.
     pub fn approximate_bytes(&self, snapshot: &Snapshot) -> u64 {
-        let spans = [Key::rows(self.id), Key::blocks(self.id)];
+        let spans = [Key::rows(self.id), Key::columns(self.id)];
         spans.iter().map(|span| snapshot.approximate_bytes(&span.start, &span.end)).sum()
     }
 
@@ -326,9 +339,26 @@ impl Collection {
         CollectionScan::new(Arc::clone(self), Arc::clone(snapshot), range.clone(), columns, schema, batch_size)
     }
 
+    /// As [`Collection::scan`], in no order: what is kept by column is read so.
+    pub fn scan_whole(
+        self: &Arc<Self>,
+        snapshot: &Arc<Snapshot>,
+        columns: Vec<usize>,
+        range: &KeyRange,
+        batch_size: usize,
+    ) -> Result<WholeScan> {
+        let schema = Arc::new(self.schema.project(&columns)?);
+        WholeScan::new(Arc::clone(self), Arc::clone(snapshot), range, columns, schema, batch_size)
+    }
+
     /// At most `n` ranges that together hold every key once, of about the same size, for scans side by side.
     pub fn split_ranges(&self, snapshot: &Snapshot, n: usize) -> Result<Vec<KeyRange>> {
         split::split(self, snapshot, n)
+    }
+
+    /// The key of what there is of its rows by column.
+    fn part<'a>(&self, part: Part<'a>) -> Key<'a> {
+        Key::Columns { collection: self.id, part }
     }
 
     fn is_keyed(&self) -> bool {

@@ -1,12 +1,11 @@
 //! Cutting a collection into ranges of about the same size, without reading it.
 //!
 //! Keys to cut at are found by halving: the key half-way between two known ones (as numbers) is looked for, the one that is
-//! really there becomes known, and the interval that holds the most bytes on disk is halved next. Where rows are in blocks, these are
+//! really there becomes known, and the interval that holds the most bytes on disk is halved next. Where rows are in blocks or sheets, these are
 //! what is shared out.
 
 use tidemark_common::Result;
 
-use super::blocks::Block;
 use super::{Collection, KeyRange};
 use crate::keys::Key;
 use crate::snapshot::Snapshot;
@@ -28,9 +27,9 @@ struct Interval {
 pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> Result<Vec<KeyRange>> {
     let rows = collection.row_count(snapshot)?;
     let n = n.min(usize::try_from(rows / MIN_ROWS).unwrap_or(usize::MAX).max(1));
-    if collection.in_blocks
-        && let Some(ranges) = at_blocks(&collection.blocks(snapshot)?, rows, n)
-    {
+    let blocks = collection.blocks(snapshot)?.into_iter().map(|block| (block.rows(), block.first_key()));
+    let sheets = collection.sheets(snapshot, &[], None)?.into_iter().map(|sheet| (sheet.head.rows, sheet.head.from));
+    if let Some(ranges) = at_parts(blocks.chain(sheets).collect(), rows, n) {
         return Ok(ranges);
     }
     let span = Key::rows(collection.id);
@@ -45,12 +44,12 @@ pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> R
     Ok(between(cuts.iter().map(|cut| cut[prefix..].to_vec())))
 }
 
-/// Ranges that begin with blocks, if most of the rows are in them.
-fn at_blocks(blocks: &[Block], rows: u64, n: usize) -> Option<Vec<KeyRange>> {
-    let within: u64 = blocks.iter().map(Block::rows).sum();
-    let is_most = within >= rows / 2 && !blocks.is_empty();
-    let cuts = (1..n.min(blocks.len())).map(|part| blocks[part * blocks.len() / n.min(blocks.len())].first_key());
-    is_most.then(|| between(cuts))
+/// Ranges that begin with blocks or sheets, if most of the rows are in them. For each how many rows it has, and its first key.
+fn at_parts(parts: Vec<(u64, Vec<u8>)>, rows: u64, n: usize) -> Option<Vec<KeyRange>> {
+    let within: u64 = parts.iter().map(|(rows, _)| rows).sum();
+    let is_most = within >= rows / 2 && !parts.is_empty();
+    let n = n.min(parts.len());
+    is_most.then(|| between((1..n).map(|part| parts[part * parts.len() / n].1.clone())))
 }
 
 /// The ranges before, between and after these keys.

@@ -184,7 +184,8 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
     let mut store = open(dir.path());
     let mut writer = CollectionWriter::new(collection(layout.clone()), budget);
     let mut indexes: Vec<Arc<Index>> = Vec::new();
-    for epoch in 0..60 {
+    let mut folded = Folded::default();
+    for epoch in 0..60i64 {
         if epoch % 10 == 0 {
             let index = new_index(indexes.len(), &layout);
             store.build_index(writer.collection(), &index).unwrap();
@@ -205,7 +206,10 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
             check_current(&mut rng, &mut writer, &before, model);
         }
         let snapshot = finish(&store, commit);
+        folded.note(writer.collection(), &snapshot);
+        let snapshot = fold(&mut rng, &store, &mut writer, snapshot, epoch);
         let collection = writer.collection();
+        check_whole(&mut rng, collection, &snapshot, model.rows());
         let size = rng.random_range(1..9);
         assert_eq!(scanned(collection, &snapshot, &KeyRange::full(), size), model.rows(), "epoch {epoch}");
         assert_eq!(collection.row_count(&snapshot).unwrap(), model.rows().len() as u64);
@@ -215,6 +219,71 @@ fn run(seed: u64, layout: Layout, mut model: Model, budget: usize) {
             store = open(dir.path());
             writer = CollectionWriter::new(Arc::clone(writer.collection()), budget).with_indexes(indexes.clone());
         }
+    }
+    assert!(folded.sheets > 30, "{folded:?}");
+    assert!(folded.changed > 30 || layout == Layout::Sequence, "{folded:?}");
+}
+
+/// Sheets that were there, and entries of the overlay over them, by epoch.
+#[derive(Debug, Default)]
+struct Folded {
+    sheets: usize,
+    changed: usize,
+}
+
+impl Folded {
+    fn note(&mut self, collection: &Collection, snapshot: &Snapshot) {
+        for sheet in collection.sheets(snapshot, &[], None).unwrap() {
+            self.sheets += 1;
+            collection
+                .visit_overlay(snapshot, &sheet, |_, _| {
+                    self.changed += 1;
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
+}
+
+fn fold(
+    rng: &mut StdRng,
+    store: &Store,
+    writer: &mut CollectionWriter,
+    mut snapshot: Arc<Snapshot>,
+    epoch: i64,
+) -> Arc<Snapshot> {
+    let rules = FoldRules { worth: 1, rows: 4 };
+    for _ in 0..rng.random_range(0..6) {
+        if let Some(ahead) = writer.fold(&snapshot, rules, epoch * 1_500_000).unwrap() {
+            snapshot = store.prepare(&ahead).unwrap();
+        }
+    }
+    snapshot
+}
+
+/// Sheets, overlays and entries hold together what the entries alone do.
+fn check_whole(rng: &mut StdRng, collection: &Arc<Collection>, snapshot: &Arc<Snapshot>, mut rows: Vec<Row>) {
+    let read = |range: &KeyRange| -> Vec<Row> {
+        let whole = collection.scan_whole(snapshot, vec![0, 1, 2], range, 3).unwrap();
+        whole.flat_map(|batch| rows_of(&batch.unwrap())).collect()
+    };
+    let mut whole = read(&KeyRange::full());
+    whole.sort();
+    rows.sort();
+    assert_eq!(whole, rows);
+    let counted = collection.scan_whole(snapshot, vec![], &KeyRange::full(), 8192).unwrap();
+    assert_eq!(counted.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), rows.len());
+    if collection.layout() != &Layout::Sequence {
+        let row = random_row(rng);
+        let first = |row: &Row| match collection.key_columns()[0] {
+            0 => ScalarValue::Int32(Some(row.0)),
+            _ => ScalarValue::Utf8(row.1.clone()),
+        };
+        let range = collection.prefix_range(&[first(&row)]).unwrap();
+        let (mut part, mut expected) = (read(&range), scanned(collection, snapshot, &range, 100));
+        part.sort();
+        expected.sort();
+        assert_eq!(part, expected);
     }
 }
 
@@ -723,13 +792,13 @@ fn a_block_without_a_column_has_null_there() {
     let mut commit = store.begin();
     let delta = Delta::inserts(numbered_batch(&collection, rows.iter()));
     CollectionWriter::new(Arc::clone(&collection), 1 << 20).apply(&store.snapshot(), &delta, &mut commit).unwrap();
-    commit.delete(&Key::Block { collection: ID, last: 2000, column: 2 });
+    commit.delete(&collection.part(Part::Block { last: 2000, column: 2 }));
     let snapshot = finish(&store, commit);
     let mut scan = collection.scan(&snapshot, None, &KeyRange::full(), 8192).unwrap();
     let batch = scan.next().unwrap().unwrap();
     assert_eq!((batch.num_rows(), batch.column(1).null_count(), batch.column(0).null_count()), (2000, 2000, 0));
     let mut commit = store.begin();
-    commit.put_value(&Key::Block { collection: ID, last: 2000, column: 1 }, "torn").unwrap();
+    commit.put_value(&collection.part(Part::Block { last: 2000, column: 1 }), "torn").unwrap();
     let snapshot = finish(&store, commit);
     let error = collection.scan(&snapshot, None, &KeyRange::full(), 8192).unwrap().next().unwrap().unwrap_err();
     assert_eq!(error.state(), SqlState::DataCorrupted);

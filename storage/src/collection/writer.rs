@@ -6,7 +6,8 @@
 //!                                          and what this epoch has written already counts
 //! ```
 //!
-//! Many new rows of a collection that may have blocks are one: see [`blocks`](super::blocks).
+//! Many new rows of a collection that may have blocks are one: see [`blocks`](super::blocks). Changes of rows that have a copy by
+//! column are told there, too: see [`sheets`](super::sheets).
 //!
 //! Indexes of the collection get their entries here too: each key whose row came, went or is another one moves them.
 //!
@@ -21,6 +22,7 @@ use datafusion::arrow::compute::max;
 use tidemark_common::{Delta, Error, Oid, Result};
 
 use super::blocks::{self, Block, GONE, MIN_BLOCK_ROWS};
+use super::folding::{FoldRules, Folding};
 use super::index::{Index, Move};
 use super::{Collection, Contents, FoundRows, Layout, weight_of};
 use crate::commit::EpochCommit;
@@ -40,6 +42,8 @@ pub struct CollectionWriter {
     blocks: Option<Vec<Block>>,
     /// The last number that a row has or had, where they may be in blocks; read when first needed, then kept.
     last_number: Option<i64>,
+    /// Its sheets, if it may have any; read when first needed, then kept.
+    folding: Option<Folding>,
 }
 
 /// What becomes of the key of row `key` of a delta.
@@ -87,6 +91,7 @@ impl CollectionWriter {
             indexes: Vec::new(),
             blocks: None,
             last_number: None,
+            folding: None,
         }
     }
 
@@ -138,9 +143,9 @@ impl CollectionWriter {
             return self.put_contents(self.counted(contents, delta.num_rows() as i64)?, commit);
         }
         let (contents, moves) = match self.collection.layout {
-            Layout::Keyed { .. } => self.apply_keyed(snapshot, delta, contents)?,
+            Layout::Keyed { .. } => self.apply_keyed(snapshot, delta, contents, commit)?,
             Layout::Sequence => self.append(delta, contents, commit)?,
-            Layout::Multiset => self.apply_multiset(snapshot, delta, contents)?,
+            Layout::Multiset => self.apply_multiset(snapshot, delta, contents, commit)?,
         };
         self.cache.flush(commit);
         for index in &self.indexes {
@@ -149,15 +154,24 @@ impl CollectionWriter {
         self.put_contents(contents, commit)
     }
 
+    /// The next step by which rows that rest are kept by column, too. What the collection holds does not change: whoever reads the
+    /// snapshot finds the same before and after it. `now`: in microseconds. `None`: nothing to do now.
+    pub fn fold(&mut self, snapshot: &Arc<Snapshot>, rules: FoldRules, now: i64) -> Result<Option<EpochCommit>> {
+        if rules.worth == 0 || self.collection.in_blocks || self.contents(snapshot)?.rows < rules.worth {
+            return Ok(None);
+        }
+        let collection = Arc::clone(&self.collection);
+        self.folding(snapshot)?.step(&collection, snapshot, rules, now)
+    }
+
     /// Removes all rows.
     pub fn truncate(&mut self, snapshot: &Snapshot, commit: &mut EpochCommit) -> Result<()> {
         let contents = Contents { rows: 0, ..self.contents(snapshot)? };
         self.cache.clear();
         self.cache.flush(commit);
-        if self.collection.in_blocks {
-            commit.delete_blocks(self.collection.id);
-            self.blocks = Some(Vec::new());
-        }
+        commit.delete_columns(self.collection.id);
+        self.blocks = Some(Vec::new());
+        self.folding.iter_mut().for_each(Folding::clear);
         self.indexes.iter().for_each(|index| commit.delete_collection(index.id()));
         self.put_contents(contents, commit)
     }
@@ -233,7 +247,13 @@ impl CollectionWriter {
         Ok(())
     }
 
-    fn apply_keyed(&mut self, snapshot: &Snapshot, delta: &Delta, contents: Contents) -> Result<(Contents, Vec<Move>)> {
+    fn apply_keyed(
+        &mut self,
+        snapshot: &Snapshot,
+        delta: &Delta,
+        contents: Contents,
+        commit: &mut EpochCommit,
+    ) -> Result<(Contents, Vec<Move>)> {
         let keys = self.collection.key_of(&delta.batch)?;
         let values = self.encode_values(delta)?;
         let order = self.load_in_order(snapshot, &keys)?;
@@ -274,7 +294,7 @@ impl CollectionWriter {
             }
             rows += left.len() as i64 - i64::from(before.is_some());
         }
-        self.carry_out(snapshot, &changes, &keys, Some(&values))?;
+        self.carry_out(snapshot, &changes, &keys, Some(&values), commit)?;
         Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
@@ -283,6 +303,7 @@ impl CollectionWriter {
         snapshot: &Snapshot,
         delta: &Delta,
         contents: Contents,
+        commit: &mut EpochCommit,
     ) -> Result<(Contents, Vec<Move>)> {
         let keys = self.collection.key_of(&delta.batch)?;
         let order = self.load_in_order(snapshot, &keys)?;
@@ -300,7 +321,7 @@ impl CollectionWriter {
                 weight => return Err(self.contradiction(keys.row(key), &[weight])),
             }
         }
-        self.carry_out(snapshot, &changes, &keys, None)?;
+        self.carry_out(snapshot, &changes, &keys, None, commit)?;
         Ok((self.counted(contents, rows)?, self.moves(&changes, &keys)))
     }
 
@@ -353,23 +374,51 @@ impl CollectionWriter {
         changes: &[Change],
         keys: &EncodedRows,
         values: Option<&Values>,
+        commit: &mut EpochCommit,
     ) -> Result<()> {
+        let overlay = Key::overlay(self.collection.id).start;
         for change in changes {
             match *change {
                 Change::Put { key, value, .. } => {
                     let values = values.ok_or_else(|| Error::internal("a keyed change without values"))?;
                     self.cache.put(keys.row(key), values.row(value));
+                    self.overlay(snapshot, (&overlay, keys.row(key)), values.row(value), commit)?;
                 }
                 Change::Weigh { key, weight, .. } => {
                     let mut buffer = [0; 10];
                     let encoded = postcard::to_slice(&weight, &mut buffer)
                         .map_err(|e| Error::internal(format!("cannot encode weight {weight}: {e}")))?;
                     self.cache.put(keys.row(key), encoded);
+                    self.overlay(snapshot, (&overlay, keys.row(key)), encoded, commit)?;
                 }
-                Change::Delete { key, .. } => self.take_out(snapshot, keys.row(key))?,
+                Change::Delete { key, .. } => {
+                    self.take_out(snapshot, keys.row(key))?;
+                    self.overlay(snapshot, (&overlay, keys.row(key)), GONE, commit)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Tells the overlay, which begins with `prefix`, if the key is one of a sheet's.
+    fn overlay(
+        &mut self,
+        snapshot: &Snapshot,
+        (prefix, key): (&[u8], &[u8]),
+        value: &[u8],
+        commit: &mut EpochCommit,
+    ) -> Result<()> {
+        if !self.collection.in_blocks && self.folding(snapshot)?.changes(key) {
+            commit.put_framed(prefix, key, value);
+        }
+        Ok(())
+    }
+
+    fn folding(&mut self, snapshot: &Snapshot) -> Result<&mut Folding> {
+        match self.folding.take() {
+            Some(folding) => Ok(self.folding.insert(folding)),
+            None => Ok(self.folding.insert(Folding::open(&self.collection, snapshot)?)),
+        }
     }
 
     fn counted(&self, contents: Contents, rows: i64) -> Result<Contents> {
