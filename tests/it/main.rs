@@ -8,6 +8,7 @@
 mod arrows;
 mod backfill;
 mod bad_input;
+mod by_column;
 mod certificates;
 mod cli;
 mod consistency;
