@@ -43,7 +43,8 @@ def main() -> None:
     }
     parser.add_argument("--topics", default=",".join(topics), help="with commas between; all of them: %(default)s")
     arguments = parser.parse_args()
-    bench, server = Bench(arguments.bench.split()), arguments.server.resolve()
+    server = arguments.server.resolve()
+    bench = Bench(arguments.bench.split(), server)
     wanted = arguments.topics.split(",")
     if unknown := set(wanted) - set(topics):
         parser.error(f"no such topic: {', '.join(sorted(unknown))}")

@@ -41,6 +41,8 @@ class Setting:
 class Bench:
     # `cargo bench --workspace --bench`, what comes after it is the name of a bench.
     command: list[str]
+    # That Nexmark is to start.
+    server: Path
 
     def lines(self, bench: str, *options: str) -> list[dict]:
         """What a bench says with `--out`; what it prints is left out."""
@@ -48,6 +50,7 @@ class Bench:
             out = Path(scratch, "out.jsonl")
             # What is asked for is asked of other runs than these.
             environment = {name: value for name, value in os.environ.items() if name != "TIDEMARK_FIGURES"}
+            environment["TIDEMARK_BIN"] = str(self.server)
             command = [*self.command, bench, "--", *options, "--out", out]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             return [json.loads(line) for line in out.read_text().splitlines()]
