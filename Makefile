@@ -61,7 +61,7 @@ bench-nexmark: setup ## Nexmark from a file of JSON events into nothing, beside 
 .PHONY: bench-engine
 bench-engine: ## Windows in memory, commits, 1 and 2 workers, 1 and 10 million events, recovery, the first result (release build)
 	@scripts/setup.sh python3-venv
-	scripts/venv.sh "$(TARGET_DIR)/engine-bench" benches/engine 3.9
+	scripts/venv.sh "$(TARGET_DIR)/engine-bench" benches/engine 3.10
 	cargo build --workspace --release
 	"$(TARGET_DIR)/engine-bench/bin/python" -B benches/engine --server "$(TARGET_DIR)/release/tidemark" \
 		$(if $(TOPICS),--topics $(TOPICS)) $(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
