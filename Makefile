@@ -41,9 +41,30 @@ check: setup ## Formatting and clippy, warnings denied
 	cargo fmt --all --check
 	time cargo clippy --workspace --all-targets -- -D warnings
 
+# What each part has reached of what is asked for, a line of JSON each; the last step prints them as one table.
+FIGURES := $(abspath $(TARGET_DIR))/figures.jsonl
+
 .PHONY: bench
-bench: setup ## Nexmark from a file of JSON events into nothing (release build)
-	cargo bench --workspace --bench nexmark
+bench: export TIDEMARK_FIGURES = $(FIGURES)
+bench: ## Nexmark, the engine alone, beside PostgreSQL and beside DuckDB; then all figures with what is asked (an hour, release build)
+	rm -f "$(FIGURES)"
+	failed=; for part in nexmark engine pg duckdb; do $(MAKE) --no-print-directory "bench-$$part" || failed+=" bench-$$part"; done; \
+		python3 -B benches/common/figures.py "$(FIGURES)"; \
+		[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+# EVENTS and QUERIES (with commas between) choose others.
+.PHONY: bench-nexmark
+bench-nexmark: setup ## Nexmark from a file of JSON events into nothing, beside what Flink does (release build)
+	cargo bench --workspace --bench nexmark -- $(if $(EVENTS),--events $(EVENTS)) $(if $(QUERIES),--queries $(QUERIES))
+
+# TOPICS (arrow, checkpoints, workers, growth, recovery, first, with commas between), EVENTS and ROUNDS choose others.
+.PHONY: bench-engine
+bench-engine: ## Windows in memory, commits, 1 and 2 workers, 1 and 10 million events, recovery, the first result (release build)
+	@scripts/setup.sh python3-venv
+	scripts/venv.sh "$(TARGET_DIR)/engine-bench" benches/engine 3.10
+	cargo build --workspace --release
+	"$(TARGET_DIR)/engine-bench/bin/python" -B benches/engine --server "$(TARGET_DIR)/release/tidemark" \
+		$(if $(TOPICS),--topics $(TOPICS)) $(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # SECONDS of each run of pgbench, and TOPICS (with commas between), choose others.
 .PHONY: bench-pg

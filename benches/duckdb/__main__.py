@@ -14,6 +14,8 @@ import tempfile
 from decimal import Decimal
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "common"))
+
 import groupby
 import tpch
 from sides import both

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from figures import Figures
 from sides import Measured, Refused, Side
 
 # Between numbers: averages are NUMERIC in one and DOUBLE in the other.
 TOLERANCE = 1e-9
+
+FIGURES = Figures("bench-duckdb")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,13 @@ def duration(seconds: float) -> str:
     if seconds < 0.01:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def asked_cells(figure: str, pair: Pair, asked: float) -> list[str]:
+    """Of a query that is one of the figures: DuckDB's time so many times at most, and the same rows."""
+    if pair.ours and pair.theirs:
+        FIGURES.at_most(f"{figure}, times DuckDB's time", pair.ours.seconds / pair.theirs.seconds, asked)
+    return cells(pair, f"at most {asked:g}")
 
 
 def cells(pair: Pair, asked: str = "") -> list[str]:

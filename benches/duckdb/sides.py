@@ -5,9 +5,7 @@
 """
 
 import multiprocessing
-import os
 import resource
-import socket
 import subprocess
 import tempfile
 import threading
@@ -20,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+import processes
 import psycopg
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # Of a statement of Tidemark's, which would be one that stands still.
 TIMEOUT = "30min"
 # Of a server that starts, and of one that ends.
@@ -118,9 +116,7 @@ class Tidemark:
     @classmethod
     @contextmanager
     def started(cls, command: list[str | Path]) -> Iterator["Tidemark"]:
-        with socket.socket() as any_port:
-            any_port.bind(("127.0.0.1", 0))
-            port = any_port.getsockname()[1]
+        port = processes.spare_port()
         server = subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}"])
         try:
             yield cls(server, port)
@@ -159,13 +155,10 @@ class Tidemark:
                 connection.close()
 
     def peak_bytes(self) -> int:
-        lines = Path(f"/proc/{self.server.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        return processes.peak_bytes(self.server.pid)
 
     def _cpu_seconds(self) -> float:
-        # After the name in brackets: utime and stime are the 12th and 13th fields.
-        fields = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:13]) / TICKS_A_SECOND
+        return processes.cpu_seconds(self.server.pid)
 
 
 # ---- DuckDB ---------------------------------------------------------------------------------------------------------

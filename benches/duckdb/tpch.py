@@ -10,7 +10,7 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-from compare import COLUMNS, Pair, cells, duration, pair, print_head, print_memory, print_row
+from compare import COLUMNS, FIGURES, Pair, asked_cells, cells, duration, pair, print_head, print_memory, print_row
 from sides import Measured, Refused, Sessions, Side
 
 TABLES = ["region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem"]
@@ -18,9 +18,9 @@ QUERIES = 22
 TEXTS = Path(__file__).parents[2] / "tests/it/tpch"
 
 RUNS = 3
-ASKED = "at most 1.5"
+ASKED = 1.5
 SESSIONS = 10
-ASKED_OF_SESSIONS = "at least 0.8"
+ASKED_OF_SESSIONS = 0.8
 
 
 def make_files(directory: Path, scale: Decimal) -> None:
@@ -74,7 +74,7 @@ def report(sides: tuple[Side, Side], scale: Decimal) -> None:
     for name, sql in queries(scale).items():
         pairs.append(pair(sides, sql, RUNS, min))
         print_row([name, *cells(pairs[-1])])
-    print_row(["all", *cells(total(pairs), ASKED)])
+    print_row(["all", *asked_cells("TPC-H, all queries", total(pairs), ASKED)])
     print_memory(sides)
 
 
@@ -90,7 +90,8 @@ def report_sessions(sides: tuple[Side, Side], scale: Decimal) -> None:
         found.append(side.sessions(work))
     ours, theirs = found
     rates = [each.done / each.seconds * 3600 for each in found]
-    print_row(["Queries an hour", *(f"{rate:.0f}" for rate in rates), f"{rates[0] / rates[1]:.2f}", ASKED_OF_SESSIONS])
+    print_row(["Queries an hour", *(f"{rate:.0f}" for rate in rates), f"{rates[0] / rates[1]:.2f}", f"at least {ASKED_OF_SESSIONS}"])
+    FIGURES.at_least(f"{SESSIONS} sessions, times DuckDB's queries an hour", rates[0] / rates[1], ASKED_OF_SESSIONS)
     print_row(["Until the last is through", *(duration(each.seconds) for each in found), f"{ours.seconds / theirs.seconds:.2f}", ""])
     cpu = [each.cpu_seconds for each in found]
     print_row(["CPU-seconds", *(f"{seconds:.1f}" for seconds in cpu), f"{cpu[0] / cpu[1]:.2f}", ""])

@@ -11,12 +11,15 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "common"))
 
 from pyflink.common import Configuration
 from pyflink.java_gateway import get_gateway
 from pyflink.table import EnvironmentSettings, TableDescriptor, TableEnvironment
 
-from processes import cpu_seconds, end_children, peak_bytes
+import processes
 from queries import QUERIES, SOURCE, VIEWS
 
 # All else is as Flink has it: no mini-batches, objects not reused, G1.
@@ -54,22 +57,26 @@ def run(name: str, path: str, settings: dict[str, str]) -> tuple[float, float]:
     query = QUERIES[name]
     for statement in [SOURCE.format(path=path), *VIEWS, *filter(None, [query.needs])]:
         environment.execute_sql(statement)
-    cpu, began = cpu_seconds(), time.monotonic()
+    cpu, began = own_cpu_seconds(), time.monotonic()
     environment.sql_query(query.sql).execute_insert(TableDescriptor.for_connector("blackhole").build()).wait()
-    return cpu_seconds() - cpu, time.monotonic() - began
+    return own_cpu_seconds() - cpu, time.monotonic() - began
+
+
+def own_cpu_seconds() -> float:
+    return processes.cpu_seconds(os.getpid())
 
 
 def measure(name: str, scratch: str, first: str, few: str, every: str) -> dict[str, float]:
     settings = SETTINGS | start_cluster() | {"execution.checkpointing.dir": f"file://{scratch}"}
     run(name, first, settings)
     few_cpu, few_seconds = run(name, few, settings)
-    before = cpu_seconds()
+    before = own_cpu_seconds()
     cpu, seconds = run(name, every, settings)
     return {
         "cpu_seconds": cpu - few_cpu,
         "seconds": seconds - few_seconds,
         "cpu_seconds_before": before,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": sum(map(processes.peak_bytes, processes.tree(os.getpid())[1:])),
     }
 
 
@@ -81,5 +88,5 @@ if __name__ == "__main__":
         reasons = [line for line in lines if ("Exception" in line or "Error" in line) and not line.startswith("at ")]
         measured = {"failure": reasons[-1] if reasons else str(failure)}
     print(json.dumps(measured), flush=True)
-    end_children()
+    processes.end_children()
     os._exit(0)  # PyFlink would look for its JVM once more

@@ -1,4 +1,4 @@
-"""The servers that are measured, all over TCP on loopback, and what Linux says of the time that they take.
+"""The servers that are measured, all over TCP on loopback.
 
     Tidemark, Redis ── started and ended here
     PostgreSQL      ── scripts/postgres.sh has started it, and says where by PGHOST and PGPORT
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+import processes
+
 # Until a server answers for the first time.
 START_SECONDS = 30
 
@@ -28,26 +29,7 @@ class Database:
 
     def cpu_seconds(self) -> float:
         """User and system time so far, also of the processes of the server that have ended."""
-        while True:
-            pids, ticks = tree(self.pid), 0
-            for pid in pids:
-                with contextlib.suppress(OSError):
-                    # After the name in brackets: utime, stime, cutime and cstime are the 12th to 15th fields.
-                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                    ticks += sum(int(field) for field in fields[11:15])
-            # The time of one that ends moves to its parent: it may have been missed, or counted twice.
-            if tree(self.pid) == pids:
-                return ticks / TICKS_A_SECOND
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += tree(int(child))
-    return found
+        return processes.cpu_seconds(self.pid)
 
 
 def postgres() -> Database:
@@ -58,7 +40,7 @@ def postgres() -> Database:
 
 @contextlib.contextmanager
 def tidemark(binary: Path, directory: Path) -> Iterator[Database]:
-    port = spare_port()
+    port = processes.spare_port()
     options = ["--data-dir", directory / "tidemark", "--listen", f"127.0.0.1:{port}", "--http", "off", "--log", "warn"]
     with running([binary, "serve", *options], port) as pid:
         yield Database("Tidemark", port, "tidemark", pid)
@@ -67,7 +49,7 @@ def tidemark(binary: Path, directory: Path) -> Iterator[Database]:
 @contextlib.contextmanager
 def redis(directory: Path) -> Iterator[int]:
     """Its port."""
-    port = spare_port()
+    port = processes.spare_port()
     # Nothing is written to the disk: what is measured is a server that only reads memory.
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", "", "--appendonly", "no"]
     with running(["redis-server", *options, "--loglevel", "warning"], port):
@@ -99,8 +81,3 @@ def wait_for(process: subprocess.Popen, port: int) -> None:
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"{process.args[0]} does not answer")
-
-
-def spare_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

@@ -10,8 +10,10 @@ from pathlib import Path
 import servers
 import tables
 from clients import Run, pgbench, psql, redis_get, sql
+from figures import Figures
 from servers import Database
 
+FIGURES = Figures("bench-pg")
 # Keys of the table and the view that are looked up in, so many of them by one IN.
 KEYS = 100_000
 KEYS_OF_IN = 20
@@ -81,7 +83,7 @@ class Transfer:
 def point(bench: Bench) -> None:
     tables.begin(f"Point SELECTs by primary key of {KEYS} rows", ["Clients", *QUERIES])
     for connections in (1, CLIENTS, 32):
-        tables.row([str(connections), *run_cells("1.3", *(bench.point(db, connections) for db in bench.both))])
+        tables.row([str(connections), *run_cells(f"point SELECTs, {connections} clients", 1.3, *(bench.point(db, connections) for db in bench.both))])
 
 
 def view(bench: Bench) -> None:
@@ -108,7 +110,7 @@ def view(bench: Bench) -> None:
         before, started = taken(db), time.monotonic()
         run = pgbench(db, select_one("total", "totals"), CLIENTS, bench.seconds)
         changes = (taken(db) - before) / (time.monotonic() - started)
-        tables.row([f"{changes:.0f} of {asked}", *run_cells("1.3", run, peer)])
+        tables.row([f"{changes:.0f} of {asked}", *run_cells(f"point SELECTs of a view, {asked} changes a second", 1.3, run, peer)])
     sql(db, "DROP MATERIALIZED VIEW totals", "DROP SOURCE changes", "DROP TABLE events")
 
 
@@ -123,8 +125,9 @@ def redis(bench: Bench) -> None:
         rate, p99 = redis_get(port, KEYS, CLIENTS, bench.seconds)
     tables.begin(f"p99 of a point SELECT beside GET of Redis, {CLIENTS} clients", ["", "Queries/s", "p99", "times Redis's", "Asked"])
     tables.row(["Redis", tables.number(rate), tables.milliseconds(p99), "", ""])
+    FIGURES.at_most("p99 of a point SELECT, times Redis's GET", runs[bench.tidemark.name].p99 / p99, 3)
     for name, run in runs.items():
-        asked = "below 3" if name == bench.tidemark.name else ""
+        asked = "at most 3" if name == bench.tidemark.name else ""
         tables.row([name, tables.number(run.rate), tables.milliseconds(run.p99), tables.ratio(run.p99, p99), asked])
 
 
@@ -134,14 +137,14 @@ def keys_in(bench: Bench) -> None:
     script = f"{sets}SELECT id, v FROM points WHERE id IN ({', '.join(':' + name for name in names)});\n"
     tables.begin(f"SELECTs of {KEYS_OF_IN} of {KEYS} rows by IN", ["Clients", *QUERIES])
     runs = [pgbench(bench.with_points(db), script, CLIENTS, bench.seconds) for db in bench.both]
-    tables.row([str(CLIENTS), *run_cells("2", *runs)])
+    tables.row([str(CLIENTS), *run_cells(f"SELECTs of {KEYS_OF_IN} rows by IN", 2, *runs)])
 
 
 def copy_in(bench: Bench) -> None:
     path = bench.csv()
     tables.begin(f"COPY in, {bench.rows} rows, {path.stat().st_size / 1e6:.0f} MB, best of {TRIES}", ["", *TRANSFERS])
     best = best_of(bench, lambda db: bench.transfer(db, f"\\copy c FROM '{path}' CSV"), before=empty)
-    tables.row(["`\\copy c FROM`", *transfer_cells(bench, "2", best)])
+    tables.row(["`\\copy c FROM`", *transfer_cells(bench, "COPY in", 2, best)])
     sums = "SELECT count(*), sum(id), max(name), sum(amount), max(x), sum(n), extract(epoch FROM max(at))::bigint FROM c"
     ours, theirs = (sql(db, sums) for db in bench.both)
     if ours != theirs:
@@ -159,9 +162,9 @@ def copy_out(bench: Bench) -> None:
             bench.transfer(db, f"\\copy c FROM '{bench.csv()}' CSV")
     tables.begin(f"Out, {bench.rows} rows, best of {TRIES}", ["", *TRANSFERS])
     best = best_of(bench, lambda db: bench.transfer(db, "\\copy c TO /dev/null"))
-    tables.row(["`\\copy c TO`", *transfer_cells(bench, "1", best)])
+    tables.row(["`\\copy c TO`", *transfer_cells(bench, "COPY out", 1, best)])
     best = best_of(bench, lambda db: psql(db, "-A", "-t", "-o", "/dev/null", "-c", "SELECT * FROM c"))
-    tables.row(["`SELECT * FROM c`", *transfer_cells(bench, "1", best)])
+    tables.row(["`SELECT * FROM c`", *transfer_cells(bench, "SELECT of a whole table", 1, best)])
 
 
 def insert(bench: Bench) -> None:
@@ -178,7 +181,8 @@ def insert(bench: Bench) -> None:
                 raise RuntimeError(f"{db.name}: {runs[-1].count} rows went in, {count} is {found}")
     title = f"INSERTs of a row, {SESSIONS} sessions, each commit synced (in Tidemark a view counts the rows by group)"
     tables.begin(title, ["Sessions", *INSERTS])
-    tables.row([str(SESSIONS), *run_cells("0.5", *runs), *(tables.seconds(run.cpu) for run in runs)])
+    cells = run_cells(f"INSERTs of a row, {SESSIONS} sessions", 0.5, *runs)
+    tables.row([str(SESSIONS), *cells, *(tables.seconds(run.cpu) for run in runs)])
 
 
 def best_of(bench: Bench, what: Callable[[Database], object], before: Callable[[Database], object] = lambda _: None) -> list[Transfer]:
@@ -214,17 +218,19 @@ TRANSFERS = [
 ]
 
 
-def run_cells(asked: str, ours: Run, theirs: Run) -> list[str]:
+def run_cells(figure: str, asked: float, ours: Run, theirs: Run) -> list[str]:
+    FIGURES.at_least(f"{figure}, times PostgreSQL's rate", ours.rate / theirs.rate, asked)
     rates = [tables.number(ours.rate), tables.number(theirs.rate), tables.ratio(ours.rate, theirs.rate)]
     p99s = [tables.milliseconds(run.p99) for run in (ours, theirs)]
-    return [*rates, asked, *p99s, *(tables.microseconds(run.cpu / run.count) for run in (ours, theirs))]
+    return [*rates, f"{asked:g}", *p99s, *(tables.microseconds(run.cpu / run.count) for run in (ours, theirs))]
 
 
-def transfer_cells(bench: Bench, asked: str, best: list[Transfer]) -> list[str]:
+def transfer_cells(bench: Bench, figure: str, asked: float, best: list[Transfer]) -> list[str]:
     ours, theirs = best
+    FIGURES.at_least(f"{figure}, times PostgreSQL's rate", theirs.wall / ours.wall, asked)
     rates = [tables.thousands(bench.rows / each.wall) for each in best]
     figures = [ours.wall, theirs.wall, ours.server, theirs.server, ours.client, theirs.client]
-    return [*rates, tables.ratio(theirs.wall, ours.wall), asked, *map(tables.seconds, figures)]
+    return [*rates, tables.ratio(theirs.wall, ours.wall), f"{asked:g}", *map(tables.seconds, figures)]
 
 
 TOPICS: dict[str, Callable[[Bench], None]] = {

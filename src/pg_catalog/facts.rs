@@ -121,6 +121,8 @@ pub struct EpochFact {
     pub epoch: Epoch,
     pub committed: i64,
     pub duration_ms: f64,
+    /// Of that, until the disk has it.
+    pub commit_ms: f64,
     pub rows_in: i64,
     pub rows_out: i64,
     pub bytes: i64,

@@ -26,7 +26,7 @@ pub fn fill(name: &str, ctx: &SystemContext, rows: &mut Rows) -> Result<bool> {
             for e in ctx.facts.epochs() {
                 row!(
                     rows, epoch: e.epoch as i64, committed: e.committed, duration_ms: e.duration_ms,
-                    rows_in: e.rows_in, rows_out: e.rows_out, bytes: e.bytes,
+                    commit_ms: e.commit_ms, rows_in: e.rows_in, rows_out: e.rows_out, bytes: e.bytes,
                 );
             }
         }

@@ -250,6 +250,7 @@ impl SystemFacts for Facts {
                 epoch: epoch.epoch,
                 committed: epoch.committed_at,
                 duration_ms: epoch.duration_micros as f64 / 1000.0,
+                commit_ms: epoch.commit_micros as f64 / 1000.0,
                 rows_in: epoch.rows as i64,
                 rows_out: epoch.rows_out as i64,
                 bytes: epoch.bytes as i64,

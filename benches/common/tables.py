@@ -35,3 +35,8 @@ def milliseconds(n: float) -> str:
 
 def microseconds(n: float) -> str:
     return f"{n * 1e6:.0f} µs"
+
+
+def microseconds_of_one(n: float) -> str:
+    """Of what takes about one."""
+    return f"{n * 1e6:.2f} µs"
