@@ -20,7 +20,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// Comes after constants have become literals.
+/// Comes before constants become literals, since some have no nanoseconds, and again after it.
 #[derive(Debug)]
 pub(crate) struct DateBounds;
 
@@ -105,12 +105,18 @@ fn bound_by(op: Operator, is_midnight: bool) -> Option<Operator> {
     }
 }
 
-/// `IN (..)` midnights.
+/// `IN (..)` midnights, or moments of microseconds.
 fn list_of_dates(list: &InList, schema: &DFSchema) -> Option<Expr> {
-    let date = date_of(&list.expr, schema)?;
-    let dates = list.list.iter().map(|moment| day_of(moment).filter(|day| day.is_midnight).map(|day| day.as_literal()));
-    let (expr, list, negated) = (Box::new(date.clone()), dates.collect::<Option<Vec<_>>>()?, list.negated);
-    Some(Expr::InList(InList { expr, list, negated }))
+    let date = date_of(&list.expr, schema)?.clone();
+    let midnight = |moment: &Expr| day_of(moment).filter(|day| day.is_midnight).map(|day| day.as_literal());
+    let (expr, moments) = match list.list.iter().map(midnight).collect::<Option<Vec<_>>>() {
+        Some(dates) => (date, dates),
+        None => {
+            let moments = list.list.iter().map(|moment| uncast(moment, schema).cloned());
+            (cast(date, DataType::Timestamp(TimeUnit::Microsecond, None)), moments.collect::<Option<Vec<_>>>()?)
+        }
+    };
+    Some(Expr::InList(InList { expr: Box::new(expr), list: moments, negated: list.negated }))
 }
 
 /// What a timestamp is cast from, if it is a date.

@@ -29,7 +29,7 @@ pub fn rules() -> Vec<Rule> {
     };
     let then = |rule: Rule| -> Vec<Rule> {
         match rule.name() {
-            "simplify_expressions" => vec![rule, Arc::new(DateBounds)],
+            "simplify_expressions" => vec![Arc::new(DateBounds), rule, Arc::new(DateBounds)],
             _ => vec![guarded(rule)],
         }
     };
