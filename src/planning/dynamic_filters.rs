@@ -354,3 +354,67 @@ fn reaches_other(join_type: &JoinType, side: JoinSide) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{DataType, Field};
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::{binary, lit};
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::joins::HashJoinExecBuilder;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// Two columns, called the same in all inputs.
+    fn input() -> Arc<dyn ExecutionPlan> {
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        Arc::new(EmptyExec::new(Arc::new(Schema::new(vec![field("id"), field("k")]))))
+    }
+
+    fn column(name: &str, index: usize) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(name, index))
+    }
+
+    /// `ON left.id = right.k`
+    fn join(join_type: JoinType, projection: Option<Vec<usize>>) -> Arc<dyn ExecutionPlan> {
+        let on = vec![(column("id", 0), column("k", 1))];
+        let join = HashJoinExecBuilder::new(input(), input(), on, join_type).with_projection(projection);
+        join.with_partition_mode(PartitionMode::CollectLeft).build_exec().unwrap()
+    }
+
+    /// By input: for each column of the node, the input's.
+    fn check(node: &Arc<dyn ExecutionPlan>, expected: Expect) {
+        let shown = |column: &Option<usize>| column.map_or("-".into(), |column| column.to_string());
+        let way = |way: &Way| way.iter().map(shown).collect::<Vec<_>>().join(" ");
+        let found: Vec<String> = ways(node).iter().map(way).collect();
+        expected.assert_eq(&found.join(" | "));
+    }
+
+    #[test]
+    fn to_the_side_that_is_meant_and_to_its_equal() {
+        check(&join(JoinType::Inner, None), expect!["0 1 - 0 | 1 - 0 1"]);
+        check(&join(JoinType::Inner, Some(vec![3, 1])), expect!["0 1 | 1 -"]);
+        check(&join(JoinType::LeftSemi, None), expect!["0 1 | 1 -"]);
+        check(&join(JoinType::RightSemi, None), expect!["- 0 | 0 1"]);
+    }
+
+    #[test]
+    fn not_to_a_side_whose_rows_keep_others_back() {
+        check(&join(JoinType::Left, None), expect!["0 1 - - | 1 - - -"]);
+        check(&join(JoinType::Right, None), expect!["- - - 0 | - - 0 1"]);
+        check(&join(JoinType::Full, None), expect!["- - - - | - - - -"]);
+        check(&join(JoinType::LeftAnti, None), expect!["0 1 | - -"]);
+        check(&join(JoinType::LeftMark, None), expect!["- - - | - - -"]);
+    }
+
+    #[test]
+    fn a_condition_goes_by_position() {
+        let condition =
+            binary(column("id", 2), Operator::Gt, lit(5i64), &join(JoinType::Inner, None).schema()).unwrap();
+        let of = |way: Way| through(&condition, &way).unwrap().map(|condition| condition.to_string());
+        let ways = ways(&join(JoinType::Inner, None));
+        assert_eq!(of(ways[0].clone()), None);
+        assert_eq!(of(ways[1].clone()).as_deref(), Some("id@0 > 5"));
+    }
+}

@@ -257,3 +257,50 @@ fn of_any_partition(condition: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
     let each = each.filter(|expr| !is_false(expr)).cloned();
     each.reduce(|a, b| Arc::new(BinaryExpr::new(a, Operator::Or, b))).unwrap_or_else(|| lit(false))
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array};
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::physical_expr::expressions::{binary, case, col};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// `a` is 0 for all rows, `b` counts from 0.
+    fn batch(rows: i64) -> RecordBatch {
+        let (a, b) = (Int64Array::from(vec![0; rows as usize]), Int64Array::from_iter_values(0..rows));
+        RecordBatch::try_from_iter([("a", Arc::new(a) as ArrayRef), ("b", Arc::new(b) as ArrayRef)]).unwrap()
+    }
+
+    fn of(column: &str, op: Operator, value: i64, schema: &Schema) -> Arc<dyn PhysicalExpr> {
+        binary(col(column, schema).unwrap(), op, lit(value), schema).unwrap()
+    }
+
+    #[test]
+    fn a_condition_that_keeps_nothing_back_is_asked_no_more() {
+        let batch = batch(10_000);
+        let schema = batch.schema();
+        let (few, most) = (of("b", Operator::Lt, 100, &schema), of("b", Operator::Lt, 9_000, &schema));
+        let (mut few, mut most) = (Trial::new(&few), Trial::new(&most));
+        let rows = |trial: &mut Trial| trial.ask(batch.clone()).unwrap().num_rows();
+        assert_eq!([0; 5].map(|_| rows(&mut few)), [100; 5]);
+        assert_eq!([0; 5].map(|_| rows(&mut most)), [9_000, 9_000, 9_000, 9_000, 10_000]);
+    }
+
+    #[test]
+    fn any_partition_will_do() {
+        fn check(condition: Arc<dyn PhysicalExpr>, expected: Expect) {
+            expected.assert_eq(&of_any_partition(condition).to_string());
+        }
+        let schema = batch(1).schema();
+        let (first, second) = (of("b", Operator::Lt, 3, &schema), of("b", Operator::Gt, 7, &schema));
+        let choice = |otherwise| {
+            let whens = vec![(lit(0i64), first.clone()), (lit(1i64), second.clone())];
+            case(Some(col("a", &schema).unwrap()), whens, otherwise).unwrap()
+        };
+        check(choice(Some(lit(false))), expect!["b@1 < 3 OR b@1 > 7"]);
+        check(choice(Some(lit(true))), expect!["b@1 < 3 OR b@1 > 7 OR true"]);
+        check(first.clone(), expect!["b@1 < 3"]);
+    }
+}
