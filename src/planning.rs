@@ -1,5 +1,8 @@
 //! DataFusion as Tidemark sets it up: functions, rules, memory, how many threads one query may have, and where planning runs.
 
+mod cheap_first;
+mod dynamic_filters;
+mod early_filter;
 mod outer_joins;
 
 use std::sync::Arc;
@@ -18,9 +21,13 @@ use tidemark_connectors::postgres::PushDown;
 use tidemark_sql::{functions, optimizer};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use self::cheap_first::CheapFirst;
+use self::dynamic_filters::DynamicFilters;
 use self::outer_joins::OuterJoinConstants;
 use crate::config::Config;
 use crate::pg_catalog::SystemSubqueries;
+
+type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 /// Does work that may take long without waiting, such as planning a query of many joins: the other sessions of this worker
 /// thread go on elsewhere meanwhile.
@@ -76,11 +83,14 @@ pub async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<A
     }
 }
 
-/// DataFusion's rules, after one of ours, but for those that push conditions down. They find columns by name alone, so that with two of one name, as
-/// any join has them, a condition on one becomes a condition on the other; and nothing we read takes a condition that late.
-fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let rules = PhysicalOptimizer::new().rules.into_iter();
-    let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
-    let first: Arc<dyn PhysicalOptimizerRule + Send + Sync> = Arc::new(OuterJoinConstants);
-    [first].into_iter().chain(rules).collect()
+/// DataFusion's rules, after two of ours. In place of the rules that push conditions down, which take columns of one name for one
+/// another: ours for what joins and sorts come to know, and nothing for all other conditions, since what we read takes none that late.
+fn physical_rules() -> Vec<PhysicalRule> {
+    let rules = PhysicalOptimizer::new().rules.into_iter().filter_map(|rule| match rule.name() {
+        "FilterPushdown" => None,
+        "FilterPushdown(Post)" => Some(Arc::new(DynamicFilters) as PhysicalRule),
+        _ => Some(rule),
+    });
+    let first: [PhysicalRule; 2] = [Arc::new(OuterJoinConstants), Arc::new(CheapFirst)];
+    first.into_iter().chain(rules).collect()
 }

@@ -11,6 +11,7 @@ mod aggregate_order;
 mod asof;
 pub mod ast;
 mod column_names;
+mod date_bounds;
 mod distinct_on;
 pub mod functions;
 pub mod grammar;

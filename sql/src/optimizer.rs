@@ -1,4 +1,4 @@
-//! DataFusion's optimizer rules, some of them kept from plans that they do not understand.
+//! DataFusion's optimizer rules, some of them kept from plans that they do not understand, and one of ours.
 
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
+
+use crate::date_bounds::DateBounds;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
@@ -25,7 +27,13 @@ pub fn rules() -> Vec<Rule> {
         };
         Arc::new(Guarded { rule, guard })
     };
-    Optimizer::new().rules.into_iter().map(guarded).collect()
+    let then = |rule: Rule| -> Vec<Rule> {
+        match rule.name() {
+            "simplify_expressions" => vec![Arc::new(DateBounds), rule, Arc::new(DateBounds)],
+            _ => vec![guarded(rule)],
+        }
+    };
+    Optimizer::new().rules.into_iter().flat_map(then).collect()
 }
 
 /// A rule that gets plans from its guard.

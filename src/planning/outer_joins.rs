@@ -74,7 +74,7 @@ fn missing_sides(node: &dyn ExecutionPlan) -> Option<[bool; 2]> {
 
 /// Its input, of which nobody knows what is constant.
 #[derive(Debug, Clone)]
-struct UnknownConstantsExec {
+pub(super) struct UnknownConstantsExec {
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }

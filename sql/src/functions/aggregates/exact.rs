@@ -5,6 +5,7 @@
 //!                                └─▶ avg:  sum / count, with the digits that PostgreSQL gives
 //! ```
 //!
+//! A sum is kept in 128 bits as long as it fits there, which it nearly always does.
 //! The order of the values cannot matter: 2^64 of the widest 128-bit ones fit, and wider ones are checked.
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use tidemark_common::{Error, Result};
 
-use super::integers::{for_each, out_of_range, scale_of, to_array};
+use super::integers::{for_each, for_each_wide, is_wide, out_of_range, scale_of, to_array};
 use crate::functions::ratio;
 
 /// What is made of count and sum.
@@ -39,8 +40,8 @@ pub struct Exact {
 }
 
 impl Exact {
-    fn results(&self, sums: &[i256], counts: &[i64]) -> Result<ArrayRef> {
-        let of_values = sums.iter().zip(counts).map(|(sum, count)| (*count != 0).then_some((*sum, *count)));
+    fn results(&self, sums: &Sums, counts: &[i64]) -> Result<ArrayRef> {
+        let of_values = sums.iter().zip(counts).map(|(sum, count)| (*count != 0).then_some((sum, *count)));
         match self.finish {
             Finish::Sum => to_array(of_values.map(|v| v.map(|(sum, _)| sum)), &self.result),
             Finish::Average => {
@@ -56,8 +57,8 @@ impl Exact {
         ratio::divide(dividend, divisor, scale_of(&self.result))
     }
 
-    fn states(&self, sums: &[i256], counts: &[i64]) -> Result<Vec<ArrayRef>> {
-        let present = sums.iter().zip(counts).map(|(sum, count)| (*count != 0).then_some(*sum));
+    fn states(&self, sums: &Sums, counts: &[i64]) -> Result<Vec<ArrayRef>> {
+        let present = sums.iter().zip(counts).map(|(sum, count)| (*count != 0).then_some(sum));
         let sums = to_array(present, &self.sum_type)?;
         Ok(match self.finish {
             Finish::Sum => vec![sums],
@@ -74,21 +75,88 @@ enum Change {
     AddCounted,
 }
 
+impl Change {
+    fn of_count(self) -> i64 {
+        match self {
+            Change::Add => 1,
+            Change::Retract => -1,
+            Change::AddCounted => 0,
+        }
+    }
+}
+
+/// A sum of each group, in two parts.
+#[derive(Debug, Default)]
+struct Sums {
+    near: Vec<i128>,
+    /// What did not fit there. Empty until there is such a sum.
+    far: Vec<i256>,
+}
+
+impl Sums {
+    fn resize(&mut self, groups: usize) {
+        self.near.resize(groups, 0);
+    }
+
+    /// `None`: the sum does not even fit into 256 bits.
+    fn change(&mut self, group: usize, value: i128, change: Change) -> Option<()> {
+        let near = &mut self.near[group];
+        let changed = match change {
+            Change::Add | Change::AddCounted => near.checked_add(value),
+            Change::Retract => near.checked_sub(value),
+        };
+        match changed {
+            Some(changed) => *near = changed,
+            None => self.change_wide(group, i256::from_i128(value), change)?,
+        }
+        Some(())
+    }
+
+    #[cold]
+    fn change_wide(&mut self, group: usize, value: i256, change: Change) -> Option<()> {
+        self.far.resize(self.near.len(), i256::ZERO);
+        let sum = self.far[group].checked_add(i256::from_i128(self.near[group]))?;
+        self.far[group] = match change {
+            Change::Add | Change::AddCounted => sum.checked_add(value),
+            Change::Retract => sum.checked_sub(value),
+        }?;
+        self.near[group] = 0;
+        Some(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = i256> {
+        let far = self.far.iter().copied().chain(std::iter::repeat(i256::ZERO));
+        self.near.iter().zip(far).map(|(near, far)| far.wrapping_add(i256::from_i128(*near)))
+    }
+
+    fn take(&mut self, emit_to: EmitTo) -> Self {
+        if !self.far.is_empty() {
+            self.far.resize(self.near.len(), i256::ZERO);
+        }
+        let far = if self.far.is_empty() { Vec::new() } else { emit_to.take_needed(&mut self.far) };
+        Self { near: emit_to.take_needed(&mut self.near), far }
+    }
+
+    fn size(&self) -> usize {
+        self.near.capacity() * size_of::<i128>() + self.far.capacity() * size_of::<i256>()
+    }
+}
+
 /// Count and sum of each group.
 #[derive(Debug)]
 pub struct ExactGroups {
     exact: Exact,
-    sums: Vec<i256>,
+    sums: Sums,
     counts: Vec<i64>,
 }
 
 impl ExactGroups {
     pub fn new(exact: Exact) -> Self {
-        Self { exact, sums: Vec::new(), counts: Vec::new() }
+        Self { exact, sums: Sums::default(), counts: Vec::new() }
     }
 
     fn resize(&mut self, groups: usize) {
-        self.sums.resize(groups, i256::ZERO);
+        self.sums.resize(groups);
         self.counts.resize(groups, 0);
     }
 
@@ -100,15 +168,19 @@ impl ExactGroups {
         change: Change,
     ) -> Result<()> {
         let Self { exact, sums, counts } = self;
+        let too_large = || out_of_range(&exact.sum_type);
+        if is_wide(values.data_type()) {
+            return for_each_wide(values, filter, |row, value| {
+                let group = group(row);
+                sums.change_wide(group, value, change).ok_or_else(too_large)?;
+                counts[group] += change.of_count();
+                Ok(())
+            });
+        }
         for_each(values, filter, |row, value| {
             let group = group(row);
-            let (sum, count) = match change {
-                Change::Add => (sums[group].checked_add(value), 1),
-                Change::Retract => (sums[group].checked_sub(value), -1),
-                Change::AddCounted => (sums[group].checked_add(value), 0),
-            };
-            sums[group] = sum.ok_or_else(|| out_of_range(&exact.sum_type))?;
-            counts[group] += count;
+            sums.change(group, value, change).ok_or_else(too_large)?;
+            counts[group] += change.of_count();
             Ok(())
         })
     }
@@ -127,8 +199,8 @@ impl ExactGroups {
         }
     }
 
-    fn take(&mut self, emit_to: EmitTo) -> (Vec<i256>, Vec<i64>) {
-        (emit_to.take_needed(&mut self.sums), emit_to.take_needed(&mut self.counts))
+    fn take(&mut self, emit_to: EmitTo) -> (Sums, Vec<i64>) {
+        (self.sums.take(emit_to), emit_to.take_needed(&mut self.counts))
     }
 }
 
@@ -167,7 +239,7 @@ impl GroupsAccumulator for ExactGroups {
     }
 
     fn size(&self) -> usize {
-        self.sums.capacity() * size_of::<i256>() + self.counts.capacity() * size_of::<i64>()
+        self.sums.size() + self.counts.capacity() * size_of::<i64>()
     }
 }
 
@@ -228,7 +300,7 @@ impl ExactDistinct {
     }
 
     fn see(&mut self, values: &ArrayRef) -> Result<()> {
-        for_each(values, None, |_, value| {
+        for_each_wide(values, None, |_, value| {
             self.seen.insert(value);
             Ok(())
         })
@@ -241,12 +313,13 @@ impl Accumulator for ExactDistinct {
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
-        let mut sum = i256::ZERO;
+        let mut sum = Sums::default();
+        sum.resize(1);
         for value in &self.seen {
-            sum = sum.checked_add(*value).ok_or_else(|| out_of_range(&self.exact.sum_type))?;
+            sum.change_wide(0, *value, Change::Add).ok_or_else(|| out_of_range(&self.exact.sum_type))?;
         }
         let count = i64::try_from(self.seen.len()).map_err(|_| Error::internal("more distinct values than memory"))?;
-        ScalarValue::try_from_array(&self.exact.results(&[sum], &[count])?, 0)
+        ScalarValue::try_from_array(&self.exact.results(&sum, &[count])?, 0)
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {

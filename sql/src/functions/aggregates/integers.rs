@@ -1,4 +1,4 @@
-//! Integers and decimals of any width as 256-bit integers, and back with a check that they fit.
+//! Integers and decimals of any width as 128- or 256-bit integers, and back with a check that they fit.
 
 use std::sync::Arc;
 
@@ -20,36 +20,54 @@ pub fn scale_of(data_type: &DataType) -> i8 {
     }
 }
 
-/// Calls `take` with each value that is not NULL and that the filter lets through.
+/// Whether there are values that take 256 bits.
+pub fn is_wide(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Decimal256(..))
+}
+
+/// Calls `take` with each value that is not NULL and that the filter lets through. Not of wide types.
 pub fn for_each(
+    array: &ArrayRef,
+    filter: Option<&BooleanArray>,
+    mut take: impl FnMut(usize, i128) -> Result<()>,
+) -> Result<()> {
+    match array.data_type() {
+        DataType::Int32 => walk::<Int32Type>(array, filter, |row, v| take(row, v.into())),
+        DataType::Int64 => walk::<Int64Type>(array, filter, |row, v| take(row, v.into())),
+        DataType::UInt64 => walk::<UInt64Type>(array, filter, |row, v| take(row, v.into())),
+        DataType::Decimal128(..) => walk::<Decimal128Type>(array, filter, take),
+        other => Err(Error::internal(format!("values of type {other} have no exact sum"))),
+    }
+}
+
+/// The same, of all types.
+pub fn for_each_wide(
     array: &ArrayRef,
     filter: Option<&BooleanArray>,
     mut take: impl FnMut(usize, i256) -> Result<()>,
 ) -> Result<()> {
-    fn walk<T: ArrowPrimitiveType>(
-        array: &ArrayRef,
-        filter: Option<&BooleanArray>,
-        widen: impl Fn(T::Native) -> i256,
-        take: &mut impl FnMut(usize, i256) -> Result<()>,
-    ) -> Result<()> {
-        let values = array.as_primitive::<T>();
-        let kept = |row: usize| filter.is_none_or(|f| f.is_valid(row) && f.value(row));
-        for (row, value) in values.values().iter().enumerate() {
-            if values.is_valid(row) && kept(row) {
-                take(row, widen(*value))?;
-            }
+    match is_wide(array.data_type()) {
+        true => walk::<Decimal256Type>(array, filter, take),
+        false => for_each(array, filter, |row, v| take(row, i256::from_i128(v))),
+    }
+}
+
+fn walk<T: ArrowPrimitiveType>(
+    array: &ArrayRef,
+    filter: Option<&BooleanArray>,
+    mut take: impl FnMut(usize, T::Native) -> Result<()>,
+) -> Result<()> {
+    let values = array.as_primitive::<T>();
+    if values.null_count() == 0 && filter.is_none() {
+        return values.values().iter().enumerate().try_for_each(|(row, value)| take(row, *value));
+    }
+    let kept = |row: usize| filter.is_none_or(|f| f.is_valid(row) && f.value(row));
+    for (row, value) in values.values().iter().enumerate() {
+        if values.is_valid(row) && kept(row) {
+            take(row, *value)?;
         }
-        Ok(())
     }
-    let small = |v: i128| i256::from_i128(v);
-    match array.data_type() {
-        DataType::Int32 => walk::<Int32Type>(array, filter, |v| small(v.into()), &mut take),
-        DataType::Int64 => walk::<Int64Type>(array, filter, |v| small(v.into()), &mut take),
-        DataType::UInt64 => walk::<UInt64Type>(array, filter, |v| small(v.into()), &mut take),
-        DataType::Decimal128(..) => walk::<Decimal128Type>(array, filter, small, &mut take),
-        DataType::Decimal256(..) => walk::<Decimal256Type>(array, filter, |v| v, &mut take),
-        other => Err(Error::internal(format!("values of type {other} have no exact sum"))),
-    }
+    Ok(())
 }
 
 /// The values as an array of `data_type`; an error (22003) where one does not fit.
@@ -73,8 +91,8 @@ pub fn to_array(values: impl Iterator<Item = Option<i256>>, data_type: &DataType
         DataType::Int64 => build::<Int64Type>(values, data_type, |v| v.to_i128()?.try_into().ok()),
         DataType::UInt64 => build::<UInt64Type>(values, data_type, |v| v.to_i128()?.try_into().ok()),
         DataType::Decimal128(precision, _) => {
-            let limit = ten_to(*precision);
-            build::<Decimal128Type>(values, data_type, |v| within(v, limit)?.to_i128())
+            let limit = 10u128.pow((*precision).min(38).into());
+            build::<Decimal128Type>(values, data_type, |v| v.to_i128().filter(|v| v.unsigned_abs() < limit))
         }
         DataType::Decimal256(precision, _) => {
             let limit = ten_to(*precision);
