@@ -32,7 +32,7 @@ use tidemark_common::plan::{self, Node, NodeId, Op};
 use tidemark_common::{Delta, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, Snapshot};
 
-use self::sharding::{distribute, gather, map_shards};
+use self::sharding::{ROWS_WORTH_THREADS, distribute, gather, map_shards, side_by_side};
 use self::watermarks::WatermarkTracker;
 use crate::operators::aggregate::{Aggregate, Placement};
 use crate::operators::clock::Clock;
@@ -82,6 +82,8 @@ pub struct RunningDataflow {
     watermarks: WatermarkTracker,
     /// The time of its last epoch.
     stepped_at: Option<i64>,
+    /// That its nodes have taken since the last flush.
+    rows_unflushed: u64,
 }
 
 struct RunningNode {
@@ -117,7 +119,14 @@ impl RunningDataflow {
                 Ok(RunningNode { task, users, stats: NodeStats { node: node.id, ..NodeStats::default() } })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { watermarks: WatermarkTracker::new(&plan, oid)?, plan, shards, nodes, stepped_at: None })
+        Ok(Self {
+            watermarks: WatermarkTracker::new(&plan, oid)?,
+            plan,
+            shards,
+            nodes,
+            stepped_at: None,
+            rows_unflushed: 0,
+        })
     }
 
     pub fn plan(&self) -> &Arc<plan::Dataflow> {
@@ -200,13 +209,23 @@ impl RunningDataflow {
             .collect()
     }
 
-    /// Adds what changed since the last flush to the commit.
+    /// Adds what changed since the last flush to the commit. Shards write theirs side by side when there is enough of it; what they have
+    /// written stands one shard after the other, as if they had done so in turn.
     pub fn flush(&mut self, commit: &mut EpochCommit) -> Result<()> {
+        let on_threads = self.shards > 1 && std::mem::take(&mut self.rows_unflushed) >= ROWS_WORTH_THREADS as u64;
+        let mut shards: Vec<Vec<&mut Box<dyn Operator>>> = (0..self.shards).map(|_| Vec::new()).collect();
         for node in &mut self.nodes {
             if let Task::Operator { instances, .. } = &mut node.task {
-                instances.iter_mut().try_for_each(|i| i.flush(commit))?;
+                shards.iter_mut().zip(instances).for_each(|(shard, instance)| shard.push(instance));
             }
         }
+        let epoch = commit.epoch();
+        let written = side_by_side(shards.into_iter(), on_threads, |operators| {
+            let mut own = EpochCommit::new(epoch);
+            operators.into_iter().try_for_each(|operator| operator.flush(&mut own))?;
+            Ok(own)
+        })?;
+        written.iter().for_each(|own| commit.append(own));
         self.watermarks.flush(commit);
         Ok(())
     }
@@ -237,7 +256,9 @@ impl RunningDataflow {
         let is_idle = |at: usize| self.plan.nodes[index].inputs.get(at).is_some_and(|i| self.watermarks.is_idle(*i));
         let idle = [is_idle(0), is_idle(1)];
         let RunningNode { task, stats, .. } = &mut self.nodes[index];
-        stats.rows_in += inputs.iter().map(|shards| rows_in(shards)).sum::<u64>();
+        let rows = inputs.iter().map(|shards| rows_in(shards)).sum::<u64>();
+        stats.rows_in += rows;
+        self.rows_unflushed += rows;
         let outputs = match task {
             Task::Input { collection, projection, schema } => {
                 let chunks = changes.get(collection).map_or(&[][..], |c| &c.chunks);

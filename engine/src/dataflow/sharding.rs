@@ -17,7 +17,7 @@ use crate::operators::Chunks;
 /// Chunks are cut to this size when there are shards to spread them over.
 const ROWS_PER_SLICE: usize = 8192;
 /// Below this, starting threads costs more than it gains.
-const ROWS_WORTH_THREADS: usize = 2048;
+pub const ROWS_WORTH_THREADS: usize = 2048;
 
 /// Slices of the chunks, to each shard about as many that follow each other.
 pub fn distribute(chunks: Chunks, shards: usize) -> Vec<Chunks> {
@@ -58,13 +58,21 @@ pub fn map_shards<W: Send, T: Send>(
     let busy = inputs.iter().filter(|i| i.iter().flatten().any(|delta| !delta.is_empty())).count();
     let rows: usize = inputs.iter().flatten().flatten().map(|delta| delta.num_rows()).sum();
     let jobs = workers.iter_mut().zip(inputs).enumerate();
-    if busy < 2 || rows < ROWS_WORTH_THREADS {
-        return jobs.map(|(shard, (worker, inputs))| work(shard, worker, inputs)).collect();
+    side_by_side(jobs, busy >= 2 && rows >= ROWS_WORTH_THREADS, |(shard, (worker, inputs))| work(shard, worker, inputs))
+}
+
+/// Calls `work` for each job; `on_threads`: each on its own. What they give stands in the order of the jobs.
+pub fn side_by_side<J: Send, T: Send>(
+    jobs: impl Iterator<Item = J>,
+    on_threads: bool,
+    work: impl Fn(J) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if !on_threads {
+        return jobs.map(work).collect();
     }
     let work = &work;
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            jobs.map(|(shard, (worker, inputs))| scope.spawn(move || work(shard, worker, inputs))).collect();
+        let threads: Vec<_> = jobs.map(|job| scope.spawn(move || work(job))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }

@@ -210,3 +210,34 @@ async fn rows_are_gathered_where_no_exchange_does_it() {
     }
     assert_eq!(counts.values().sum::<i64>(), 30_000);
 }
+
+/// Rows enough for threads: what they write is what one shard writes, and what the next life reads.
+#[tokio::test]
+async fn shards_that_flush_side_by_side_write_what_one_does() {
+    let schema = schema("k bigint, v bigint");
+    let lowering = Lowering { strategy: Merge, close: Some(0), emit_on_close: true };
+    let plan = lower(&schema, "SELECT k, count(*), max(v) FROM t GROUP BY k", lowering).await;
+    let epoch = |number: i64| {
+        let rows = number * 3000..number * 3000 + 6000;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(rows.clone())),
+            Arc::new(Int64Array::from_iter_values(rows.map(|row| row % 7))),
+        ];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+        CollectionChanges { chunks: vec![Delta::inserts(batch)], ..no_rows(&[(0, number * 3000)]) }
+    };
+    let run = |shards: usize| {
+        let mut flow = TestFlow::new(Arc::clone(&plan), shards);
+        let mut seen = Vec::new();
+        for number in 0..4 {
+            let mut rows: Vec<String> = show(&flow.epoch(epoch(number)).chunks).lines().map(String::from).collect();
+            rows.sort();
+            seen.push((rows, flow.stored()));
+            flow.reopen(shards);
+        }
+        seen
+    };
+    let one = run(1);
+    assert_eq!(one.iter().map(|(rows, stored)| (rows.len(), stored.len() >= 6000)).last(), Some((3000, true)));
+    assert!(one == run(2) && one == run(3));
+}
