@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use datafusion::arrow::compute::{concat, filter, filter_record_batch, is_not_null, prep_null_mask_filter, take};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::LogicalPlan;
@@ -27,8 +27,9 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use tidemark_common::{Oid, Result};
 use tidemark_storage::{Collection, Index, Snapshot};
 
-use self::making::{Making, is_candidate, typed};
+use self::making::{Making, is_candidate};
 use super::Names;
+use super::parameters::{fields_of, typed, types_of};
 
 /// Rows that a lookup by an index reads at most: more are streamed, as any query's.
 const MAX_ROWS: usize = 1000;
@@ -91,11 +92,7 @@ impl Lookup {
 
     /// The lookup that gives what `plan` gives, if it is one. `plan` is a candidate; only the types of `parameters` count.
     pub fn of(names: &Names, plan: &LogicalPlan, parameters: &[ScalarValue]) -> Result<Option<Lookup>> {
-        let fields: Vec<FieldRef> = parameters
-            .iter()
-            .enumerate()
-            .map(|(i, p)| Arc::new(Field::new(format!("${}", i + 1), p.data_type(), true)))
-            .collect();
+        let fields = fields_of(types_of(parameters));
         // What does not plan is reported by whoever plans it with the values.
         let Ok(optimized) = typed(plan.clone(), &fields).and_then(|plan| names.planner().optimize(&plan)) else {
             return Ok(None);
@@ -310,9 +307,4 @@ fn nullable<'a>(fields: impl Iterator<Item = &'a FieldRef>) -> SchemaRef {
 fn under(schema: SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
-}
-
-/// The types that a lookup was made for.
-pub fn types_of(parameters: &[ScalarValue]) -> Vec<DataType> {
-    parameters.iter().map(ScalarValue::data_type).collect()
 }

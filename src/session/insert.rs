@@ -26,6 +26,7 @@ use tidemark_sql::ast::{Overriding, overriding};
 
 use self::conflict::Conflict;
 pub(super) use self::defaults::Defaults;
+pub(super) use self::row_values::ValuesRow;
 use super::assign::{self, Source};
 use super::dml::{self, Returning, RowSet, Writer};
 use super::load::{Way, given_to_load};
@@ -166,7 +167,8 @@ impl Session {
         }
         insertion.narrow(width, insertion.positions.len() == insertion.writer.columns().len())?;
         let given = insertion.positions.clone();
-        let arrays = row_values::arrays(names, insertion, rows, parameters).await?;
+        let kept = row_values::KeptRows { rows: &mut self.plans.values, settings: self.info.settings_version() };
+        let arrays = row_values::arrays(names, kept, insertion, rows, parameters).await?;
         let arrays = insertion.kept_of(&given, arrays);
         insertion.forget_ignored();
         self.plan_defaults(names, insertion)?;

@@ -32,7 +32,7 @@ impl Session {
         parameters: &[ScalarValue],
     ) -> Result<Outcome> {
         let settings = self.info.settings_version();
-        let known = self.plans.get(text, &self.transaction()?.catalog, settings, parameters).cloned();
+        let known = self.plans.lookups.get(text, &self.transaction()?.catalog, settings, parameters).cloned();
         if let Some(Some(lookup)) = &known
             && let Some(outcome) = self.look_up(lookup, parameters)?
         {
@@ -74,7 +74,7 @@ impl Session {
             }
         };
         let settings = self.info.settings_version();
-        let Some(Some(lookup)) = self.plans.get(&statement.text, &catalog, settings, parameters) else {
+        let Some(Some(lookup)) = self.plans.lookups.get(&statement.text, &catalog, settings, parameters) else {
             return Ok(None);
         };
         if self.transaction.is_some() && !self.can_look_up(lookup)? {
@@ -106,7 +106,7 @@ impl Session {
             Arc::new(lookup)
         });
         let made_for = MadeFor::new(names.catalog.clone(), self.info.settings_version(), parameters);
-        self.plans.put(text, made_for, lookup.clone());
+        self.plans.lookups.put(text, made_for, lookup.clone());
         lookup.map_or(Ok(None), |lookup| self.look_up(&lookup, parameters))
     }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::utils::split_conjunction;
@@ -19,6 +19,7 @@ use tidemark_storage::{Collection, Index, keys_keep_values};
 use super::{Names, Step, nullable};
 use crate::coordinator::definitions;
 use crate::query::access::{MAX_RANGES, equal_to};
+use crate::query::parameters::over_parameters;
 
 /// True if nothing but the rows of one relation is asked for, filtered, by all columns of its key or the first one of an index too,
 /// and projected by immutable expressions. `filtered`: names of the columns in filters so far.
@@ -62,24 +63,6 @@ pub(super) fn is_candidate(plan: &LogicalPlan, filtered: &mut BTreeSet<String>) 
         })
     })?;
     Ok(simple && is_candidate(below, filtered)?)
-}
-
-/// The plan with parameters of these types.
-pub(super) fn typed(plan: LogicalPlan, parameters: &[FieldRef]) -> Result<LogicalPlan> {
-    if parameters.is_empty() {
-        return Ok(plan);
-    }
-    let plan = plan.transform_up(|node| {
-        let typed = node.map_expressions(|expr| {
-            expr.transform_up(|e| {
-                let Expr::Placeholder(mut p) = e else { return Ok(Transformed::no(e)) };
-                p.field = parameters.iter().find(|f| *f.name() == p.id).cloned();
-                Ok(Transformed::yes(Expr::Placeholder(p)))
-            })
-        })?;
-        typed.map_data(LogicalPlan::recompute_schema)
-    })?;
-    Ok(plan.data)
 }
 
 pub(super) struct Making<'a> {
@@ -229,7 +212,7 @@ impl<'a> Making<'a> {
             count *= wanted.len();
             let mut exprs = Vec::with_capacity(wanted.len());
             for value in wanted {
-                let value = self.over_parameters(value)?;
+                let value = over_parameters(value.clone())?;
                 let (expr, seen) = self.physical(&value, &DFSchema::empty())?;
                 if expr.data_type(&seen)? != *field.data_type() {
                     return Ok(keys);
@@ -279,19 +262,9 @@ impl<'a> Making<'a> {
         Ok(schema.join(&self.parameters)?)
     }
 
-    fn over_parameters(&self, expr: &Expr) -> Result<Expr> {
-        let expr = expr.clone().transform_up(|e| {
-            Ok(match e {
-                Expr::Placeholder(p) => Transformed::yes(Expr::Column(Column::new_unqualified(p.id))),
-                other => Transformed::no(other),
-            })
-        })?;
-        Ok(expr.data)
-    }
-
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<(Arc<dyn PhysicalExpr>, SchemaRef)> {
         let seen = self.seen(schema)?;
-        let expr = self.over_parameters(expr)?;
+        let expr = over_parameters(expr.clone())?;
         let props = self.names.state.execution_props();
         let physical = create_physical_expr(&expr, &seen, props, &PhysicalPlanningContext::default())?;
         Ok((physical, nullable(seen.fields().iter())))

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   (1, 'x', DEFAULT), ($1, lower('Y'), 3) ──▶ cells ──▶ an array a column
-//!                            └─ computed ─▶ SELECT e0, e1, ..
+//!                            └─ computed ─▶ SELECT e0, e1, ..     with parameters, planned once
 //! ```
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use datafusion::arrow::compute::concat;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
@@ -17,9 +17,10 @@ use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
 use super::Insertion;
-use crate::query::{Names, has_subquery, one_row};
+use crate::query::{Names, OneRow, has_subquery, types_of};
 use crate::session::assign::{self, Source};
 use crate::session::dml::{Writer, default_of, is_default, parameter_position, select_query};
+use crate::session::plans::{Kept, MadeFor};
 use crate::session::{select, with_parameters};
 
 /// Expressions of one SELECT that computes cells.
@@ -32,6 +33,18 @@ enum Given {
     Cell(Cell),
     /// Place among the computed ones.
     Computed(usize),
+}
+
+/// Expressions that are computed again and again with other parameters.
+pub struct ValuesRow {
+    row: OneRow,
+    sources: Vec<Source>,
+}
+
+/// What the session keeps of them.
+pub(super) struct KeptRows<'a> {
+    pub rows: &'a mut Kept<ValuesRow>,
+    pub settings: u64,
 }
 
 /// The rows, if the query is VALUES and nothing else.
@@ -50,6 +63,7 @@ pub(super) fn of(query: &sql::Query) -> Option<&[sql::Parens<Vec<sql::Expr>>]> {
 /// One array of the column's own type for each of the insertion's positions.
 pub(super) async fn arrays(
     names: &Names,
+    kept: KeptRows<'_>,
     insertion: &Insertion,
     rows: &[sql::Parens<Vec<sql::Expr>>],
     parameters: &[ScalarValue],
@@ -79,7 +93,7 @@ pub(super) async fn arrays(
             });
         }
     }
-    let computed = compute(names, exprs, parameters).await?;
+    let computed = compute(names, kept, exprs, parameters).await?;
     columns
         .into_iter()
         .zip(positions)
@@ -195,27 +209,69 @@ fn parameter(name: &str, parameters: &[ScalarValue]) -> Result<Cell> {
     Ok((value.clone(), Source { sql_type, unknown }))
 }
 
-async fn compute(names: &Names, exprs: Vec<sql::Expr>, parameters: &[ScalarValue]) -> Result<Vec<Cell>> {
+async fn compute(
+    names: &Names,
+    mut kept: KeptRows<'_>,
+    exprs: Vec<sql::Expr>,
+    parameters: &[ScalarValue],
+) -> Result<Vec<Cell>> {
     let mut computed = Vec::with_capacity(exprs.len());
     for chunk in exprs.chunks(COMPUTED_AT_ONCE) {
-        let items = chunk.iter().enumerate().map(|(i, expr)| sql::SelectItem::ExprWithAlias {
-            expr: expr.clone(),
-            alias: sql::Ident::new(format!("e{i}")),
-        });
-        let query = select_query(items.collect(), vec![], None)?;
+        if let Some(known) = kept.values_row(names, chunk, parameters)? {
+            computed.extend(cells(&known.row.row(parameters)?, &known.sources)?);
+            continue;
+        }
+        let query = select_of(chunk)?;
         let plan = if chunk.iter().any(has_subquery) { names.plan(&query)? } else { names.plan_here(&query)? };
         let plan = with_parameters(plan, parameters)?;
         let sources = Source::of_plan(&plan);
-        let batch = match one_row(names, &plan)? {
-            Some(batch) => batch,
+        let batch = match OneRow::of(names, &plan, vec![])? {
+            Some(row) => row.row(&[])?,
             None => {
                 let batches = select::collect(names, plan).await?;
                 batches.into_iter().next().ok_or_else(|| Error::internal("an expression in VALUES has no value"))?
             }
         };
-        for (column, source) in batch.columns().iter().zip(sources) {
-            computed.push((ScalarValue::try_from_array(&Arc::clone(column), 0)?, source));
-        }
+        computed.extend(cells(&batch, &sources)?);
     }
     Ok(computed)
+}
+
+impl KeptRows<'_> {
+    /// `None`: the expressions have to be planned with the values, or are not worth keeping.
+    fn values_row(
+        &mut self,
+        names: &Names,
+        exprs: &[sql::Expr],
+        parameters: &[ScalarValue],
+    ) -> Result<Option<Arc<ValuesRow>>> {
+        if parameters.is_empty() || exprs.iter().any(has_subquery) {
+            return Ok(None);
+        }
+        let text: String = exprs.iter().map(|expr| format!("{expr},")).collect();
+        if let Some(known) = self.rows.get(&text, &names.catalog, self.settings, parameters) {
+            return Ok(known.clone());
+        }
+        let plan = names.plan_here(&select_of(exprs)?)?;
+        // What does not plan by types alone is reported, or planned, with the values.
+        let row = OneRow::of(names, &plan, types_of(parameters)).unwrap_or(None).filter(OneRow::is_lasting);
+        let sources = Source::of_plan(&with_parameters(plan, parameters)?);
+        let made = row.map(|row| Arc::new(ValuesRow { row, sources }));
+        let made_for = MadeFor::new(names.catalog.clone(), self.settings, parameters);
+        self.rows.put(&text, made_for, made.clone());
+        Ok(made)
+    }
+}
+
+fn select_of(exprs: &[sql::Expr]) -> Result<sql::Query> {
+    let items = exprs.iter().enumerate().map(|(i, expr)| sql::SelectItem::ExprWithAlias {
+        expr: expr.clone(),
+        alias: sql::Ident::new(format!("e{i}")),
+    });
+    select_query(items.collect(), vec![], None)
+}
+
+fn cells(row: &RecordBatch, sources: &[Source]) -> Result<Vec<Cell>> {
+    let cell = |(column, source): (&ArrayRef, &Source)| Ok((ScalarValue::try_from_array(column, 0)?, source.clone()));
+    row.columns().iter().zip(sources).map(cell).collect()
 }
