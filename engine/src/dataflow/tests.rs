@@ -238,6 +238,6 @@ async fn shards_that_flush_side_by_side_write_what_one_does() {
         seen
     };
     let one = run(1);
-    assert_eq!(one.iter().map(|(rows, stored)| (rows.len(), stored.len() >= 6000)).last(), Some((3000, true)));
+    assert_eq!(one.last().map(|(rows, stored)| (rows.len(), stored.len() >= 6000)), Some((3000, true)));
     assert!(one == run(2) && one == run(3));
 }
