@@ -11,8 +11,8 @@
 //! order is the rows' order. [`KeyedState`] is the cache that keeps hot entries away from RocksDB.
 //!
 //! Architecture invariants: no other crate knows RocksDB; nothing is written except through [`Store::commit`], and
-//! through [`Store::prepare`] what no reader looks for before a commit says that it is there; nothing here
-//! is async, knows SQL, or knows what an operator is.
+//! through [`Store::prepare`] what no reader looks for before a commit says that it is there, or what changes nothing of what readers
+//! find; nothing here is async, knows SQL, or knows what an operator is.
 
 mod build;
 mod collection;

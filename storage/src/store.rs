@@ -151,8 +151,8 @@ impl Store {
         Ok(self.publish(epoch))
     }
 
-    /// Writes ahead what nobody reads before a later commit says that it is there, so that this commit stays small. What a
-    /// crash leaves of it, [`Store::strays`] finds.
+    /// Writes ahead what nobody reads before a later commit says that it is there, so that this commit stays small, or what changes
+    /// nothing of what readers find. What a crash leaves of the former, [`Store::strays`] finds.
     pub fn prepare(&self, ahead: &EpochCommit) -> Result<Arc<Snapshot>> {
         let mut writer = self.writer();
         if let Some(error) = &writer.refused {

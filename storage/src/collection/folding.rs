@@ -49,7 +49,7 @@ const ROUND: i64 = 1_000_000;
 /// Rows outside of sheets are quiet if no more of them changed within a round than this part of what has changed in all.
 const PATIENCE: u64 = 16;
 const MAX_PATIENCE: u64 = 1024;
-/// Places without enough rows that are looked at in one go.
+/// Overlays that are counted, or places without enough rows that are looked at, in one step.
 const MAX_LOOKS: usize = 64;
 
 #[derive(Debug)]
@@ -163,6 +163,7 @@ impl Folding {
 
     /// A sheet of which much has changed: all too much, or it is quiet again.
     fn changed_sheet(&mut self, collection: &Collection, snapshot: &Snapshot) -> Result<Option<Sheet>> {
+        let mut looks = 0;
         for watched in self.sheets.values_mut() {
             let rows = watched.sheet.head.rows;
             let is_due = |changes: &Recent| {
@@ -171,6 +172,10 @@ impl Folding {
             if !is_due(&watched.changes) {
                 continue;
             }
+            if looks == MAX_LOOKS {
+                break;
+            }
+            looks += 1;
             // The same keys may have changed again and again.
             let mut all = 0;
             collection.visit_overlay(snapshot, &watched.sheet, |_, _| {

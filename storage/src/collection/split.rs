@@ -1,8 +1,8 @@
 //! Cutting a collection into ranges of about the same size, without reading it.
 //!
 //! Keys to cut at are found by halving: the key half-way between two known ones (as numbers) is looked for, the one that is
-//! really there becomes known, and the interval that holds the most bytes on disk is halved next. Where rows are in blocks or sheets, these are
-//! what is shared out.
+//! really there becomes known, and the interval that holds the most bytes on disk is halved next. Where rows are in blocks or sheets,
+//! these are what is shared out.
 
 use tidemark_common::Result;
 
