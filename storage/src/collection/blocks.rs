@@ -30,7 +30,7 @@ use super::numbers::{key_of_number, number_of_key};
 use super::{Collection, column, without_columns};
 use crate::commit::EpochCommit;
 use crate::keys::{Key, Part};
-use crate::snapshot::{Direction, Snapshot};
+use crate::snapshot::{Cursor, Direction, Snapshot};
 use crate::store::Store;
 use crate::value;
 
@@ -123,12 +123,17 @@ fn first_number_from(bytes: &[u8]) -> u64 {
 impl Collection {
     /// The block of a row with this number, or the next one.
     pub(super) fn block_from(&self, snapshot: &Snapshot, number: u64) -> Result<Option<Block>> {
-        if !self.in_blocks {
-            return Ok(None);
+        match self.in_blocks {
+            true => self.block_at(&mut snapshot.cursor(Key::blocks(self.id)), number),
+            false => Ok(None),
         }
+    }
+
+    /// As [`Collection::block_from`], by a cursor over all blocks.
+    fn block_at(&self, blocks: &mut Cursor<'_>, number: u64) -> Result<Option<Block>> {
         let from = self.part(Part::Block { last: number, column: 0 }).encode();
         let mut found = None;
-        snapshot.visit(&from, &Key::blocks(self.id).end, Direction::Forward, |key, stored| {
+        blocks.visit(&from, &Key::blocks(self.id).end, |key, stored| {
             let Key::Columns { part: Part::Block { last, column: 0 }, .. } = Key::decode(key)? else {
                 return Err(self.torn());
             };
@@ -150,8 +155,12 @@ impl Collection {
     /// All blocks, ascending.
     pub(super) fn blocks(&self, snapshot: &Snapshot) -> Result<Vec<Block>> {
         let mut blocks = Vec::new();
+        if !self.in_blocks {
+            return Ok(blocks);
+        }
+        let mut cursor = snapshot.cursor(Key::blocks(self.id));
         let mut next = 0;
-        while let Some(block) = self.block_from(snapshot, next)? {
+        while let Some(block) = self.block_at(&mut cursor, next)? {
             next = block.end();
             blocks.push(block);
         }
