@@ -31,10 +31,7 @@ pub(crate) struct FoldTurn {
 impl Driver {
     /// Microseconds until the next step.
     pub fn fold_due_in(&self) -> i64 {
-        match self.config.fold.worth {
-            0 => i64::MAX,
-            _ => (self.folding.due_at - self.clock.now_micros()).min(LOOK_AGAIN),
-        }
+        (self.folding.due_at - self.clock.now_micros()).min(LOOK_AGAIN)
     }
 
     /// One step of the next collection in turn that has one to take.

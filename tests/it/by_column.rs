@@ -58,7 +58,7 @@ async fn what_is_kept_by_column_is_what_is_there() {
     );
     instance.run("TRUNCATE t").await;
     assert_eq!(instance.value("SELECT count(*), sum(id) FROM t").await, "0 NULL");
-    assert_eq!(instance.value("SELECT column_rows FROM tidemark.tables WHERE name = 't'").await, "0");
+    instance.wait_for("SELECT column_rows FROM tidemark.tables WHERE name = 't'", &["0"]).await;
     assert_eq!(instance.value("SELECT count(*), sum(n) FROM by_g").await, "0 NULL");
 }
 

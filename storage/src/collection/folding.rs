@@ -144,21 +144,38 @@ impl Folding {
         }
     }
 
-    /// The next step, which changes nothing of what the collection holds; `None`: there is none to take now.
+    /// The next step, which changes nothing of what the collection holds, `rows` in all; `None`: there is none to take now.
     pub fn step(
         &mut self,
         collection: &Collection,
         snapshot: &Arc<Snapshot>,
+        rows: u64,
         rules: FoldRules,
         now: i64,
     ) -> Result<Option<EpochCommit>> {
+        // One that has become a little smaller keeps what it has.
+        if rules.worth == 0 || rows < rules.worth.div_ceil(2) {
+            return self.give_up(collection, snapshot);
+        }
         if now < self.round_at || now.saturating_sub(self.round_at) >= ROUND {
             (self.round_at, self.round) = (now, self.round + 1);
         }
         if let Some(sheet) = self.changed_sheet(collection, snapshot)? {
             return self.fold_again(collection, snapshot, sheet, rules).map(Some);
         }
-        self.fold_entries(collection, snapshot, rules)
+        match rows >= rules.worth {
+            true => self.fold_entries(collection, snapshot, rules),
+            false => Ok(None),
+        }
+    }
+
+    /// No sheets any more, of a collection that is not worth them.
+    fn give_up(&mut self, collection: &Collection, snapshot: &Snapshot) -> Result<Option<EpochCommit>> {
+        self.pass = None;
+        let Some((_, watched)) = self.sheets.pop_first() else { return Ok(None) };
+        let mut ahead = EpochCommit::new(snapshot.epoch());
+        collection.delete_sheet(snapshot, &watched.sheet, &mut ahead)?;
+        Ok(Some(ahead))
     }
 
     /// A sheet of which much has changed: all too much, or it is quiet again.

@@ -252,8 +252,10 @@ fn fold(
     mut snapshot: Arc<Snapshot>,
     epoch: i64,
 ) -> Arc<Snapshot> {
-    let rules = FoldRules { worth: 1, rows: 4 };
     for _ in 0..rng.random_range(0..6) {
+        // Now and then there are too few rows.
+        let worth = if rng.random_bool(0.03) { 1000 } else { 1 };
+        let rules = FoldRules { worth, rows: 4 };
         if let Some(ahead) = writer.fold(&snapshot, rules, epoch * 1_500_000).unwrap() {
             snapshot = store.prepare(&ahead).unwrap();
         }

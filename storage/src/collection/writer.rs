@@ -157,11 +157,11 @@ impl CollectionWriter {
     /// The next step by which rows that rest are kept by column, too. What the collection holds does not change: whoever reads the
     /// snapshot finds the same before and after it. `now`: in microseconds. `None`: nothing to do now.
     pub fn fold(&mut self, snapshot: &Arc<Snapshot>, rules: FoldRules, now: i64) -> Result<Option<EpochCommit>> {
-        if rules.worth == 0 || self.collection.in_blocks || self.contents(snapshot)?.rows < rules.worth {
+        if self.collection.in_blocks {
             return Ok(None);
         }
-        let collection = Arc::clone(&self.collection);
-        self.folding(snapshot)?.step(&collection, snapshot, rules, now)
+        let (collection, rows) = (Arc::clone(&self.collection), self.contents(snapshot)?.rows);
+        self.folding(snapshot)?.step(&collection, snapshot, rows, rules, now)
     }
 
     /// Removes all rows.
