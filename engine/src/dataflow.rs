@@ -212,20 +212,24 @@ impl RunningDataflow {
     /// Adds what changed since the last flush to the commit. Shards write theirs side by side when there is enough of it; what they have
     /// written stands one shard after the other, as if they had done so in turn.
     pub fn flush(&mut self, commit: &mut EpochCommit) -> Result<()> {
-        let on_threads = self.shards > 1 && std::mem::take(&mut self.rows_unflushed) >= ROWS_WORTH_THREADS as u64;
+        let rows = std::mem::take(&mut self.rows_unflushed);
         let mut shards: Vec<Vec<&mut Box<dyn Operator>>> = (0..self.shards).map(|_| Vec::new()).collect();
         for node in &mut self.nodes {
             if let Task::Operator { instances, .. } = &mut node.task {
                 shards.iter_mut().zip(instances).for_each(|(shard, instance)| shard.push(instance));
             }
         }
-        let epoch = commit.epoch();
-        let written = side_by_side(shards.into_iter(), on_threads, |operators| {
-            let mut own = EpochCommit::new(epoch);
-            operators.into_iter().try_for_each(|operator| operator.flush(&mut own))?;
-            Ok(own)
-        })?;
-        written.iter().for_each(|own| commit.append(own));
+        if self.shards == 1 || rows < ROWS_WORTH_THREADS as u64 {
+            shards.into_iter().flatten().try_for_each(|operator| operator.flush(commit))?;
+        } else {
+            let epoch = commit.epoch();
+            let written = side_by_side(shards.into_iter(), |operators| {
+                let mut own = EpochCommit::new(epoch);
+                operators.into_iter().try_for_each(|operator| operator.flush(&mut own))?;
+                Ok(own)
+            })?;
+            written.iter().for_each(|own| commit.append(own));
+        }
         self.watermarks.flush(commit);
         Ok(())
     }

@@ -58,18 +58,18 @@ pub fn map_shards<W: Send, T: Send>(
     let busy = inputs.iter().filter(|i| i.iter().flatten().any(|delta| !delta.is_empty())).count();
     let rows: usize = inputs.iter().flatten().flatten().map(|delta| delta.num_rows()).sum();
     let jobs = workers.iter_mut().zip(inputs).enumerate();
-    side_by_side(jobs, busy >= 2 && rows >= ROWS_WORTH_THREADS, |(shard, (worker, inputs))| work(shard, worker, inputs))
-}
-
-/// Calls `work` for each job; `on_threads`: each on its own. What they give stands in the order of the jobs.
-pub fn side_by_side<J: Send, T: Send>(
-    jobs: impl Iterator<Item = J>,
-    on_threads: bool,
-    work: impl Fn(J) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    if !on_threads {
+    let work = |(shard, (worker, inputs))| work(shard, worker, inputs);
+    if busy < 2 || rows < ROWS_WORTH_THREADS {
         return jobs.map(work).collect();
     }
+    side_by_side(jobs, work)
+}
+
+/// Calls `work` for each job, each on a thread of its own. What they give stands in the order of the jobs.
+pub fn side_by_side<J: Send, T: Send>(
+    jobs: impl Iterator<Item = J>,
+    work: impl Fn(J) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> = jobs.map(|job| scope.spawn(move || work(job))).collect();

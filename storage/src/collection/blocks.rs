@@ -5,7 +5,7 @@
 //!               └──── block ─────┘   └ entries ┘    └───── block ──────┘
 //!   entries         7: row, 9: GONE                      9000: row          are what became of rows of a block since
 //!
-//!   Part::Block { last: 8192, column: 0 }     how many rows (postcard)
+//!   Part::Block { last: 8192, column: 0 }      how many rows (postcard)
 //!   Part::Block { last: 8192, column: 1 + c }  column c of them: see `column`
 //! ```
 //!

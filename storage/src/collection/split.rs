@@ -27,6 +27,9 @@ struct Interval {
 pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> Result<Vec<KeyRange>> {
     let rows = collection.row_count(snapshot)?;
     let n = n.min(usize::try_from(rows / MIN_ROWS).unwrap_or(usize::MAX).max(1));
+    if n <= 1 {
+        return Ok(vec![KeyRange::full()]);
+    }
     let blocks = collection.blocks(snapshot)?.into_iter().map(|block| (block.rows(), block.first_key()));
     let sheets = collection.sheets(snapshot, &[], None)?.into_iter().map(|sheet| (sheet.head.rows, sheet.head.from));
     if let Some(ranges) = at_parts(blocks.chain(sheets).collect(), rows, n) {
@@ -38,7 +41,7 @@ pub(super) fn split(collection: &Collection, snapshot: &Snapshot, n: usize) -> R
         return Ok(vec![KeyRange::full()]);
     };
     let whole = Interval::new(snapshot, first.0, [last.0.as_slice(), &[0]].concat());
-    let intervals = if n > 1 { sample(snapshot, whole, n * SAMPLES)? } else { vec![whole] };
+    let intervals = sample(snapshot, whole, n * SAMPLES)?;
     let cuts = balance(&intervals, n);
     let prefix = span.start.len();
     Ok(between(cuts.iter().map(|cut| cut[prefix..].to_vec())))
