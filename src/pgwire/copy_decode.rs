@@ -4,11 +4,13 @@
 //!   CopyData bytes ──push──▶ pending ──whole rows──▶ ColumnBuilders ──take_batch──▶ RecordBatch
 //! ```
 //!
-//! What is kept is one incomplete row and one batch, both bounded.
+//! What is kept is one incomplete row and one batch, both bounded. A field is read where it lies in `pending`, unless it has
+//! escapes or quotes.
 
 use bytes::{Buf, BytesMut};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
+use memchr::{memchr, memchr2};
 use tidemark_common::types::SqlType;
 use tidemark_common::{Error, Result, SqlState};
 
@@ -42,7 +44,8 @@ pub(super) struct CopyDecoder {
     header_done: bool,
     /// `\.` or the trailer has come: what follows does not count.
     ended: bool,
-    field: Vec<u8>,
+    /// The last field that was not as it was sent, as it is meant.
+    unescaped: Vec<u8>,
 }
 
 /// How far the incomplete line at the front of `pending` has been looked at.
@@ -50,14 +53,15 @@ pub(super) struct CopyDecoder {
 struct Scan {
     at: usize,
     in_quotes: bool,
-    escaped: bool,
 }
 
 /// A field of a line before its type is looked at.
-enum Field {
+enum Field<'a> {
     Null,
-    /// The text is in `CopyDecoder::field`.
-    Text,
+    /// As it was sent.
+    Text(&'a str),
+    /// In `CopyDecoder::unescaped`.
+    Unescaped,
 }
 
 impl CopyDecoder {
@@ -75,7 +79,7 @@ impl CopyDecoder {
             scan: Scan::default(),
             line: 0,
             ended: false,
-            field: Vec::new(),
+            unescaped: Vec::new(),
         })
     }
 
@@ -88,27 +92,47 @@ impl CopyDecoder {
 
     /// Decodes what is there; a batch once it is large enough.
     pub fn next_batch(&mut self) -> Decoded<Option<RecordBatch>> {
-        while self.rows < BATCH_ROWS && self.bytes < BATCH_BYTES {
-            if self.ended || !self.take_row(false)? {
-                if self.pending.len() > MAX_ROW_BYTES {
-                    return Err(self.report(
-                        Error::new(
-                            SqlState::ProgramLimitExceeded,
-                            format!("a row of COPY data is longer than {MAX_ROW_BYTES} bytes"),
-                        ),
-                        None,
-                    ));
-                }
-                return Ok(None);
-            }
+        if self.take_rows(false)? {
+            return self.take_batch().map(Some);
         }
-        self.take_batch().map(Some)
+        if self.pending.len() > MAX_ROW_BYTES {
+            return Err(self.report(
+                Error::new(
+                    SqlState::ProgramLimitExceeded,
+                    format!("a row of COPY data is longer than {MAX_ROW_BYTES} bytes"),
+                ),
+                None,
+            ));
+        }
+        Ok(None)
     }
 
     /// All data has come: the rows that are left, if any.
     pub fn finish(&mut self) -> Decoded<Option<RecordBatch>> {
-        while !self.ended && self.rows < BATCH_ROWS && self.take_row(true)? {}
+        self.take_rows(true)?;
         if self.rows == 0 { Ok(None) } else { self.take_batch().map(Some) }
+    }
+
+    /// Moves rows from `pending` to the builders; true once they are enough for a batch.
+    fn take_rows(&mut self, at_end: bool) -> Decoded<bool> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut taken = 0;
+        let is_full = loop {
+            if self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
+                break true;
+            }
+            if self.ended {
+                pending.clear();
+                return Ok(false);
+            }
+            match self.take_row(&pending[taken..], at_end)? {
+                Some(bytes) => taken += bytes,
+                None => break false,
+            }
+        };
+        pending.advance(taken);
+        self.pending = pending;
+        Ok(is_full)
     }
 
     fn take_batch(&mut self) -> Decoded<RecordBatch> {
@@ -145,61 +169,61 @@ impl CopyDecoder {
         self.report(Error::new(SqlState::BadCopyFileFormat, message), None)
     }
 
-    /// True if a row (or the header) was taken off `pending`; false if there is no whole one.
-    fn take_row(&mut self, at_end: bool) -> Decoded<bool> {
+    /// Takes the row (or the header) at the front of `pending`: its bytes. `None` if it is not whole.
+    fn take_row(&mut self, pending: &[u8], at_end: bool) -> Decoded<Option<usize>> {
         match self.options.format {
-            CopyFormat::Binary => self.take_tuple(at_end),
-            _ => self.take_line(at_end),
+            CopyFormat::Binary => self.take_tuple(pending, at_end),
+            _ => self.take_line(pending, at_end),
         }
     }
 
-    fn take_line(&mut self, at_end: bool) -> Decoded<bool> {
-        let Some(end) = self.find_line_end() else {
-            if !at_end || self.pending.is_empty() {
-                return Ok(false);
-            }
-            self.line += 1;
-            if self.scan.in_quotes {
-                return Err(self.bad_format("unterminated CSV quoted field"));
-            }
-            let line = self.pending.split();
-            self.scan = Scan::default();
-            self.decode_line(&line)?;
-            return Ok(true);
+    fn take_line(&mut self, pending: &[u8], at_end: bool) -> Decoded<Option<usize>> {
+        let (line, taken) = match self.find_line_end(pending) {
+            Some(end) => (&pending[..end], end + 1),
+            None if !at_end || pending.is_empty() => return Ok(None),
+            None => (pending, pending.len()),
         };
         self.line += 1;
-        let line = self.pending.split_to(end);
-        self.pending.advance(1);
-        self.scan = Scan::default();
-        self.decode_line(&line)?;
-        Ok(true)
+        if std::mem::take(&mut self.scan).in_quotes {
+            return Err(self.bad_format("unterminated CSV quoted field"));
+        }
+        self.decode_line(line)?;
+        Ok(Some(taken))
     }
 
     /// Where the first line ends, looking only at what has not been looked at.
-    fn find_line_end(&mut self) -> Option<usize> {
+    fn find_line_end(&mut self, pending: &[u8]) -> Option<usize> {
         let csv = self.options.format == CopyFormat::Csv;
         let (quote, escape) = (self.options.quote, self.options.escape);
         let scan = &mut self.scan;
-        for (at, byte) in self.pending.iter().copied().enumerate().skip(scan.at) {
-            if scan.escaped {
-                scan.escaped = false;
-            } else if csv {
-                if scan.in_quotes && byte == escape && escape != quote {
-                    scan.escaped = true;
-                } else if byte == quote {
-                    // A doubled quote leaves and enters again.
-                    scan.in_quotes = !scan.in_quotes;
-                } else if byte == b'\n' && !scan.in_quotes {
-                    return Some(at);
-                }
-            } else if byte == b'\\' {
-                scan.escaped = true;
-            } else if byte == b'\n' {
+        loop {
+            let rest = &pending[scan.at..];
+            // What may end the line, or hide its end.
+            let found = match (csv, scan.in_quotes) {
+                (false, _) => memchr2(b'\n', b'\\', rest),
+                (true, false) => memchr2(b'\n', quote, rest),
+                (true, true) => memchr2(quote, escape, rest),
+            };
+            let Some(found) = found else {
+                scan.at = pending.len();
+                return None;
+            };
+            let (at, byte) = (scan.at + found, rest[found]);
+            scan.at = at + 1;
+            if byte == b'\n' {
                 return Some(at);
             }
+            if csv && byte == quote {
+                // A doubled quote leaves and enters again.
+                scan.in_quotes = !scan.in_quotes;
+            } else if scan.at < pending.len() {
+                scan.at += 1;
+            } else {
+                // What it escapes has not come yet.
+                scan.at = at;
+                return None;
+            }
         }
-        scan.at = self.pending.len();
-        None
     }
 
     fn decode_line(&mut self, line: &[u8]) -> Decoded<()> {
@@ -207,14 +231,13 @@ impl CopyDecoder {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line == b"\\." {
             self.ended = true;
-            self.pending.clear();
             return Ok(());
         }
         if !self.header_done {
             self.header_done = true;
             return Ok(());
         }
-        let mut rest = Some(line);
+        let mut rest = Some(checked_text(line).map_err(|error| self.report(error, None))?);
         for at in 0..self.builders.len() {
             let Some(text) = rest else {
                 let name = self.schema.field(at).name();
@@ -235,107 +258,99 @@ impl CopyDecoder {
     }
 
     fn append(&mut self, at: usize, field: Field) -> Decoded<()> {
-        if let Field::Null = field {
-            self.builders[at].append_null();
-            return Ok(());
-        }
-        let field = std::mem::take(&mut self.field);
-        let result = match std::str::from_utf8(&field) {
-            Ok(text) if !text.contains('\0') => {
-                self.builders[at].append_text(text, &self.style).map_err(|error| (error, Some(text)))
+        let (text, builder) = match field {
+            Field::Null => {
+                self.builders[at].append_null();
+                return Ok(());
             }
-            _ => {
-                let message = "invalid byte sequence for encoding \"UTF8\"";
-                Err((Error::new(SqlState::InvalidTextRepresentation, message), None))
-            }
+            Field::Text(text) => (Ok(text), &mut self.builders[at]),
+            Field::Unescaped => (checked_text(&self.unescaped), &mut self.builders[at]),
         };
-        let result = result.map_err(|(error, text)| self.report(error, Some((at, text))));
-        self.field = field;
-        result
+        match text {
+            Ok(text) => {
+                builder.append_text(text, &self.style).map_err(|error| self.report(error, Some((at, Some(text)))))
+            }
+            Err(error) => Err(self.report(error, Some((at, None)))),
+        }
     }
 
     /// Up to the next delimiter that is not escaped, and what comes after it.
-    fn text_field<'a>(&mut self, line: &'a [u8]) -> (Field, Option<&'a [u8]>) {
-        let mut end = 0;
-        let mut has_escape = false;
-        while end < line.len() && line[end] != self.options.delimiter {
-            if line[end] == b'\\' {
-                has_escape = true;
-                end += 1;
-            }
-            end += 1;
+    fn text_field<'a>(&mut self, line: &'a str) -> (Field<'a>, Option<&'a str>) {
+        let bytes = line.as_bytes();
+        let delimiter = self.options.delimiter;
+        let mut end = bytes.iter().position(|b| *b == delimiter || *b == b'\\').unwrap_or(bytes.len());
+        let has_escape = bytes.get(end) == Some(&b'\\');
+        while end < bytes.len() && bytes[end] != delimiter {
+            end += if bytes[end] == b'\\' { 2 } else { 1 };
         }
-        let end = end.min(line.len());
-        let raw = &line[..end];
-        let after = line.get(end + 1..);
-        if raw == self.options.null.as_bytes() {
+        let end = end.min(bytes.len());
+        let (raw, after) = (&line[..end], line.get(end + 1..));
+        if raw == self.options.null {
             return (Field::Null, after);
         }
-        self.field.clear();
-        if has_escape {
-            unescape(raw, &mut self.field);
-        } else {
-            self.field.extend_from_slice(raw);
+        if !has_escape {
+            return (Field::Text(raw), after);
         }
-        (Field::Text, after)
+        self.unescaped.clear();
+        unescape(raw.as_bytes(), &mut self.unescaped);
+        (Field::Unescaped, after)
     }
 
-    fn csv_field<'a>(&mut self, line: &'a [u8], column: usize) -> Decoded<(Field, Option<&'a [u8]>)> {
+    fn csv_field<'a>(&mut self, line: &'a str, column: usize) -> Decoded<(Field<'a>, Option<&'a str>)> {
         let CopyOptions { delimiter, quote, escape, .. } = self.options;
-        self.field.clear();
-        let mut at = 0;
-        let mut was_quoted = false;
+        let bytes = line.as_bytes();
+        let plain = bytes.iter().position(|b| *b == delimiter || *b == quote).unwrap_or(bytes.len());
+        if bytes.get(plain) != Some(&quote) {
+            let field = &line[..plain];
+            let is_null = field == self.options.null && !self.options.force_not_null.contains(&column);
+            return Ok((if is_null { Field::Null } else { Field::Text(field) }, line.get(plain + 1..)));
+        }
+        self.unescaped.clear();
+        self.unescaped.extend_from_slice(&bytes[..plain]);
+        let mut at = plain;
         let mut in_quotes = false;
-        while at < line.len() {
-            let byte = line[at];
+        while at < bytes.len() {
+            let byte = bytes[at];
             if in_quotes {
-                let next = line.get(at + 1).copied();
+                let next = bytes.get(at + 1).copied();
                 if byte == escape && next.is_some_and(|next| next == quote || next == escape) {
-                    self.field.push(line[at + 1]);
+                    self.unescaped.push(bytes[at + 1]);
                     at += 2;
                     continue;
                 }
                 if byte == quote {
                     in_quotes = false;
                 } else {
-                    self.field.push(byte);
+                    self.unescaped.push(byte);
                 }
             } else if byte == delimiter {
                 break;
             } else if byte == quote {
                 in_quotes = true;
-                was_quoted = true;
             } else {
-                self.field.push(byte);
+                self.unescaped.push(byte);
             }
             at += 1;
         }
         if in_quotes {
             return Err(self.bad_format("unterminated CSV quoted field"));
         }
-        let is_null_text = self.field == self.options.null.as_bytes();
-        let is_null = is_null_text
-            && if was_quoted {
-                self.options.force_null.contains(&column)
-            } else {
-                !self.options.force_not_null.contains(&column)
-            };
-        Ok((if is_null { Field::Null } else { Field::Text }, line.get(at + 1..)))
+        let is_null = self.unescaped == self.options.null.as_bytes() && self.options.force_null.contains(&column);
+        Ok((if is_null { Field::Null } else { Field::Unescaped }, line.get(at + 1..)))
     }
 
     /// A tuple of a binary COPY, or its header.
-    fn take_tuple(&mut self, at_end: bool) -> Decoded<bool> {
+    fn take_tuple(&mut self, pending: &[u8], at_end: bool) -> Decoded<Option<usize>> {
         if !self.header_done {
-            return self.take_header(at_end);
+            return self.take_header(pending, at_end);
         }
-        let Some(size) = self.tuple_size()? else {
-            return if at_end { Err(self.bad_format("unexpected EOF in COPY data")) } else { Ok(false) };
+        let Some(size) = self.tuple_size(pending)? else {
+            return if at_end { Err(self.bad_format("unexpected EOF in COPY data")) } else { Ok(None) };
         };
         if self.ended {
-            return Ok(true);
+            return Ok(Some(size));
         }
-        let tuple = self.pending.split_to(size);
-        let mut rest = &tuple[2..];
+        let mut rest = &pending[2..size];
         for at in 0..self.builders.len() {
             let size = rest.get_i32();
             let result = match usize::try_from(size) {
@@ -352,18 +367,18 @@ impl CopyDecoder {
             result.map_err(|error| self.report(error, Some((at, None))))?;
         }
         self.rows += 1;
-        self.bytes += tuple.len();
-        Ok(true)
+        self.bytes += size;
+        Ok(Some(size))
     }
 
-    fn take_header(&mut self, at_end: bool) -> Decoded<bool> {
+    fn take_header(&mut self, pending: &[u8], at_end: bool) -> Decoded<Option<usize>> {
         const FIXED: usize = 19;
-        let known = self.pending.len().min(BINARY_SIGNATURE.len());
-        if self.pending[..known] != BINARY_SIGNATURE[..known] || (at_end && self.pending.len() < FIXED) {
+        let known = pending.len().min(BINARY_SIGNATURE.len());
+        if pending[..known] != BINARY_SIGNATURE[..known] || (at_end && pending.len() < FIXED) {
             return Err(self.bad_format("COPY file signature not recognized"));
         }
-        let Some(head) = self.pending.get(BINARY_SIGNATURE.len()..FIXED) else {
-            return Ok(false);
+        let Some(head) = pending.get(BINARY_SIGNATURE.len()..FIXED) else {
+            return Ok(None);
         };
         let (mut flags, mut extension) = head.split_at(4);
         let (flags, extension) = (flags.get_u32(), extension.get_i32());
@@ -373,27 +388,25 @@ impl CopyDecoder {
         let Some(extension) = usize::try_from(extension).ok().filter(|size| *size <= MAX_ROW_BYTES) else {
             return Err(self.bad_format("invalid COPY file header (wrong length)"));
         };
-        if self.pending.len() < FIXED + extension {
-            return if at_end { Err(self.bad_format("invalid COPY file header (missing length)")) } else { Ok(false) };
+        if pending.len() < FIXED + extension {
+            return if at_end { Err(self.bad_format("invalid COPY file header (missing length)")) } else { Ok(None) };
         }
-        self.pending.advance(FIXED + extension);
         self.header_done = true;
-        Ok(true)
+        Ok(Some(FIXED + extension))
     }
 
     /// Bytes of the tuple at the front if it is whole and right; sets `ended` at the trailer.
-    fn tuple_size(&mut self) -> Decoded<Option<usize>> {
-        let Some(mut count) = self.pending.get(..2) else {
+    fn tuple_size(&mut self, pending: &[u8]) -> Decoded<Option<usize>> {
+        let Some(mut count) = pending.get(..2) else {
             return Ok(None);
         };
         let count = count.get_i16();
         if count == -1 {
-            if self.pending.len() > 2 {
+            if pending.len() > 2 {
                 return Err(self.bad_format("received copy data after EOF marker"));
             }
             self.ended = true;
-            self.pending.clear();
-            return Ok(Some(0));
+            return Ok(Some(2));
         }
         if self.scan.at == 0 {
             self.line += 1;
@@ -405,7 +418,7 @@ impl CopyDecoder {
         }
         let mut at = 2;
         for column in 0..expected {
-            let Some(mut size) = self.pending.get(at..at + 4) else {
+            let Some(mut size) = pending.get(at..at + 4) else {
                 return Ok(None);
             };
             at += 4;
@@ -420,11 +433,18 @@ impl CopyDecoder {
                 },
             }
         }
-        if self.pending.len() < at {
+        if pending.len() < at {
             return Ok(None);
         }
         self.scan.at = 0;
         Ok(Some(at))
+    }
+}
+
+fn checked_text(bytes: &[u8]) -> Result<&str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if memchr(0, bytes).is_none() => Ok(text),
+        _ => Err(Error::new(SqlState::InvalidTextRepresentation, "invalid byte sequence for encoding \"UTF8\"")),
     }
 }
 

@@ -894,6 +894,10 @@ async fn copy_errors_name_line_and_column() {
         copy("text", b"0\t0\t\\N\n1\tx\trow\n").await,
         "22P02 invalid input syntax for type bigint: \"x\" / COPY, line 2, column big: \"x\""
     );
+    let bytes = "22P02 invalid byte sequence for encoding \"UTF8\" / COPY, line 1";
+    assert_eq!(copy("text", b"0\t0\ta\xff\n").await, bytes);
+    assert_eq!(copy("csv", b"0,0,a\0\n").await, bytes);
+    assert_eq!(copy("text", b"0\t0\t\\xff\n").await, format!("{bytes}, column t"));
     assert_eq!(copy("text", b"0\t0\n").await, "22P04 missing data for column \"t\" / COPY, line 1");
     assert_eq!(copy("csv", b"0,0,a,b\n").await, "22P04 extra data after last expected column / COPY, line 1");
     assert_eq!(copy("csv", b"0,0,\"a\n").await, "22P04 unterminated CSV quoted field / COPY, line 1");

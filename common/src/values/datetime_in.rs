@@ -74,17 +74,68 @@ pub(super) fn date(text: &str, style: &Style) -> Result<i32> {
 /// The form that data has: 2024-01-31 and nothing else.
 fn iso_date(text: &str) -> Option<i32> {
     let bytes: &[u8; 10] = text.as_bytes().try_into().ok()?;
-    let number = |range: std::ops::Range<usize>| {
-        bytes[range].iter().try_fold(0u32, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u32::from(b - b'0')))
-    };
     if bytes[4] != b'-' || bytes[7] != b'-' {
         return None;
     }
-    let (year, month, day) = (i64::from(number(0..4)?), number(5..7)?, number(8..10)?);
+    let (year, month, day) = (i64::from(digits(&bytes[..4])?), digits(&bytes[5..7])?, digits(&bytes[8..])?);
     if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
         return None;
     }
     i32::try_from(days_from_civil(Civil { year, month, day })).ok()
+}
+
+/// The number that all of the bytes, at most nine, write.
+fn digits(bytes: &[u8]) -> Option<u32> {
+    bytes.iter().try_fold(0u32, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u32::from(b - b'0')))
+}
+
+fn moment(text: &str, style: &Style) -> Parsed<Moment> {
+    match iso_moment(text) {
+        Some(moment) => Ok(moment),
+        None => read(text, false)?.moment(style),
+    }
+}
+
+/// The form that data has: `2024-01-31 04:05:06`, up to six digits of a second, `Z` or an offset such as `+02` or `+02:30`.
+fn iso_moment(text: &str) -> Option<Moment> {
+    let days = i64::from(iso_date(text.get(..10)?)?);
+    let (clock, rest) = text.as_bytes()[10..].split_at_checked(9)?;
+    let [b' ' | b'T', hour @ .., b':', m1, m2, b':', s1, s2] = clock else { return None };
+    let (hour, minute, second) = (digits(hour)?, digits(&[*m1, *m2])?, digits(&[*s1, *s2])?);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let (micros, rest) = match rest.strip_prefix(b".") {
+        None => (0, rest),
+        Some(rest) => {
+            let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+            let (fraction, rest) = rest.split_at(count);
+            if !(1..=6).contains(&count) {
+                return None;
+            }
+            (digits(fraction)? * 10u32.pow(6 - count as u32), rest)
+        }
+    };
+    let zone = match rest {
+        [] => None,
+        b"Z" => Some(0),
+        [sign @ (b'+' | b'-'), h1, h2, rest @ ..] => {
+            let minutes = match rest {
+                [] => 0,
+                [b':', minutes @ ..] if minutes.len() == 2 => digits(minutes)?,
+                _ => return None,
+            };
+            let hours = digits(&[*h1, *h2])?;
+            if hours > 15 || minutes > 59 {
+                return None;
+            }
+            let seconds = (hours * 60 + minutes) as i32 * 60;
+            Some(if *sign == b'-' { -seconds } else { seconds })
+        }
+        _ => return None,
+    };
+    let time = i64::from((hour * 60 + minute) * 60 + second) * MICROS_PER_SECOND + i64::from(micros);
+    Some(Moment::At { days, time, zone: zone.map(Zone::Offset) })
 }
 
 pub(super) fn time(text: &str, style: &Style) -> Result<i64> {
@@ -98,7 +149,7 @@ pub(super) fn time(text: &str, style: &Style) -> Result<i64> {
 }
 
 pub(super) fn timestamp(text: &str, style: &Style) -> Result<i64> {
-    match read(text, false).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, "timestamp", text))? {
+    match moment(text, style).map_err(|bad| explain(bad, "timestamp", text))? {
         Moment::Infinity => Ok(i64::MAX),
         Moment::MinusInfinity => Ok(i64::MIN),
         Moment::At { days, time, .. } => micros(days, time).ok_or_else(|| out_of_range("timestamp", text)),
@@ -108,7 +159,7 @@ pub(super) fn timestamp(text: &str, style: &Style) -> Result<i64> {
 
 pub(super) fn timestamptz(text: &str, style: &Style) -> Result<i64> {
     let kind = "timestamp with time zone";
-    match read(text, false).and_then(|fields| fields.moment(style)).map_err(|bad| explain(bad, kind, text))? {
+    match moment(text, style).map_err(|bad| explain(bad, kind, text))? {
         Moment::Infinity => Ok(i64::MAX),
         Moment::MinusInfinity => Ok(i64::MIN),
         Moment::At { days, time, zone } => {

@@ -16,6 +16,35 @@ pub(super) struct Decimal {
     pub exponent: i32,
 }
 
+/// What data mostly holds, such as `-1234.56`, without a detour: at most 18 digits, not more of them after the point than
+/// `scale`, nothing around them. `None`: [`Decimal::parse`] has to look.
+pub(super) fn plain(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    const MOST_DIGITS: usize = 18;
+    let bytes = text.as_bytes();
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    if digits.len() > MOST_DIGITS + 1 {
+        return None;
+    }
+    let mut value = 0u64;
+    let mut point = None;
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(at),
+            _ => return None,
+        }
+    }
+    let count = digits.len() - usize::from(point.is_some());
+    let fraction = point.map_or(0, |at| digits.len() - 1 - at);
+    if !(1..=MOST_DIGITS).contains(&count) {
+        return None;
+    }
+    let more = u32::try_from(i32::from(scale) - fraction as i32).ok()?;
+    let value = i128::from(value).checked_mul(10i128.checked_pow(more)?)?;
+    let fits = value < 10i128.checked_pow(precision.into())?;
+    fits.then_some(if digits.len() < bytes.len() { -value } else { value })
+}
+
 /// Exponents beyond this are out of range for Postgres too.
 const EXPONENT_LIMIT: i32 = 200_000;
 

@@ -268,6 +268,46 @@ fn broken_input_is_refused_without_a_panic() {
     }
 }
 
+/// Values in the form that data has are read without a detour; a blank around them is enough for the long way.
+#[test]
+fn the_short_way_reads_what_the_long_way_reads() {
+    let mut rng = StdRng::seed_from_u64(13);
+    let styles = ["UTC", "America/New_York"].map(|zone| Style::default().with_time_zone(zone).unwrap());
+    let numbers = [None, Some((10, 2)), Some((5, 5)), Some((18, 0)), Some((38, 30)), Some((7, -3))];
+    let numbers = numbers.map(SqlType::Numeric);
+    let moments = [SqlType::Timestamp, SqlType::TimestampTz];
+    for _ in 0..20_000 {
+        let style = &styles[rng.random_range(0..2)];
+        let (t, text) = match rng.random() {
+            true => {
+                let mut text: String =
+                    (0..rng.random_range(0..21)).map(|_| char::from(rng.random_range(b'0'..=b'9'))).collect();
+                for sign in [".", ".", "-"] {
+                    if rng.random_range(0..3) == 0 {
+                        let at = if sign == "-" { 0 } else { rng.random_range(0..=text.len()) };
+                        text.insert_str(at, sign);
+                    }
+                }
+                (&numbers[rng.random_range(0..numbers.len())], text)
+            }
+            false => {
+                let zone = ["", "Z", "+02", "-05:30", "+16", "+01:60", "-0530", "+1"][rng.random_range(0..8)];
+                let (year, month, day) =
+                    (rng.random_range(0..10_000), rng.random_range(0..14), rng.random_range(0..33));
+                let (hour, minute, second) =
+                    (rng.random_range(0..26), rng.random_range(0..62), rng.random_range(0..62));
+                let fraction = ["", ".5", ".123456", ".0000005", "."][rng.random_range(0..5)];
+                let between = if rng.random() { 'T' } else { ' ' };
+                let text =
+                    format!("{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}{fraction}{zone}");
+                (&moments[rng.random_range(0..2)], text)
+            }
+        };
+        let (short, long) = (scalar_from_text(t, &text, style), scalar_from_text(t, &format!("{text} "), style));
+        assert_eq!(short.map_err(|e| e.code()), long.map_err(|e| e.code()), "{t}: {text}");
+    }
+}
+
 fn printed(t: SqlType, text: &str) -> String {
     let style = Style::default();
     texts_of(&build(&t, &[Some(text.to_string())], &style), &t, &style).remove(0).unwrap()

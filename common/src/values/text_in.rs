@@ -22,8 +22,13 @@ pub(super) fn append(builder: &mut ColumnBuilder, text: &str, style: &Style) -> 
         Values::Float32(b) => b.append_value(real(text)?),
         Values::Float64(b) => b.append_value(double(text)?),
         Values::Decimal128 { values, precision, scale, unconstrained, exact } => {
-            let decimal = numeric::checked(decimal(text)?, *scale, *exact)?;
-            values.append_value(numeric::to_i128(decimal, *precision, *scale, *unconstrained)?);
+            values.append_value(match numeric::plain(text, *precision, *scale) {
+                Some(value) => value,
+                None => {
+                    let decimal = numeric::checked(decimal(text)?, *scale, *exact)?;
+                    numeric::to_i128(decimal, *precision, *scale, *unconstrained)?
+                }
+            });
         }
         Values::Decimal256 { values, precision, scale, exact } => {
             let decimal = numeric::checked(decimal(text)?, *scale, *exact)?;
@@ -58,6 +63,11 @@ fn out_of_range(kind: &str, text: &str) -> Error {
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool> {
+    match text {
+        "t" | "true" => return Ok(true),
+        "f" | "false" => return Ok(false),
+        _ => {}
+    }
     let word = text.trim_ascii().to_ascii_lowercase();
     let begins = |whole: &str, least: usize| word.len() >= least && whole.starts_with(&word);
     if word == "1" || begins("true", 1) || begins("yes", 1) || begins("on", 2) {
@@ -93,13 +103,17 @@ fn oid(text: &str) -> Result<i32> {
 }
 
 /// Rust's syntax for floats, less what Postgres does not take, plus a check that a number did not become infinite or zero.
-fn float<T: FromStr>(text: &str, kind: &str, is_lost: impl Fn(&T, bool) -> bool) -> Result<T> {
+fn float<T: FromStr + Into<f64> + Copy>(text: &str, kind: &str) -> Result<T> {
     let trimmed = text.trim_ascii();
     let value: T = trimmed.parse().map_err(|_| invalid(kind, text))?;
-    let is_number = trimmed.bytes().any(|b| b.is_ascii_digit());
-    let mantissa = trimmed.split(['e', 'E']).next().unwrap_or("");
-    let nonzero = mantissa.bytes().any(|b| (b'1'..=b'9').contains(&b));
-    if is_number && is_lost(&value, nonzero) {
+    let wide: f64 = value.into();
+    let is_lost = if wide == 0.0 {
+        let mantissa = trimmed.split(['e', 'E']).next().unwrap_or("");
+        mantissa.bytes().any(|b| (b'1'..=b'9').contains(&b))
+    } else {
+        wide.is_infinite() && trimmed.bytes().any(|b| b.is_ascii_digit())
+    };
+    if is_lost {
         return Err(Error::new(
             SqlState::NumericValueOutOfRange,
             format!("\"{text}\" is out of range for type {kind}"),
@@ -109,11 +123,11 @@ fn float<T: FromStr>(text: &str, kind: &str, is_lost: impl Fn(&T, bool) -> bool)
 }
 
 pub(super) fn double(text: &str) -> Result<f64> {
-    float(text, "double precision", |v: &f64, nonzero| v.is_infinite() || (*v == 0.0 && nonzero))
+    float(text, "double precision")
 }
 
 fn real(text: &str) -> Result<f32> {
-    float(text, "real", |v: &f32, nonzero| v.is_infinite() || (*v == 0.0 && nonzero))
+    float(text, "real")
 }
 
 fn decimal(text: &str) -> Result<Decimal> {
