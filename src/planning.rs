@@ -3,7 +3,10 @@
 mod cheap_first;
 mod dynamic_filters;
 mod early_filter;
+mod kept_rows;
+mod late_text;
 mod outer_joins;
+mod stages;
 
 use std::sync::Arc;
 
@@ -23,6 +26,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::cheap_first::CheapFirst;
 use self::dynamic_filters::DynamicFilters;
+use self::late_text::LateText;
+pub use self::late_text::as_text;
 use self::outer_joins::OuterJoinConstants;
 use crate::config::Config;
 use crate::pg_catalog::SystemSubqueries;
@@ -83,7 +88,7 @@ pub async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<A
     }
 }
 
-/// DataFusion's rules, after two of ours. In place of the rules that push conditions down, which take columns of one name for one
+/// DataFusion's rules, after three of ours. In place of the rules that push conditions down, which take columns of one name for one
 /// another: ours for what joins and sorts come to know, and nothing for all other conditions, since what we read takes none that late.
 fn physical_rules() -> Vec<PhysicalRule> {
     let rules = PhysicalOptimizer::new().rules.into_iter().filter_map(|rule| match rule.name() {
@@ -91,6 +96,6 @@ fn physical_rules() -> Vec<PhysicalRule> {
         "FilterPushdown(Post)" => Some(Arc::new(DynamicFilters) as PhysicalRule),
         _ => Some(rule),
     });
-    let first: [PhysicalRule; 2] = [Arc::new(OuterJoinConstants), Arc::new(CheapFirst)];
+    let first: [PhysicalRule; 3] = [Arc::new(OuterJoinConstants), Arc::new(LateText), Arc::new(CheapFirst)];
     first.into_iter().chain(rules).collect()
 }

@@ -80,9 +80,11 @@ impl RowWriter<'_> {
                     if at > 0 {
                         out.put_u8(self.options.delimiter);
                     }
+                    let (name, columns) = (field.name().as_bytes(), schema.fields().len());
                     match format {
-                        CopyFormat::Csv => self.write_csv(field.name().as_bytes(), false, schema.fields().len(), out),
-                        _ => self.write_escaped(field.name().as_bytes(), out),
+                        CopyFormat::Csv if self.is_plain(name, usize::MAX, columns) => out.put_slice(name),
+                        CopyFormat::Csv => self.write_quoted(name, out),
+                        _ => self.write_escaped(name, out),
                     }
                 }
                 out.put_u8(b'\n');
@@ -149,17 +151,41 @@ impl RowWriter<'_> {
                 out.put_slice(self.options.null.as_bytes());
                 continue;
             }
+            // Most values stay as they are.
+            let start = out.len();
+            column.write_text(row, self.style, out);
+            if self.is_plain(&out[start..], at, columns.len()) {
+                continue;
+            }
             scratch.clear();
-            column.write_text(row, self.style, scratch);
+            scratch.put_slice(&out[start..]);
+            out.truncate(start);
             match self.options.format {
-                CopyFormat::Csv => {
-                    let forced = self.options.force_quote.contains(&at);
-                    self.write_csv(scratch, forced, columns.len(), out);
-                }
+                CopyFormat::Csv => self.write_quoted(scratch, out),
                 _ => self.write_escaped(scratch, out),
             }
         }
         out.put_u8(b'\n');
+    }
+
+    /// True if the text stands for itself. In CSV it is quoted, too, where it would be read as null or as the end of the data.
+    fn is_plain(&self, text: &[u8], column: usize, columns: usize) -> bool {
+        let options = self.options;
+        let (delimiter, quote) = (options.delimiter, options.quote);
+        // All bytes are looked at: without a way out the loops take many at a time.
+        match options.format {
+            CopyFormat::Csv => {
+                let is_taken = text == options.null.as_bytes() || (columns == 1 && text == b"\\.");
+                let is_special = |b: u8| b == delimiter || b == quote || b == b'\n' || b == b'\r';
+                !is_taken
+                    && !options.force_quote.contains(&column)
+                    && !text.iter().fold(false, |any, b| any | is_special(*b))
+            }
+            _ => {
+                let is_special = |b: u8| b == b'\\' || b == delimiter || (0x08..=0x0d).contains(&b);
+                !text.iter().fold(false, |any, b| any | is_special(*b))
+            }
+        }
     }
 
     fn write_escaped(&self, text: &[u8], out: &mut BytesMut) {
@@ -182,15 +208,8 @@ impl RowWriter<'_> {
         }
     }
 
-    /// Quoted if it must be, or if it would be read as null or as the end of the data.
-    fn write_csv(&self, text: &[u8], forced: bool, columns: usize, out: &mut BytesMut) {
+    fn write_quoted(&self, text: &[u8], out: &mut BytesMut) {
         let options = self.options;
-        let special = |b: &u8| *b == options.delimiter || *b == options.quote || matches!(b, b'\n' | b'\r');
-        let quoted =
-            forced || text == options.null.as_bytes() || (columns == 1 && text == b"\\.") || text.iter().any(special);
-        if !quoted {
-            return out.put_slice(text);
-        }
         out.put_u8(options.quote);
         for byte in text {
             if *byte == options.quote || *byte == options.escape {

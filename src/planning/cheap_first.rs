@@ -64,6 +64,11 @@ enum Effort {
     Unknown,
 }
 
+/// Of some values it may be an error.
+pub(super) fn may_fail(condition: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    effort(condition, schema) == Effort::Unknown
+}
+
 fn effort(condition: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Effort {
     if let Some(binary) = condition.downcast_ref::<BinaryExpr>() {
         let (left, op, right) = (binary.left(), *binary.op(), binary.right());
@@ -86,7 +91,7 @@ fn effort(condition: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Effort {
     effort_to_read(condition, schema)
 }
 
-fn is_comparison(op: Operator) -> bool {
+pub(super) fn is_comparison(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }

@@ -47,8 +47,10 @@ use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 use super::early_filter::EarlyFilterExec;
 use super::outer_joins::UnknownConstantsExec;
+use super::stages::StagedFilterExec;
 
-/// Comes last: whoever changes a plan after it would part a join from its condition.
+/// Comes last: whoever changes a plan after it would part a join from its condition. On its way it puts our filters in place of
+/// DataFusion's.
 #[derive(Debug)]
 pub struct DynamicFilters;
 
@@ -114,7 +116,7 @@ fn push(
         }
         children.push(push(child, below, reads_together(node.as_ref(), side, together), config)?);
     }
-    let node = replace_children_if_necessary(Arc::clone(node), children)?;
+    let node = StagedFilterExec::instead_of(replace_children_if_necessary(Arc::clone(node), children)?)?;
     Ok(asking(remembering(node, own, config)?, asked, at_scan))
 }
 

@@ -14,11 +14,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::{BatchCoalescer, filter_record_batch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{ScalarValue, Statistics};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
@@ -26,11 +26,11 @@ use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, Column, Liter
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs,
 };
-use futures::TryStreamExt;
+
+use super::kept_rows::{Kept, kept_rows};
 
 /// Rows after which a condition has shown what it is good for.
 const ROWS_OF_TRIAL: usize = 32 * 1024;
@@ -109,21 +109,16 @@ impl ExecutionPlan for EarlyFilterExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let batch_size = context.session_config().batch_size();
-        let rows = Rows {
-            input: self.input.execute(partition, context)?,
-            trials: self.conditions.iter().map(Trial::new).collect(),
-            ready: BatchCoalescer::new(schema.clone(), batch_size)
-                .with_biggest_coalesce_batch_size(Some(batch_size / 2)),
-            ended: false,
-            metrics: BaselineMetrics::new(&self.metrics, partition),
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let mut trials: Vec<Trial> = self.conditions.iter().map(Trial::new).collect();
+        let ask = move |mut batch| {
+            for trial in &mut trials {
+                batch = trial.ask(batch)?;
+            }
+            Ok(Kept { batch, rows: None })
         };
-        let batches = futures::stream::try_unfold(rows, |mut rows| async move {
-            let batch = rows.next().await?;
-            Ok::<_, DataFusionError>(batch.map(|batch| (batch, rows)))
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        Ok(kept_rows(input, self.schema(), &context, metrics, ask))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -140,44 +135,6 @@ impl ExecutionPlan for EarlyFilterExec {
 
     fn cardinality_effect(&self) -> CardinalityEffect {
         CardinalityEffect::LowerEqual
-    }
-}
-
-/// A partition as it is read.
-struct Rows {
-    input: SendableRecordBatchStream,
-    trials: Vec<Trial>,
-    /// Few rows of many batches become one.
-    ready: BatchCoalescer,
-    ended: bool,
-    metrics: BaselineMetrics,
-}
-
-impl Rows {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            if let Some(batch) = self.ready.next_completed_batch() {
-                self.metrics.record_output(batch.num_rows());
-                return Ok(Some(batch));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let batch = self.input.try_next().await?;
-            let _timer = self.metrics.elapsed_compute().timer();
-            match batch {
-                Some(mut batch) => {
-                    for trial in &mut self.trials {
-                        batch = trial.ask(batch)?;
-                    }
-                    self.ready.push_batch(batch)?;
-                }
-                None => {
-                    self.ended = true;
-                    self.ready.finish_buffered_batch()?;
-                }
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 //!   all else ──▶ a replay: the source's reader once more, late rows left out as they were
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -30,6 +31,8 @@ use tidemark_engine::{Replay, SourceDef};
 use tidemark_sql::relation::RelationScan;
 use tidemark_storage::Snapshot;
 
+use crate::planning;
+
 #[derive(Debug)]
 pub(super) struct SourceScan {
     pub def: SourceDef,
@@ -38,8 +41,13 @@ pub(super) struct SourceScan {
 }
 
 impl SourceScan {
-    /// The table of its files, if that has these columns as the source declares them.
-    async fn files(&self, state: &dyn Session, columns: &[usize]) -> DfResult<Option<ListingTable>> {
+    /// The table of its files, if that has these columns as the source declares them. Text that is compared comes as views.
+    async fn files(
+        &self,
+        state: &dyn Session,
+        columns: &[usize],
+        compared: &BTreeSet<&str>,
+    ) -> DfResult<Option<ListingTable>> {
         if self.def.watermark.is_some() {
             return Ok(None);
         }
@@ -49,7 +57,7 @@ impl SourceScan {
         if files.files.is_empty() || columns.iter().any(|column| *column >= files.columns) {
             return Ok(None);
         }
-        let format = ParquetFormat::default();
+        let format = ParquetFormat::default().with_force_view_types(false);
         for file in &files.files {
             let there = format.infer_schema(state, &files.store, std::slice::from_ref(file)).await?;
             if !columns.iter().all(|column| is_as_declared(&there, &self.def.schema, *column)) {
@@ -57,11 +65,16 @@ impl SourceScan {
             }
         }
         state.runtime_env().register_object_store(ObjectStoreUrl::parse(&url)?.as_ref(), files.store);
-        let declared = Schema::new(self.def.schema.fields()[..files.columns].to_vec());
+        let declared = self.def.schema.fields()[..files.columns].iter().map(|field| {
+            match *field.data_type() == DataType::Utf8 && compared.contains(field.name().as_str()) {
+                true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+                false => Arc::clone(field),
+            }
+        });
         let options = ListingOptions::new(Arc::new(format)).with_file_extension("");
         let config = ListingTableConfig::new_with_multi_paths(paths)
             .with_listing_options(options)
-            .with_schema(Arc::new(declared));
+            .with_schema(Arc::new(Schema::new(declared.collect::<Vec<_>>())));
         ListingTable::try_new(config).map(Some)
     }
 }
@@ -102,10 +115,11 @@ impl RelationScan for SourceScan {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        if let Some(files) = self.files(state, &columns).await? {
+        let compared = filters.iter().flat_map(Expr::column_refs).map(|column| column.name.as_str()).collect();
+        if let Some(files) = self.files(state, &columns, &compared).await? {
             let scan = files.scan(state, Some(&columns), filters, limit).await?;
             if files_in(&scan) == files.table_paths().len() {
-                return Ok(scan);
+                return planning::as_text(scan);
             }
         }
         let schema: SchemaRef = Arc::new(self.def.schema.project(&columns)?);

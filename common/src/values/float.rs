@@ -1,4 +1,6 @@
 //! Floating point numbers as Postgres prints them: `1e+20`, `0.0001`, `NaN`.
+//!
+//! The shortest digits that read back as the number are found by Ryu (Adams, PLDI 2018), as in Postgres.
 
 use std::fmt::{self, Write};
 
@@ -37,7 +39,7 @@ const DOUBLE: Width = Width { digits: 15, shortest_limit: 15 };
 const REAL: Width = Width { digits: 6, shortest_limit: 6 };
 
 /// What printing asks of a float, whatever its width.
-trait Float: fmt::LowerExp + Copy {
+trait Float: fmt::LowerExp + ryu::Float {
     const WIDTH: Width;
     fn is_nan(self) -> bool;
     fn is_infinite(self) -> bool;
@@ -98,11 +100,15 @@ fn write<F: Float>(value: F, extra_digits: i32, out: &mut BytesMut) {
     if value.is_infinite() {
         return out.put_slice(if value.is_negative() { b"-Infinity" } else { b"Infinity" });
     }
+    if extra_digits > 0 && value.neighbours().is_none() {
+        let mut buffer = ryu::Buffer::new();
+        return lay_out(buffer.format_finite(value).as_bytes(), F::WIDTH.shortest_limit, out);
+    }
     let mut text = Small { bytes: [0; 64], len: 0 };
     if extra_digits <= 0 {
         let digits = (F::WIDTH.digits + extra_digits).max(1);
         write!(text, "{value:.*e}", (digits - 1) as usize).expect("at most 15 digits");
-        return lay_out(&text.bytes[..text.len], digits, true, out);
+        return lay_out(&text.bytes[..text.len], digits, out);
     }
     write!(text, "{value:e}").expect("the shortest form of a float has at most 17 digits");
     // Of two shortest texts that are as close, Postgres takes the even one, as rounding to so many digits does.
@@ -114,7 +120,7 @@ fn write<F: Float>(value: F, extra_digits: i32, out: &mut BytesMut) {
         after_point += 1;
         text.rewrite(value, after_point);
     }
-    lay_out(&text.bytes[..text.len], F::WIDTH.shortest_limit, true, out);
+    lay_out(&text.bytes[..text.len], F::WIDTH.shortest_limit, out);
 }
 
 fn mantissa_digits(scientific: &[u8]) -> usize {
@@ -138,28 +144,37 @@ fn reads_back_surely<F: Float>(value: F, scientific: &[u8]) -> bool {
     distances().is_none_or(|(distance, room)| distance * 2 < room)
 }
 
-/// `-1.25e-7` as mantissa and exponent becomes `-1.25e-07`, or plain digits if the exponent is small.
-fn lay_out(scientific: &[u8], limit: i32, strip: bool, out: &mut BytesMut) {
-    let e = scientific.iter().position(|b| *b == b'e').expect("LowerExp always writes an exponent");
-    let exponent: i32 = std::str::from_utf8(&scientific[e + 1..])
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .expect("LowerExp writes the exponent as an integer");
-    let mut mantissa = &scientific[..e];
+/// `-1.25e-7` or `12.5` as Postgres writes it: with an exponent of two digits if that is small or from `limit` on, otherwise without.
+fn lay_out(number: &[u8], limit: i32, out: &mut BytesMut) {
+    let (mut mantissa, mut exponent) = match number.iter().position(|b| *b == b'e') {
+        Some(e) => (&number[..e], exponent(&number[e + 1..])),
+        None => (number, 0),
+    };
     if let Some(rest) = mantissa.strip_prefix(b"-") {
         out.put_u8(b'-');
         mantissa = rest;
     }
-    let mut digits = [0u8; 32];
+    let mut digits = [0u8; 64];
     let mut count = 0;
-    for digit in mantissa.iter().filter(|b| **b != b'.') {
-        digits[count] = *digit;
-        count += 1;
-    }
-    if strip {
-        while count > 1 && digits[count - 1] == b'0' {
-            count -= 1;
+    let mut whole = mantissa.len();
+    for (at, byte) in mantissa.iter().enumerate() {
+        match byte {
+            b'.' => whole = at,
+            // Zeros before the first digit only move the point.
+            b'0' if count == 0 => exponent -= 1,
+            digit => {
+                digits[count] = *digit;
+                count += 1;
+            }
         }
+    }
+    // Of the first digit.
+    exponent += whole as i32 - 1;
+    if count == 0 {
+        return out.put_u8(b'0');
+    }
+    while count > 1 && digits[count - 1] == b'0' {
+        count -= 1;
     }
     let digits = &digits[..count];
     if exponent < -4 || exponent >= limit {
@@ -181,6 +196,15 @@ fn lay_out(scientific: &[u8], limit: i32, strip: bool, out: &mut BytesMut) {
     }
 }
 
+fn exponent(text: &[u8]) -> i32 {
+    let (negative, digits) = match text.strip_prefix(b"-") {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let exponent = digits.iter().fold(0, |sum, digit| sum * 10 + i32::from(digit - b'0'));
+    if negative { -exponent } else { exponent }
+}
+
 fn with_exponent(digits: &[u8], exponent: i32, out: &mut BytesMut) {
     out.put_u8(digits[0]);
     if digits.len() > 1 {
@@ -197,6 +221,9 @@ fn with_exponent(digits: &[u8], exponent: i32, out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     fn double(value: f64, extra: i32) -> String {
@@ -250,6 +277,39 @@ mod tests {
         ];
         for (value, text) in cases {
             assert_eq!(real(value, 1), text);
+        }
+    }
+
+    /// The shortest digits, of which there may be several that read back: those nearest to the number.
+    #[test]
+    fn shortest_digits_are_the_nearest() {
+        fn check<F: Float + std::str::FromStr + PartialEq + std::fmt::Debug>(value: F) {
+            let mut text = Small { bytes: [0; 64], len: 0 };
+            write!(text, "{value:e}").unwrap();
+            let after_point = mantissa_digits(&text.bytes[..text.len]) - 1;
+            text.rewrite(value, after_point);
+            let (mut nearest, mut found) = (BytesMut::new(), BytesMut::new());
+            lay_out(&text.bytes[..text.len], F::WIDTH.shortest_limit, &mut nearest);
+            write(value, 1, &mut found);
+            assert_eq!(found, nearest, "{value:e}");
+            let read: F = std::str::from_utf8(&found).unwrap().parse().ok().unwrap();
+            assert_eq!(read, value);
+        }
+        let mut rng = StdRng::seed_from_u64(5);
+        for _ in 0..20_000 {
+            let (bits, narrow) = (rng.random(), rng.random());
+            let doubles =
+                [f64::from_bits(bits), rng.random(), rng.random_range(-1e6..1e6), rng.random_range(0.0..1e-6)];
+            for value in doubles.into_iter().filter(|v| v.is_finite() && v.neighbours().is_none()) {
+                check(value);
+            }
+            let reals = [f32::from_bits(narrow), rng.random()];
+            for value in reals.into_iter().filter(|v| v.is_finite() && v.neighbours().is_none()) {
+                check(value);
+            }
+        }
+        for value in [f64::MIN_POSITIVE, 5e-324, f64::EPSILON, 9.5367431640625e-7, 2.5e-310] {
+            check(value);
         }
     }
 

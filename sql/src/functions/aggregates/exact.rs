@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use tidemark_common::{Error, Result};
 
 use super::integers::{for_each, for_each_wide, is_wide, out_of_range, scale_of, to_array};
+use super::small;
 use crate::functions::ratio;
 
 /// What is made of count and sum.
@@ -160,6 +161,19 @@ impl ExactGroups {
         self.counts.resize(groups, 0);
     }
 
+    /// Adds all values. `groups`: each row's; all are of the only one without it.
+    fn add_all(&mut self, values: &ArrayRef, groups: Option<&[usize]>) -> Result<()> {
+        let Some(sums) = small::sums(values, groups, self.counts.len()) else {
+            return self.add(values, None, |row| groups.map_or(0, |groups| groups[row]), Change::Add);
+        };
+        for (group, of) in sums.into_iter().enumerate() {
+            let added = self.sums.change(group, of.sum.into(), Change::Add);
+            added.ok_or_else(|| out_of_range(&self.exact.sum_type))?;
+            self.counts[group] += of.count;
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         values: &ArrayRef,
@@ -213,7 +227,10 @@ impl GroupsAccumulator for ExactGroups {
         total: usize,
     ) -> DfResult<()> {
         self.resize(total);
-        Ok(self.add(&values[0], filter, |row| groups[row], Change::Add)?)
+        Ok(match filter {
+            None => self.add_all(&values[0], Some(groups)),
+            Some(_) => self.add(&values[0], filter, |row| groups[row], Change::Add),
+        }?)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> DfResult<ArrayRef> {
@@ -257,7 +274,7 @@ impl ExactOne {
 
 impl Accumulator for ExactOne {
     fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
-        Ok(self.0.add(&values[0], None, |_| 0, Change::Add)?)
+        Ok(self.0.add_all(&values[0], None)?)
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {

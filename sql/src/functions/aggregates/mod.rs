@@ -13,6 +13,7 @@ mod exact;
 pub(super) mod integers;
 mod json;
 mod mode;
+mod small;
 mod string_agg;
 mod sum;
 
