@@ -65,6 +65,29 @@ async fn parquet_files_as_batches() {
         assert_eq!(plan.contains("DataSourceExec"), *direct, "{name}: {plan}");
         assert_eq!(instance.lines(&query(name, columns)).await, expected, "{name}");
     }
+    // Text is compared before it is unpacked.
+    for condition in [
+        "origin = 'JFK'",
+        "'EWR' < origin AND distance > 1000",
+        "origin > dest",
+        "carrier IN ('AA', 'DL', 'zz')",
+        "carrier NOT IN ('AA', NULL) OR dest = 'BOS'",
+        "dest LIKE 'B%' AND dest NOT ILIKE '%o%'",
+        "tailnum IS NULL OR tailnum LIKE 'N_%AA'",
+        "NOT (tailnum = 'N14228') AND carrier IS DISTINCT FROM 'UA'",
+        "lower(carrier) || dest > 'm' AND tailnum IS NOT NULL",
+        "CASE WHEN origin = 'LGA' THEN dest ELSE carrier END = 'ATL'",
+        "length(tailnum) <> 6 OR coalesce(tailnum, carrier) = 'AA'",
+        "dest = 'nowhere'",
+        "origin = NULL",
+    ] {
+        let found = |name: &str| {
+            format!(
+                "SELECT count(*), min(dest), max(tailnum), count(tailnum), sum(distance) FROM {name} WHERE {condition}"
+            )
+        };
+        assert_eq!(instance.lines(&found("plain")).await, instance.lines(&found("named")).await, "{condition}");
+    }
     // Only the reader knows which file a row is of.
     let paths = instance.lines(&query("plain", "carrier, count(*), sum(distance), count(path) - count(*)")).await;
     assert_eq!(paths, expected.iter().map(|line| format!("{line} 0")).collect::<Vec<_>>());
