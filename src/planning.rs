@@ -6,6 +6,7 @@ mod early_filter;
 mod kept_rows;
 mod late_text;
 mod outer_joins;
+mod small_decimals;
 mod stages;
 
 use std::sync::Arc;

@@ -47,10 +47,11 @@ use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 use super::early_filter::EarlyFilterExec;
 use super::outer_joins::UnknownConstantsExec;
+use super::small_decimals;
 use super::stages::StagedFilterExec;
 
-/// Comes last: whoever changes a plan after it would part a join from its condition. On its way it puts our filters in place of
-/// DataFusion's.
+/// Comes last: whoever changes a plan after it would part a join from its condition. On its way it puts our filters and our
+/// arithmetic in place of DataFusion's.
 #[derive(Debug)]
 pub struct DynamicFilters;
 
@@ -116,8 +117,13 @@ fn push(
         }
         children.push(push(child, below, reads_together(node.as_ref(), side, together), config)?);
     }
-    let node = StagedFilterExec::instead_of(replace_children_if_necessary(Arc::clone(node), children)?)?;
+    let node = in_our_way(replace_children_if_necessary(Arc::clone(node), children)?)?;
     Ok(asking(remembering(node, own, config)?, asked, at_scan))
+}
+
+/// Our filters and our arithmetic in place of DataFusion's.
+fn in_our_way(node: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    small_decimals::in_node(StagedFilterExec::instead_of(node)?)
 }
 
 /// The node, each of whose rows is asked where that saves work. Of a scan, where any condition does, they are asked what the
