@@ -90,7 +90,7 @@ pub async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<A
 }
 
 /// DataFusion's rules, after three of ours. In place of the rules that push conditions down, which take columns of one name for one
-/// another: ours for what joins and sorts come to know, and nothing for all other conditions, since what we read takes none that late.
+/// another: ours, for what joins and sorts come to know, and what filters ask of the scan below.
 fn physical_rules() -> Vec<PhysicalRule> {
     let rules = PhysicalOptimizer::new().rules.into_iter().filter_map(|rule| match rule.name() {
         "FilterPushdown" => None,

@@ -1,5 +1,5 @@
 //! What a join knows of its keys once it has read its build side, and a sort with a limit of the rows that can still be among the
-//! first, as a condition for the scans below.
+//! first, as a condition for the scans below; and what a filter over a scan asks for.
 //!
 //! ```text
 //!   HashJoinExec: o_custkey = c_custkey                  HashJoinExec
@@ -88,6 +88,8 @@ enum Producer {
     Join,
     /// It asks each row itself.
     Sort,
+    /// The same, of what the query says.
+    Filter,
 }
 
 /// The node with what the conditions, and those of joins and sorts below, become further down. `together`: of its partitions
@@ -156,7 +158,7 @@ fn pruned(
 
 // ---- Where conditions come from -------------------------------------------------------------------------------------
 
-/// What a join or a sort with a limit will know, and of which of its inputs.
+/// What a join or a sort with a limit will know, or a filter knows, and of which of its inputs.
 fn own_condition(
     node: &Arc<dyn ExecutionPlan>,
     together: bool,
@@ -172,6 +174,11 @@ fn own_condition(
         Producer::Join
     } else if node.is::<SortExec>() {
         Producer::Sort
+    } else if let Some(filter) = node.downcast_ref::<FilterExec>() {
+        // The logical plan has each condition where it belongs: there is no further way down than into the scan below.
+        let condition = Arc::clone(filter.predicate());
+        return Ok(leads_to_scan(filter.input())
+            .then_some((0, Passing { condition, of: Producer::Filter, saves_work: false })));
     } else {
         return Ok(None);
     };
@@ -215,6 +222,15 @@ fn reads_together(node: &dyn ExecutionPlan, side: usize, together: bool) -> bool
 /// A node that reads all its input whatever is read of it.
 fn is_gathering(node: &dyn ExecutionPlan) -> bool {
     node.is::<RepartitionExec>() || node.is::<CoalescePartitionsExec>() || node.is::<SortPreservingMergeExec>()
+}
+
+/// Nothing but a scan's rows comes out of it.
+fn leads_to_scan(node: &Arc<dyn ExecutionPlan>) -> bool {
+    match node.children().as_slice() {
+        [] => true,
+        [child] => (is_gathering(node.as_ref()) || node.is::<CooperativeExec>()) && leads_to_scan(child),
+        _ => false,
+    }
 }
 
 fn is_work(node: &dyn ExecutionPlan) -> bool {

@@ -88,6 +88,9 @@ async fn parquet_files_as_batches() {
         };
         assert_eq!(instance.lines(&found("plain")).await, instance.lines(&found("named")).await, "{condition}");
     }
+    // Row groups are passed over by what is known of them.
+    let plan = instance.lines("EXPLAIN ANALYZE SELECT count(*) FROM plain WHERE distance < 0").await.join("\n");
+    assert!(plan.contains("bytes_scanned=0"), "{plan}");
     // Only the reader knows which file a row is of.
     let paths = instance.lines(&query("plain", "carrier, count(*), sum(distance), count(path) - count(*)")).await;
     assert_eq!(paths, expected.iter().map(|line| format!("{line} 0")).collect::<Vec<_>>());
