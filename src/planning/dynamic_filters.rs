@@ -24,8 +24,9 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{JoinSide, JoinType};
 use datafusion::error::Result;
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
@@ -143,17 +144,29 @@ fn pruned(
     passing: &[Passing],
     config: &ConfigOptions,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = scan.schema();
+    let conditions = passing.iter().flat_map(|passing| split_conjunction(&passing.condition));
+    let conditions: Vec<_> = conditions.filter(|condition| is_of_whole_range(condition, &schema)).collect();
     // With a limit of its own it would go on to other rows.
-    if passing.is_empty() || scan.fetch().is_some() {
+    if conditions.is_empty() || scan.fetch().is_some() {
         return Ok(Arc::clone(scan));
     }
-    let asked = |passing: &Passing| ChildFilterPushdownResult {
-        filter: Arc::clone(&passing.condition),
+    let asked = |condition: &Arc<dyn PhysicalExpr>| ChildFilterPushdownResult {
+        filter: Arc::clone(condition),
         child_results: Vec::new(),
     };
-    let asked = ChildPushdownResult { parent_filters: passing.iter().map(asked).collect(), self_filters: Vec::new() };
+    let parent_filters = conditions.into_iter().map(asked).collect();
+    let asked = ChildPushdownResult { parent_filters, self_filters: Vec::new() };
     let pushed = scan.handle_child_pushdown_result(FilterPushdownPhase::Post, asked, config)?;
     Ok(pushed.updated_node.unwrap_or_else(|| Arc::clone(scan)))
+}
+
+/// The least and the largest value of its columns, as files have them, are those of all rows: of floating-point numbers NaN, which is
+/// larger than all others, is not among them.
+fn is_of_whole_range(condition: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    let columns = collect_columns(condition);
+    let mut types = columns.iter().map(|column| schema.field(column.index()).data_type());
+    types.all(|of| !of.is_floating() && !of.is_nested())
 }
 
 // ---- Where conditions come from -------------------------------------------------------------------------------------

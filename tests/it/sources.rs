@@ -96,6 +96,35 @@ async fn parquet_files_as_batches() {
     assert_eq!(paths, expected.iter().map(|line| format!("{line} 0")).collect::<Vec<_>>());
 }
 
+/// Of the least and the largest value that a Parquet file tells NaN, which is larger than all numbers, is no part.
+#[tokio::test]
+async fn not_a_number_is_beyond_what_a_file_tells() {
+    let instance = start().await;
+    let path = format!("path = '{}'", instance.dir.path().join("numbers").display());
+    instance.run("CREATE SOURCE made (id INT) WITH (connector = 'datagen', rows = 4, rows_per_second = 'unlimited', fields.id.kind = 'sequence')").await;
+    let x = "CASE id WHEN 2 THEN 'NaN'::double precision WHEN 3 THEN NULL ELSE id END AS x";
+    instance.run(&format!("CREATE MATERIALIZED VIEW t AS SELECT id, {x} FROM made")).await;
+    instance.run(&format!("CREATE SINK s FROM t WITH (connector = 'file', {path}) FORMAT PLAIN ENCODE PARQUET")).await;
+    instance.wait_for("SELECT rows FROM tidemark.sinks", &["4"]).await;
+    instance
+        .run(&format!(
+            "CREATE SOURCE f (id INT, x DOUBLE PRECISION) WITH (connector = 'file', {path}, bounded = true) FORMAT PLAIN ENCODE PARQUET"
+        ))
+        .await;
+    instance.wait_for("SELECT state FROM tidemark.sources WHERE name = 'f'", &["finished"]).await;
+    let plan = instance.lines("EXPLAIN SELECT id FROM f WHERE x > 5").await.join("\n");
+    assert!(plan.contains("DataSourceExec"), "{plan}");
+    for (query, expected) in [
+        ("SELECT id FROM f WHERE x > 5", "2"),
+        ("SELECT id FROM f WHERE x >= 2 AND id < 3", "2"),
+        ("SELECT id FROM f WHERE x = 'NaN'", "2"),
+        ("SELECT id FROM f WHERE x IS NOT NULL ORDER BY x DESC LIMIT 1", "2"),
+        ("SELECT f.id FROM f JOIN t ON f.x = t.x WHERE t.id = 2", "2"),
+    ] {
+        assert_eq!(instance.lines(query).await, [expected], "{query}");
+    }
+}
+
 const TYPES: &str =
     "id INT, a BOOLEAN, b BIGINT, c DOUBLE PRECISION, d NUMERIC(10,2), e TEXT, f DATE, g TIMESTAMP, h UUID, i INT[]";
 
