@@ -258,20 +258,16 @@ impl CopyDecoder {
     }
 
     fn append(&mut self, at: usize, field: Field) -> Decoded<()> {
-        let (text, builder) = match field {
+        let text = match field {
             Field::Null => {
                 self.builders[at].append_null();
                 return Ok(());
             }
-            Field::Text(text) => (Ok(text), &mut self.builders[at]),
-            Field::Unescaped => (checked_text(&self.unescaped), &mut self.builders[at]),
+            Field::Text(text) => text,
+            Field::Unescaped => checked_text(&self.unescaped).map_err(|error| self.report(error, Some((at, None))))?,
         };
-        match text {
-            Ok(text) => {
-                builder.append_text(text, &self.style).map_err(|error| self.report(error, Some((at, Some(text)))))
-            }
-            Err(error) => Err(self.report(error, Some((at, None)))),
-        }
+        let appended = self.builders[at].append_text(text, &self.style);
+        appended.map_err(|error| self.report(error, Some((at, Some(text)))))
     }
 
     /// Up to the next delimiter that is not escaped, and what comes after it.

@@ -239,11 +239,7 @@ fn is_gathering(node: &dyn ExecutionPlan) -> bool {
 
 /// Nothing but a scan's rows comes out of it.
 fn leads_to_scan(node: &Arc<dyn ExecutionPlan>) -> bool {
-    match node.children().as_slice() {
-        [] => true,
-        [child] => (is_gathering(node.as_ref()) || node.is::<CooperativeExec>()) && leads_to_scan(child),
-        _ => false,
-    }
+    is_leaf_below(node, |between| is_gathering(between) || between.is::<CooperativeExec>())
 }
 
 fn is_work(node: &dyn ExecutionPlan) -> bool {
@@ -256,9 +252,14 @@ fn is_work(node: &dyn ExecutionPlan) -> bool {
 
 /// A leaf, or what keeps rows of one back.
 fn is_scan(node: &Arc<dyn ExecutionPlan>) -> bool {
+    is_leaf_below(node, |between| between.is::<FilterExec>() || between.is::<CooperativeExec>())
+}
+
+/// A leaf, or one below it with nothing but such nodes in between.
+fn is_leaf_below(node: &Arc<dyn ExecutionPlan>, between: fn(&dyn ExecutionPlan) -> bool) -> bool {
     match node.children().as_slice() {
         [] => true,
-        [child] => (node.is::<FilterExec>() || node.is::<CooperativeExec>()) && is_scan(child),
+        [child] => between(node.as_ref()) && is_leaf_below(child, between),
         _ => false,
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::common::cast::as_boolean_array;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, Statistics};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -30,7 +30,7 @@ use datafusion::physical_plan::{
     ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs,
 };
 
-use super::kept_rows::{Kept, kept_rows};
+use super::kept_rows::{Kept, kept_rows, over};
 
 /// Rows after which a condition has shown what it is good for.
 const ROWS_OF_TRIAL: usize = 32 * 1024;
@@ -193,12 +193,7 @@ impl Question {
         let condition = of_any_partition(condition);
         let used: BTreeSet<usize> = collect_columns(&condition).iter().map(Column::index).collect();
         let columns: Vec<usize> = used.into_iter().collect();
-        let moved = condition.transform(|expr| {
-            let Some(column) = expr.downcast_ref::<Column>() else { return Ok(Transformed::no(expr)) };
-            let index = columns.partition_point(|used| *used < column.index());
-            Ok(Transformed::yes(Arc::new(Column::new(column.name(), index)) as _))
-        })?;
-        Ok(Self { generation, condition: moved.data, columns })
+        Ok(Self { generation, condition: over(condition, &columns)?, columns })
     }
 }
 

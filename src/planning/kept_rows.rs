@@ -9,8 +9,11 @@ use std::sync::Arc;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::metrics::BaselineMetrics;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
@@ -44,6 +47,16 @@ pub(super) fn kept_rows(
         Ok::<_, DataFusionError>(batch.map(|batch| (batch, rows)))
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
+}
+
+/// A condition over these columns of its batches alone, in their order: what is asked of copies of some rows need not copy the others.
+pub(super) fn over(condition: Arc<dyn PhysicalExpr>, columns: &[usize]) -> Result<Arc<dyn PhysicalExpr>> {
+    let moved = condition.transform(|expr| {
+        let Some(column) = expr.downcast_ref::<Column>() else { return Ok(Transformed::no(expr)) };
+        let index = columns.iter().position(|used| *used == column.index()).unwrap_or(columns.len());
+        Ok(Transformed::yes(Arc::new(Column::new(column.name(), index)) as _))
+    });
+    moved.data()
 }
 
 /// A partition as it is read.

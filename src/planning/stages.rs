@@ -17,12 +17,11 @@ use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::cast::as_boolean_array;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, Statistics};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::ColumnarValue;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_plan::execution_plan::{
@@ -37,7 +36,7 @@ use datafusion::physical_plan::{
 };
 
 use super::cheap_first::may_fail;
-use super::kept_rows::{Kept, kept_rows};
+use super::kept_rows::{Kept, kept_rows, over};
 
 /// Rows are copied out if there are so many times as many in all.
 const FEW: usize = 4;
@@ -171,13 +170,8 @@ impl Stages {
         let mut columns: Vec<usize> = last_use.keys().copied().collect();
         columns.sort_by_key(|column| std::cmp::Reverse(last_use[column]));
         let stage = |(at, condition): (usize, &Arc<dyn PhysicalExpr>)| {
-            let moved = Arc::clone(condition).transform(|expr| {
-                let Some(column) = expr.downcast_ref::<Column>() else { return Ok(Transformed::no(expr)) };
-                let index = columns.iter().position(|used| *used == column.index()).unwrap_or(columns.len());
-                Ok(Transformed::yes(Arc::new(Column::new(column.name(), index)) as _))
-            })?;
             Ok(Stage {
-                condition: moved.data,
+                condition: over(Arc::clone(condition), &columns)?,
                 width: columns.iter().filter(|column| last_use[column] >= at).count(),
                 may_fail: may_fail(condition, schema),
             })
