@@ -17,6 +17,7 @@ mod lookup;
 mod lookup_join;
 mod over;
 mod panes;
+mod sessions;
 mod top_n;
 
 use std::collections::BTreeSet;
@@ -39,6 +40,7 @@ pub use self::lookup::Stored;
 pub use self::lookup_join::LookupJoin;
 pub use self::over::{Over, Until};
 pub use self::panes::{PaneColumn, Panes, Shape, Window, Windows};
+pub use self::sessions::Sessions;
 pub use self::top_n::{RowNumber, SortKey, TopN};
 use crate::Oid;
 pub use crate::plan_text::readable;
@@ -104,6 +106,7 @@ pub enum Op {
     },
     Aggregate(Aggregate),
     Panes(Panes),
+    Sessions(Sessions),
     Join(Join),
     LookupJoin(LookupJoin),
     TopN(TopN),
@@ -313,6 +316,7 @@ impl Node {
             Op::Exchange { keys } => format!("Exchange by {}", input_names(keys)),
             Op::Aggregate(aggregate) => aggregate.describe(&input_names, words),
             Op::Panes(panes) => panes.describe(&|column| self.schema.field(column).name().clone(), words),
+            Op::Sessions(sessions) => sessions.describe(&input_names, words),
             Op::Join(join) => {
                 let [left, right] = [0, 1].map(|i| &dataflow.nodes[self.inputs[i] as usize].schema);
                 let looked_up = [0, 1].map(|i| join.looked_up[i].as_ref().and(dataflow.stored_name(self.inputs[i])));

@@ -45,6 +45,7 @@ use crate::operators::over::Over;
 use crate::operators::pace::Pace;
 use crate::operators::panes::Panes;
 use crate::operators::project::Project;
+use crate::operators::sessions::Sessions;
 use crate::operators::temporal::TemporalFilter;
 use crate::operators::top_n::TopN;
 use crate::operators::union::Union;
@@ -378,6 +379,17 @@ impl Task {
                     Ok(Box::new(Panes::new(panes, &input.schema, &node.schema, placement)?))
                 })
             }
+            Op::Sessions(sessions) => {
+                let input = input()?;
+                let by_partition =
+                    matches!(&input.op, Op::Exchange { keys } if keys.iter().copied().eq(1..=sessions.keys));
+                on_one_shard = !by_partition;
+                let shard_keys = if by_partition { (0..sessions.keys).collect() } else { Vec::new() };
+                Box::new(move |shard| {
+                    let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
+                    Ok(Box::new(Sessions::new(sessions, &input.schema, &node.schema, placement)?))
+                })
+            }
             Op::Join(join) => {
                 let sides: [&Node; 2] = [0, 1].map(|side| &plan.nodes[node.inputs[side] as usize]);
                 let exchanged = |side: &Node, on: Vec<usize>| matches!(&side.op, Op::Exchange { keys } if *keys == on);
@@ -423,6 +435,7 @@ fn keeps_state(op: &Op) -> bool {
         op,
         Op::Aggregate(_)
             | Op::Panes(_)
+            | Op::Sessions(_)
             | Op::Join(_)
             | Op::LookupJoin(_)
             | Op::TopN(_)

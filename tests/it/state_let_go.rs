@@ -47,6 +47,11 @@ const VIEWS: [(&str, &str, u64); 22] = [
         "SELECT k, window_start, window_end, v FROM SESSION(a PARTITION BY k, ts, INTERVAL '3 minutes', INTERVAL '1 hour')",
         3 * HOUR,
     ),
+    (
+        "sessions_counted",
+        "SELECT k, window_start, window_end, count(*) AS n FROM SESSION(a PARTITION BY k, ts, INTERVAL '3 minutes') GROUP BY k, window_start, window_end",
+        20,
+    ),
     ("distinct_rows", "SELECT DISTINCT window_start, v FROM TUMBLE(a, ts, INTERVAL '10 minutes')", 60),
     (
         "top",

@@ -2,6 +2,7 @@
 
 mod ordered;
 mod paned;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

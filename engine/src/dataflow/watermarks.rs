@@ -4,7 +4,8 @@
 //!   Input: its collection's ─▶ Filter, Exchange: the same ─▶ Project: the expression of the watermark ─▶ Aggregate: those
 //!   of its key                Union: the least of all inputs; Unnest: of a list, its least element
 //!                             Join: the least of two columns that must be equal, or lie within a time
-//!                             Panes: the first window that its input's leaves open; TopN, Over: those of the partition's columns
+//!                             Panes: the first window that its input's leaves open; Sessions: that of the time, for the end;
+//!                             TopN, Over: those of the partition's columns
 //!                             Lookup Join: the input's before the epoch, and no more than the rows that wait
 //! ```
 //!
@@ -25,7 +26,7 @@ use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot, StateId};
 
 use super::CollectionChanges;
 use crate::operators::time_index::watermark_micros;
-use crate::operators::{Watermarks, panes};
+use crate::operators::{Watermarks, panes, sessions};
 
 /// The state of a dataflow that is not a node's: see [`Placement::state`](crate::operators::aggregate::Placement::state).
 const WATERMARKS: u32 = 1;
@@ -239,6 +240,7 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool], now:
         Op::Unnest { columns, .. } => through_unnest(columns, input),
         Op::Join(join) => through_join(plan, node, join, all, idle),
         // Its first columns are the input's.
+        Op::Sessions(plan_of) => sessions::watermarks(plan_of, input, &plan.nodes[first as usize].schema),
         Op::Panes(paned) => panes::watermarks(paned, input, &plan.nodes[first as usize].schema),
         Op::Aggregate(aggregate) => Ok(input.range(..aggregate.group).map(|(c, value)| (*c, value.clone())).collect()),
     }

@@ -22,6 +22,7 @@ pub mod pace;
 pub mod panes;
 mod partitions;
 pub mod project;
+pub mod sessions;
 pub mod temporal;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -71,6 +71,11 @@ impl Lowering {
             watermark::tightest(self.schema(input), properties.watermarks.iter().copied().filter(|c| *c < group));
         let emit_on_close = self.emit_on_close && close.is_some();
         self.closes |= close.is_some();
+        if strategy(&calls, true) == AggregateStrategy::Merge
+            && let Some(sessions) = self.sessions(input, group, &calls, aggregate)?
+        {
+            return Ok(sessions);
+        }
         let strategy = strategy(&calls, properties.append_only);
         if emit_on_close
             && strategy == AggregateStrategy::Merge

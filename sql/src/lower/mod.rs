@@ -21,6 +21,7 @@ mod lookup_join;
 mod over;
 mod own_extreme;
 mod panes;
+mod sessions;
 mod sources;
 mod temporal;
 mod top_n;

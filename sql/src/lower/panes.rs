@@ -64,16 +64,18 @@ impl Lowering {
     ) -> Result<Option<NodeId>> {
         let Some(opened) = self.opened(input)? else { return Ok(None) };
         let Some((columns, keys)) = opened.key(group) else { return Ok(None) };
-        let Some(projection) = opened.projection(&keys, calls) else { return Ok(None) };
-        let fields = projection.fields(self.schema(input), &columns);
-        let calls = projection.calls(calls, &fields)?;
+        let Some(fed) = Fed::new(&keys, calls, |column| opened.of_row(column)) else { return Ok(None) };
+        let time = columns.iter().position(|column| matches!(column, PaneColumn::Window(_))).unwrap_or(0);
+        let pane = Field::new("pane", self.schema(input).field(time).data_type().clone(), true);
+        let fields = fed.fields(pane, self.schema(input));
+        let calls = fed.calls(calls, &fields)?;
 
         let mut node = opened.input;
         for predicate in opened.conditions {
             let (schema, properties) = (self.schema(node).clone(), self.properties(node).clone());
             node = self.add(Op::Filter { predicate }, vec![node], schema, properties);
         }
-        let node = self.project(node, std::iter::once(opened.pane).chain(projection.exprs).collect(), fields);
+        let node = self.project(node, std::iter::once(opened.pane).chain(fed.exprs).collect(), fields);
         let node = self.states_by_pane(node, keys.len(), &calls)?;
         let node = self.exchange(node, (1..=keys.len()).collect());
         let both = [START, END].into_iter().collect();
@@ -227,8 +229,29 @@ impl Opened {
         edges.into_iter().any(tells).then_some((columns, keys))
     }
 
-    /// What the calls need, with `keys` first. `None`: a call looks at the window.
-    fn projection(&self, keys: &[usize], calls: &[AggregateCall]) -> Option<PaneRows> {
+    /// A column that does not look at the window, over the rows that are opened.
+    fn of_row(&self, column: usize) -> Option<Physical> {
+        match &self.columns[column] {
+            Traced::Row(expr) => Some(Arc::clone(expr)),
+            _ => None,
+        }
+    }
+}
+
+/// What is grouped before windows are known: a time, the key without the window, what the calls read.
+pub(super) struct Fed {
+    /// Which column of the rows by window each is.
+    sources: Vec<usize>,
+    pub exprs: Vec<Physical>,
+}
+
+impl Fed {
+    /// `row`: a column of the rows by window over those without one. `None`: a call looks at the window.
+    pub(super) fn new(
+        keys: &[usize],
+        calls: &[AggregateCall],
+        row: impl Fn(usize) -> Option<Physical>,
+    ) -> Option<Self> {
         let read = calls.iter().flat_map(|call| {
             let arguments = call.function.expressions();
             let columns = arguments.iter().flat_map(collect_columns).map(|column| column.index()).collect::<Vec<_>>();
@@ -240,29 +263,14 @@ impl Opened {
                 sources.push(column);
             }
         }
-        let expr = |source: &usize| match &self.columns[*source] {
-            Traced::Row(expr) => Some(Arc::clone(expr)),
-            _ => None,
-        };
-        let exprs = sources.iter().map(expr).collect::<Option<_>>()?;
-        Some(PaneRows { sources, exprs })
+        let exprs = sources.iter().map(|source| row(*source)).collect::<Option<_>>()?;
+        Some(Self { sources, exprs })
     }
-}
 
-/// Rows behind their pane.
-struct PaneRows {
-    /// Which column of the rows by window each is.
-    sources: Vec<usize>,
-    exprs: Vec<Physical>,
-}
-
-impl PaneRows {
-    /// `by_window`: the rows with a window each, whose first columns `columns` are.
-    fn fields(&self, by_window: &SchemaRef, columns: &[PaneColumn]) -> SchemaRef {
-        let time = columns.iter().position(|column| matches!(column, PaneColumn::Window(_))).unwrap_or(0);
-        let pane = Field::new("pane", by_window.field(time).data_type().clone(), true);
+    /// `by_window`: the rows with a window each.
+    pub(super) fn fields(&self, time: Field, by_window: &SchemaRef) -> SchemaRef {
         let rest = self.sources.iter().map(|source| by_window.field(*source).clone());
-        Arc::new(Schema::new(std::iter::once(pane).chain(rest).collect::<Vec<_>>()))
+        Arc::new(Schema::new(std::iter::once(time).chain(rest).collect::<Vec<_>>()))
     }
 
     fn place(&self, column: usize) -> usize {
@@ -270,7 +278,7 @@ impl PaneRows {
     }
 
     /// The calls over columns of `schema`.
-    fn calls(&self, calls: &[AggregateCall], schema: &SchemaRef) -> Result<Vec<AggregateCall>> {
+    pub(super) fn calls(&self, calls: &[AggregateCall], schema: &SchemaRef) -> Result<Vec<AggregateCall>> {
         let moved = |column: usize| {
             let place = self.place(column);
             Some(Arc::new(Column::new(schema.field(place).name(), place)) as Physical)

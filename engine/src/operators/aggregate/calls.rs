@@ -1,9 +1,10 @@
 //! One call of an aggregate function: its arguments, its accumulators, and what it stores.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{SortColumn, cast, lexsort_to_indices, take};
+use datafusion::arrow::compute::{SortColumn, cast, concat, lexsort_to_indices, take};
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
@@ -147,6 +148,30 @@ impl Call {
         conform(self.settled(accumulator.evaluate(EmitTo::All)?)?, self.result.data_type())
     }
 
+    /// Stored states of groups, several of one among them, merged with what an epoch `added` to each group. `of`: the group of each
+    /// that is stored.
+    ///
+    /// All at once, since accumulators that count groups take it that each has had a row; but where there is an accumulator a group,
+    /// some take only one state at a time.
+    pub fn joined(&self, stored: &[ArrayRef], of: &[usize], added: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        let Some(total) = added.first().map(|state| state.len()).filter(|_| !of.is_empty()) else { return Ok(added) };
+        let mut accumulator = self.accumulator()?;
+        if self.counts_groups() {
+            let groups: Vec<usize> = of.iter().copied().chain(0..total).collect();
+            let both = stored.iter().zip(&added).map(|(s, a)| concat(&[s, a])).collect::<Result<Vec<_>, _>>()?;
+            accumulator.merge_batch(&both, &groups, total)?;
+            return self.states(accumulator.as_mut());
+        }
+        for turn in in_turns(of) {
+            let groups: Vec<usize> = turn.iter().map(|&row| of[row as usize]).collect();
+            let turn = UInt32Array::from(turn);
+            let states = stored.iter().map(|state| take(state, &turn, None)).collect::<Result<Vec<_>, _>>()?;
+            accumulator.merge_batch(&states, &groups, total)?;
+        }
+        accumulator.merge_batch(&added, &(0..total).collect::<Vec<_>>(), total)?;
+        self.states(accumulator.as_mut())
+    }
+
     /// What to store of the accumulated groups.
     pub fn states(&self, accumulator: &mut dyn GroupsAccumulator) -> Result<Vec<ArrayRef>> {
         let states = accumulator.state(EmitTo::All)?;
@@ -213,6 +238,21 @@ impl Call {
         columns.push(SortColumn { values: numbers, options: None });
         Ok(lexsort_to_indices(&columns, None)?)
     }
+}
+
+/// Rows such that no two of one turn are of one group: the first of each group, the second of each, ..
+fn in_turns(of: &[usize]) -> Vec<Vec<u32>> {
+    let mut seen: HashMap<usize, usize> = HashMap::new();
+    let mut turns: Vec<Vec<u32>> = Vec::new();
+    for (row, group) in of.iter().enumerate() {
+        let turn = seen.entry(*group).or_default();
+        if turns.len() == *turn {
+            turns.push(Vec::new());
+        }
+        turns[*turn].push(row as u32);
+        *turn += 1;
+    }
+    turns
 }
 
 /// Each list with its elements in the order of their encoding; arrays that are no lists as they are.

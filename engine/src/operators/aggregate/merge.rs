@@ -15,7 +15,6 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
-use datafusion::arrow::compute::concat;
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::logical_expr::GroupsAccumulator;
 use tidemark_common::Result;
@@ -82,8 +81,7 @@ impl Merge {
     /// The states of a call after the epoch, one row a touched group.
     ///
     /// Accumulators that count groups take it that each has had a row, so stored states can be merged first only if they
-    /// are there for all groups. Else the epoch's rows get accumulators of their own, and both states are merged: at once
-    /// for the same reason, unless there is an accumulator a group, of which some take only one state at a time.
+    /// are there for all groups. Else the epoch's rows get accumulators of their own, and both states are merged.
     fn advance(epoch: &Epoch<'_>, stored: &[ArrayRef], known: &[usize]) -> Result<Vec<ArrayRef>> {
         let Epoch { call, touched, .. } = epoch;
         let total = touched.groups.len();
@@ -96,19 +94,7 @@ impl Merge {
             return call.states(accumulator.as_mut());
         }
         let added = Self::added_states(epoch)?;
-        if known.is_empty() {
-            return Ok(added);
-        }
-        if call.counts_groups() {
-            let groups: Vec<usize> = known.iter().copied().chain(0..total).collect();
-            let both = stored.iter().zip(&added).map(|(s, a)| concat(&[s, a])).collect::<Result<Vec<_>, _>>()?;
-            accumulator.merge_batch(&both, &groups, total)?;
-        } else {
-            let all: Vec<usize> = (0..total).collect();
-            accumulator.merge_batch(stored, known, total)?;
-            accumulator.merge_batch(&added, &all, total)?;
-        }
-        call.states(accumulator.as_mut())
+        call.joined(stored, known, added)
     }
 
     /// The states of the epoch's rows alone. Accumulators that care about order want all rows at once, sorted.

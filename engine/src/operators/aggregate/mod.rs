@@ -241,7 +241,7 @@ impl Aggregate {
         let mut groups = GroupNumbers::default();
         let mut pieces = Vec::with_capacity(chunks.len());
         for delta in chunks {
-            let delta = if self.append_only { self.copies(delta)? } else { delta };
+            let delta = if self.append_only { copies(delta, &self.placement)? } else { delta };
             let numbers = self.keys.number(&delta.batch.columns()[..self.group], delta.num_rows(), &mut groups)?;
             let total = groups.len();
             pieces.push(Piece { batch: delta.batch, weights: delta.weights, groups: numbers, total });
@@ -252,20 +252,6 @@ impl Aggregate {
             pieces.push(Piece { batch, weights: None, groups: Vec::new(), total: 1 });
         }
         Ok(Touched { groups, pieces })
-    }
-
-    /// Rows of weight n as n rows.
-    fn copies(&self, delta: Delta) -> Result<Delta> {
-        let Some(weights) = &delta.weights else { return Ok(delta) };
-        if weights.values().iter().any(|&w| w < 0) {
-            let Placement { oid, node, .. } = self.placement;
-            return Err(Error::internal(format!(
-                "node {node} of object {oid}: a row went away from append-only input"
-            )));
-        }
-        let copies = weights.values().iter().enumerate();
-        let indices = copies.flat_map(|(row, &n)| std::iter::repeat_n(row as u32, usize::try_from(n).unwrap_or(0)));
-        Ok(Delta::inserts(delta.take(&UInt32Array::from_iter_values(indices))?.batch))
     }
 
     /// -old +new for each touched group whose results differ.
@@ -382,6 +368,17 @@ impl Operator for Aggregate {
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
     }
+}
+
+/// Rows of weight n as n rows, for input that only grows.
+pub(super) fn copies(delta: Delta, placement: &Placement) -> Result<Delta> {
+    let Some(weights) = &delta.weights else { return Ok(delta) };
+    if weights.values().iter().any(|&w| w < 0) {
+        return Err(Error::internal(format!("{}: a row went away from append-only input", placement.name())));
+    }
+    let copies = weights.values().iter().enumerate();
+    let indices = copies.flat_map(|(row, &n)| std::iter::repeat_n(row as u32, usize::try_from(n).unwrap_or(0)));
+    Ok(Delta::inserts(delta.take(&UInt32Array::from_iter_values(indices))?.batch))
 }
 
 pub(super) fn size_of<'a>(states: impl IntoIterator<Item = &'a KeyedState>) -> StateSize {
