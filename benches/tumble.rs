@@ -170,7 +170,7 @@ fn measure(plan: &Arc<Dataflow>, epochs: &[CollectionChanges]) -> tidemark_commo
         let snapshot = store.snapshot();
         let mut commit = store.begin();
         let started = Instant::now();
-        let sent = flow.step(&snapshot, &held, number == 0, &inputs, number as i64)?;
+        let sent = flow.step(number as u64 + 1, &snapshot, &held, number == 0, &inputs, number as i64)?;
         let stepped = Instant::now();
         flow.flush(&mut commit)?;
         let flushed = Instant::now();

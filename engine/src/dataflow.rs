@@ -29,7 +29,7 @@ use std::time::Instant;
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemark_common::plan::{self, Node, NodeId, Op};
-use tidemark_common::{Delta, Error, Oid, Result};
+use tidemark_common::{Delta, Epoch, Error, Oid, Result};
 use tidemark_storage::{EpochCommit, Snapshot};
 
 use self::sharding::{ROWS_WORTH_THREADS, distribute, gather, map_shards, side_by_side};
@@ -134,10 +134,11 @@ impl RunningDataflow {
         &self.plan
     }
 
-    /// Runs one epoch. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit, and
+    /// Runs one epoch, `epoch`. `first`: it has never stepped, in this life or an earlier one. `snapshot` is that of the last commit, and
     /// `held` the collections as of then in which the plan looks rows up. `now`: the time of the epoch.
     pub fn step(
         &mut self,
+        epoch: Epoch,
         snapshot: &Snapshot,
         held: &HeldCollections,
         first: bool,
@@ -159,7 +160,7 @@ impl RunningDataflow {
                     if users_left[input] == 0 { std::mem::take(&mut outputs[input]) } else { outputs[input].clone() }
                 })
                 .collect();
-            outputs.push(self.step_node(index, (snapshot, held, now), first, inputs, node_inputs)?);
+            outputs.push(self.step_node(index, (epoch, snapshot, held, now), first, inputs, node_inputs)?);
         }
         let chunks = gather(outputs.pop().unwrap_or_default());
         Ok(CollectionChanges {
@@ -247,7 +248,7 @@ impl RunningDataflow {
     fn step_node(
         &mut self,
         index: usize,
-        (snapshot, held, now): (&Snapshot, &HeldCollections, i64),
+        (epoch, snapshot, held, now): (Epoch, &Snapshot, &HeldCollections, i64),
         first: bool,
         changes: &BTreeMap<Oid, CollectionChanges>,
         inputs: Vec<Vec<Chunks>>,
@@ -279,6 +280,7 @@ impl RunningDataflow {
                 map_shards(instances, inputs, |shard, instance, inputs| {
                     let first = first && shard == 0;
                     let ctx = StepContext {
+                        epoch,
                         snapshot,
                         held,
                         first,

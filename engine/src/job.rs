@@ -311,7 +311,7 @@ impl Job {
             limit.check(snapshot, self.storage, &self.name)?;
         }
         let first = !self.stored.started;
-        let mut changes = self.running.step(snapshot, held, first, inputs, now)?;
+        let mut changes = self.running.step(epoch, snapshot, held, first, inputs, now)?;
         changes.chunks.retain(|c| !c.is_empty());
         self.running.flush(&mut own)?;
         self.rows_in += inputs.values().flat_map(|c| &c.chunks).map(|c| c.num_rows() as u64).sum::<u64>();

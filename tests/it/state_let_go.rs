@@ -16,7 +16,7 @@ const ROWS: usize = 2880;
 const HOUR: u64 = 120;
 
 /// Name, query, and the most state entries that it may have when the day is over.
-const VIEWS: [(&str, &str, u64); 22] = [
+const VIEWS: [(&str, &str, u64); 23] = [
     (
         "tumble",
         "SELECT window_start, k, count(*) AS n, min(v) AS m FROM TUMBLE(a, ts, INTERVAL '10 minutes') GROUP BY window_start, k",

@@ -118,6 +118,7 @@ impl Join {
         if words == Words::Exact {
             let _ = write!(text, "; on {:?} gives {:?} looks up by {:?}", self.on, self.output, self.looked_up);
             let _ = write!(text, " within {:?}{}", self.within, if self.current { " current" } else { "" });
+            let _ = write!(text, " logs {:?}", [true, false].map(|left| self.keeps_logs(left)));
         } else if looked_up.iter().any(Option::is_some) {
             let stored: Vec<&str> = looked_up.into_iter().flatten().collect();
             let _ = write!(text, ", looks up in {}", stored.join(" and "));
@@ -134,6 +135,12 @@ impl Join {
             JoinKind::Full => true,
             JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => left && !self.keeps_counts(),
         }
+    }
+
+    /// Whether rows of the left input (of the right one), if none is ever taken back, need not be found again one by one.
+    pub fn keeps_logs(&self, left: bool) -> bool {
+        let is_asked_for = self.within.is_some_and(|within| within.emit_on_close || (left && within.until_met));
+        !self.keeps_counts() && !self.counts_matches(left) && !is_asked_for
     }
 
     /// Only whether there is a partner counts, rows are kept for ever, and all rows of a key are partners: of the right input a number a key is enough.

@@ -73,7 +73,7 @@ fn a_union_is_as_late_as_its_latest_input() {
             idle: false,
         };
         let inputs = BTreeMap::from([(INPUT, one(a, "+ 1")), (other, one(b, "+ 2"))]);
-        let output = flow.step(&store.snapshot(), &BTreeMap::new(), false, &inputs, 0).unwrap();
+        let output = flow.step(1, &store.snapshot(), &BTreeMap::new(), false, &inputs, 0).unwrap();
         let mut rows: Vec<String> = show(&output.chunks).lines().map(String::from).collect();
         rows.sort();
         assert_eq!(rows, ["+ 1", "+ 2"]);

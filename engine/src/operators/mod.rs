@@ -39,7 +39,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, BooleanArray};
 use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::scalar::ScalarValue;
-use tidemark_common::{Delta, Error, Oid, Result};
+use tidemark_common::{Delta, Epoch, Error, Oid, Result};
 use tidemark_storage::{Collection, EpochCommit, Index, Snapshot};
 
 use self::lookup_join::LookupJoin;
@@ -52,6 +52,8 @@ pub type Watermarks = BTreeMap<usize, ScalarValue>;
 
 /// What an operator may know of the epoch it works in.
 pub struct StepContext<'a> {
+    /// The epoch that is made.
+    pub epoch: Epoch,
     /// All state as of the last committed epoch.
     pub snapshot: &'a Snapshot,
     /// The collections in which joins look rows up, as of that epoch.

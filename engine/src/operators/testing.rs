@@ -169,7 +169,7 @@ impl TestFlow {
     /// Of several collections.
     pub fn try_epoch_of(&mut self, inputs: &BTreeMap<Oid, CollectionChanges>) -> Result<CollectionChanges> {
         let snapshot = self.store().snapshot();
-        let output = self.flow.step(&snapshot, &self.held, self.first, inputs, self.now)?;
+        let output = self.flow.step(snapshot.epoch() + 1, &snapshot, &self.held, self.first, inputs, self.now)?;
         self.first = false;
         let mut commit = self.store().begin();
         self.flow.flush(&mut commit)?;

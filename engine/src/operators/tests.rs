@@ -27,6 +27,7 @@ fn step(operator: &mut dyn Operator, first: bool, inputs: Vec<Chunks>) -> Chunks
     let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
     let none = Watermarks::new();
     let ctx = StepContext {
+        epoch: 1,
         snapshot: &store.snapshot(),
         held: &BTreeMap::new(),
         first,

@@ -106,7 +106,7 @@ impl Operator for Exists {
         }
         let mut output = Chunks::new();
         self.output.rows_alone(self.kind, true, Some(&rows), changes.keyless.as_ref(), &mut output)?;
-        self.left.store(ctx, &rows)?;
+        self.left.store(ctx, &rows, &groups)?;
         Ok(output)
     }
 

@@ -24,8 +24,8 @@ use crate::operators::time_index::{TimeIndex, check_time, micros, watermark_micr
 use crate::operators::{Chunks, StepContext, Watermarks};
 
 /// Rows of a piece at most, and the microseconds between the first and the last.
-const PIECE_ROWS: usize = 256;
-const PIECE_SPAN: i64 = 1_000_000;
+pub const PIECE_ROWS: usize = 256;
+pub const PIECE_SPAN: i64 = 1_000_000;
 
 pub struct Horizon {
     is_left: bool,

@@ -13,6 +13,7 @@
 mod emit;
 mod exists;
 mod horizon;
+mod log;
 mod pairs;
 mod side;
 mod stored;
@@ -28,6 +29,7 @@ use tidemark_storage::KeyedState;
 pub(super) use self::emit::{Output, Picked};
 use self::exists::Exists;
 use self::horizon::Horizon;
+use self::log::Log;
 use self::pairs::Pairs;
 pub(super) use self::pairs::Residual;
 pub(super) use self::side::Keys;
@@ -52,7 +54,11 @@ pub fn operator(join: &plan::Join, node: &Node, nodes: &[Node], placement: &Plac
         if join.current && input == 0 {
             return Ok(Kept::Nothing);
         }
-        let Some(by) = &join.looked_up[input] else { return Ok(Kept::Own(state(which))) };
+        let Some(by) = &join.looked_up[input] else {
+            let append_only = nodes[node.inputs[input] as usize].properties.append_only;
+            let as_log = append_only && join.keeps_logs(input == 0);
+            return Ok(if as_log { Kept::Log(Log::new(state(which))) } else { Kept::Own(state(which)) });
+        };
         let astray = || Error::internal(format!("{name}: an input to look up in is not stored"));
         let stored = Stored::of(nodes, node.inputs[input]).ok_or_else(astray)?;
         let keys: Vec<usize> = join.on.iter().map(|on| if input == 0 { on.0 } else { on.1 }).collect();

@@ -123,8 +123,8 @@ impl Pairs {
             self.output.rows_alone(self.kind, is_left, now, keyless.as_ref(), &mut output)?;
         }
         self.left.met(&inputs.left, &inputs.right, inputs.met)?;
-        self.left.store(ctx, &inputs.left)?;
-        self.right.store(ctx, &inputs.right)?;
+        self.left.store(ctx, &inputs.left, &groups)?;
+        self.right.store(ctx, &inputs.right, &groups)?;
         Ok(output)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   kept:   key ++ the other columns ─▶ weight, and how many rows of the other input it matches (if that is asked for)
+//!           or, of an input that only grows and is not asked for matches, as a log: see log.rs
 //!
 //!   chunks ──same rows together──▶ Changes ──load──▶ Rows: the changed ones, then those kept of the keys asked for
 //!              │                                       │ weights and matches before and after the epoch
@@ -23,6 +24,8 @@ use tidemark_common::{Delta, Error, Result};
 use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
 
 use super::horizon::{self, Horizon};
+use super::log;
+use super::log::Log;
 use super::stored::StoredRows;
 use crate::operators::aggregate::Placement;
 use crate::operators::aggregate::keys::GroupNumbers;
@@ -48,6 +51,7 @@ pub struct Side {
 /// Where the rows of an input are.
 pub enum Kept {
     Own(KeyedState),
+    Log(Log),
     Stored(StoredRows),
     /// Rows are not met again.
     Nothing,
@@ -60,7 +64,7 @@ pub struct Keys {
     null_equal: bool,
 }
 
-/// The net of an epoch's rows.
+/// The net of an epoch's rows; of a log, the rows as they come.
 pub struct Changes {
     /// Each row once; what has no net weight is not counted in `weights`.
     batch: RecordBatch,
@@ -120,7 +124,7 @@ impl Keys {
 }
 
 impl Side {
-    /// What is stored elsewhere counts no matches.
+    /// What is stored elsewhere and logs count no matches.
     pub fn new(
         placement: &Placement,
         schema: &SchemaRef,
@@ -129,12 +133,12 @@ impl Side {
         counts_matches: bool,
         horizon: Option<Horizon>,
     ) -> Result<Self> {
-        debug_assert!(!(counts_matches && matches!(kept, Kept::Stored(_))));
+        debug_assert!(!counts_matches || matches!(kept, Kept::Own(_)));
         let given_back = |c: &usize| keys.on.contains(c) && is_exact(schema.field(*c).data_type());
         let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
         let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
         let rest_codec = RowCodec::new(&fields)?;
-        let horizon = horizon.filter(|_| matches!(kept, Kept::Own(_)));
+        let horizon = horizon.filter(|_| matches!(kept, Kept::Own(_) | Kept::Log(_)));
         Ok(Self {
             name: placement.name(),
             schema: Arc::clone(schema),
@@ -177,6 +181,9 @@ impl Side {
     /// The net of an epoch's rows, whose keys are numbered in `groups`.
     pub fn changes(&self, chunks: &Chunks, groups: &mut GroupNumbers) -> Result<Changes> {
         let delta = Delta::concat(&self.schema, chunks)?;
+        if matches!(self.kept, Kept::Log(_)) {
+            return self.each_change(&delta, groups);
+        }
         let mut encoded = GroupNumbers::default();
         // Of each distinct row: where it is first, how long its key is, its net weight.
         let mut distinct: Vec<(u32, usize, i64)> = Vec::new();
@@ -209,6 +216,30 @@ impl Side {
         })
     }
 
+    /// Rows that nobody takes back are not told apart.
+    fn each_change(&self, delta: &Delta, groups: &mut GroupNumbers) -> Result<Changes> {
+        let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
+        let mut numbers = Vec::with_capacity(delta.num_rows());
+        self.keys.each(&delta.batch, |row, key| match key {
+            Some(key) => {
+                keyed.push(row as u32);
+                numbers.push(groups.number(None, key));
+            }
+            None => keyless.push(row as u32),
+        })?;
+        let weights: Vec<i64> = keyed.iter().map(|&row| delta.weight(row as usize)).collect();
+        weights.iter().try_for_each(|&weight| check_weight(&self.name, "a row of append-only input", weight))?;
+        let (batch, keyless) = match keyless.is_empty() {
+            true => (delta.batch.clone(), None),
+            false => {
+                let keyed = delta.take(&UInt32Array::from(keyed))?;
+                (keyed.batch, Some(delta.take(&UInt32Array::from(keyless))?))
+            }
+        };
+        let (encoded, key_lens) = (GroupNumbers::default(), Vec::new());
+        Ok(Changes { batch, weights, groups: numbers, encoded, key_lens, keyless })
+    }
+
     /// The changed rows and, of the groups in `wanted`, all others that are kept.
     pub fn load(
         &mut self,
@@ -219,6 +250,7 @@ impl Side {
     ) -> Result<Rows> {
         match &self.kept {
             Kept::Own(_) => self.load_own(ctx.snapshot, changes, wanted, groups),
+            Kept::Log(_) => self.load_log(ctx.snapshot, changes, wanted, groups),
             Kept::Stored(_) => self.load_stored(ctx, changes, wanted, groups),
             Kept::Nothing => Ok(self.load_changed(changes, wanted.len())),
         }
@@ -279,6 +311,33 @@ impl Side {
         Ok(Rows { batch, rows, changed, changed_of, others_of, encoded: Vec::new(), key_lens: Vec::new() })
     }
 
+    fn load_log(
+        &mut self,
+        snapshot: &Snapshot,
+        changes: &Changes,
+        wanted: &[bool],
+        groups: &GroupNumbers,
+    ) -> Result<Rows> {
+        let mut loaded = self.load_changed(changes, wanted.len());
+        let Kept::Log(log) = &mut self.kept else { return Err(Error::internal("the rows are not in a log")) };
+        let wanted: Vec<usize> = (0..wanted.len()).filter(|&group| wanted[group]).collect();
+        let keys: Vec<&[u8]> = wanted.iter().map(|&group| groups.key(group)).collect();
+        let (mut bytes, mut ends, mut of) = (Vec::new(), vec![0], Vec::new());
+        log.find(snapshot, &keys, |at, weight, row| {
+            loaded.others_of[wanted[at]].push(loaded.rows.len() as u32);
+            loaded.rows.push(Row { before: weight, after: weight, ..Row::default() });
+            bytes.extend_from_slice(row);
+            ends.push(bytes.len());
+            of.push(at);
+        })?;
+        if !of.is_empty() {
+            let rests = ends.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
+            let others = self.decode(of.iter().map(|&at| keys[at]), rests, of.len())?;
+            loaded.batch = concat_batches(&self.schema, [&changes.batch, &others])?;
+        }
+        Ok(loaded)
+    }
+
     fn load_own(
         &mut self,
         snapshot: &Snapshot,
@@ -322,7 +381,7 @@ impl Side {
             others_of[group].push(rows.len() as u32);
             rows.push(Row { before: weight, after: weight, matches_before: matches, matches_after: matches });
         }
-        let others = self.decode(&encoded[changed..], &key_lens[changed..])?;
+        let others = self.decode_entries(&encoded[changed..], &key_lens[changed..])?;
         let batch = match others.num_rows() {
             0 => changes.batch.clone(),
             _ => concat_batches(&self.schema, [&changes.batch, &others])?,
@@ -330,9 +389,13 @@ impl Side {
         Ok(Rows { batch, rows, changed, changed_of, others_of, encoded, key_lens })
     }
 
-    /// Keeps the rows as they are after the epoch.
-    pub fn store(&mut self, ctx: &StepContext<'_>, rows: &Rows) -> Result<()> {
-        let Kept::Own(kept) = &mut self.kept else { return Ok(()) };
+    /// Keeps the rows as they are after the epoch; their keys are numbered in `groups`.
+    pub fn store(&mut self, ctx: &StepContext<'_>, rows: &Rows, groups: &GroupNumbers) -> Result<()> {
+        let kept = match &mut self.kept {
+            Kept::Own(kept) => kept,
+            Kept::Log(_) => return self.store_in_log(ctx, rows, groups),
+            Kept::Stored(_) | Kept::Nothing => return Ok(()),
+        };
         let by_time = self.horizon.as_ref().filter(|horizon| !horizon.until_met);
         let times = by_time.map(|horizon| horizon.times(&rows.batch)).transpose()?;
         let in_pieces = self.horizon.as_mut().filter(|horizon| horizon.in_pieces);
@@ -364,6 +427,35 @@ impl Side {
         Ok(())
     }
 
+    fn store_in_log(&mut self, ctx: &StepContext<'_>, rows: &Rows, groups: &GroupNumbers) -> Result<()> {
+        let Kept::Log(log) = &mut self.kept else { return Err(Error::internal("the rows are not in a log")) };
+        let changed = rows.batch.slice(0, rows.changed);
+        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(changed.column(c))).collect();
+        let rests = self.rest_codec.encode_rows(&columns, changed.num_rows())?;
+        let times = self.horizon.as_ref().map(|horizon| horizon.times(&changed)).transpose()?;
+        let bound = self.horizon.as_mut().map(|horizon| horizon.bound(ctx)).transpose()?.flatten();
+        let mut pieces = Vec::new();
+        let mut of_key: Vec<log::Kept<'_>> = Vec::new();
+        for group in 0..groups.len() {
+            of_key.clear();
+            for &row in rows.changed(group) {
+                let row = row as usize;
+                let time = times.as_ref().and_then(|times| times[row]);
+                // Else it has met all that it ever will.
+                if !bound.zip(time).is_some_and(|(bound, time)| time < bound) {
+                    of_key.push((time, rows.rows[row].after, rests.row(row)));
+                }
+            }
+            pieces.extend(log.keep(ctx.epoch, groups.key(group), &mut of_key)?);
+        }
+        if let Some(horizon) = &mut self.horizon {
+            let timed =
+                pieces.iter().filter_map(|(time, entry)| Some(((*time)?, entry.as_slice(), Log::key_len(entry))));
+            horizon.keep_in_pieces(timed.collect());
+        }
+        Ok(())
+    }
+
     /// Whether rows are let go by the time of the one partner that they have met.
     pub fn is_kept_until_met(&self) -> bool {
         self.horizon.as_ref().is_some_and(|horizon| horizon.until_met)
@@ -385,7 +477,12 @@ impl Side {
 
     /// Lets rows go that can meet nothing any more. `asks`: gives them, as rows that came in this epoch with all their matches.
     pub fn let_go(&mut self, ctx: &StepContext<'_>, asks: bool) -> Result<Option<Rows>> {
-        let (Some(horizon), Kept::Own(kept)) = (&mut self.horizon, &mut self.kept) else { return Ok(None) };
+        let Some(horizon) = &mut self.horizon else { return Ok(None) };
+        let kept = match &mut self.kept {
+            Kept::Own(kept) => kept,
+            Kept::Log(log) => log.entries_mut(),
+            Kept::Stored(_) | Kept::Nothing => return Ok(None),
+        };
         let gone = horizon.take(ctx)?;
         let mut told = None;
         if asks && !gone.is_empty() {
@@ -404,7 +501,7 @@ impl Side {
             ..Row::default()
         };
         let rows: Vec<Row> = values.iter().zip(&mine).map(row).collect();
-        let batch = self.decode(&keys, &key_lens)?;
+        let batch = self.decode_entries(&keys, &key_lens)?;
         Ok(Some(Rows { batch, changed: rows.len(), rows, ..Rows::nothing(&self.schema) }))
     }
 
@@ -419,8 +516,10 @@ impl Side {
     }
 
     pub fn flush(&mut self, commit: &mut EpochCommit) {
-        if let Kept::Own(kept) = &mut self.kept {
-            kept.flush(commit);
+        match &mut self.kept {
+            Kept::Own(kept) => kept.flush(commit),
+            Kept::Log(log) => log.entries_mut().flush(commit),
+            Kept::Stored(_) | Kept::Nothing => {}
         }
         if let Some(horizon) = &mut self.horizon {
             horizon.flush(commit);
@@ -431,24 +530,34 @@ impl Side {
     pub fn kept(&self) -> Option<&KeyedState> {
         match &self.kept {
             Kept::Own(kept) => Some(kept),
+            Kept::Log(log) => Some(log.entries()),
             Kept::Stored(_) | Kept::Nothing => None,
         }
     }
 
-    fn decode(&self, entries: &[Vec<u8>], key_lens: &[usize]) -> Result<RecordBatch> {
-        if entries.is_empty() {
+    fn decode_entries(&self, entries: &[Vec<u8>], key_lens: &[usize]) -> Result<RecordBatch> {
+        let split = || entries.iter().zip(key_lens).map(|(entry, &len)| entry.split_at(len));
+        self.decode(split().map(|(key, _)| key), split().map(|(_, rest)| rest), entries.len())
+    }
+
+    fn decode<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        rests: impl Iterator<Item = &'a [u8]>,
+        rows: usize,
+    ) -> Result<RecordBatch> {
+        if rows == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
-        let split = || entries.iter().zip(key_lens).map(|(entry, &len)| entry.split_at(len));
-        let key_columns = self.keys.codec.decode(split().map(|(key, _)| key))?;
-        let rest_columns = self.rest_codec.decode(split().map(|(_, rest)| rest))?;
+        let key_columns = self.keys.codec.decode(keys)?;
+        let rest_columns = self.rest_codec.decode(rests)?;
         let column = |c: usize| match self.rest.iter().position(|r| *r == c) {
             Some(at) => Some(Arc::clone(&rest_columns[at])),
             None => self.keys.on.iter().position(|k| *k == c).map(|at| Arc::clone(&key_columns[at])),
         };
         let columns = (0..self.schema.fields().len()).map(column).collect::<Option<Vec<_>>>();
         let columns = columns.ok_or_else(|| Error::internal("a column is neither in the key nor beside it"))?;
-        let options = RecordBatchOptions::new().with_row_count(Some(entries.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
 }

@@ -30,9 +30,12 @@ struct Test {
     greater: bool,
     /// The inputs are stored by k: what can be looked up is not kept.
     stored: bool,
+    /// The left input only grows, and the right one.
+    grows: [bool; 2],
 }
 
-const ON_K: Test = Test { kind: JoinKind::Inner, keyed: true, null_equal: false, greater: false, stored: false };
+const ON_K: Test =
+    Test { kind: JoinKind::Inner, keyed: true, null_equal: false, greater: false, stored: false, grows: [false; 2] };
 
 fn left() -> SchemaRef {
     schema("k bigint, v bigint")
@@ -61,9 +64,10 @@ impl Test {
             let op = Op::Input { collection, name: "t".into(), projection: vec![0, 1] };
             (op, vec![], Arc::clone(schema), Properties::default())
         };
+        let grows = |of: usize| Properties { append_only: self.grows[of], ..Properties::default() };
         let keys = if self.keyed { vec![0] } else { vec![] };
         let exchange =
-            |of, schema: SchemaRef| (Op::Exchange { keys: keys.clone() }, vec![of], schema, Properties::default());
+            |of, schema: SchemaRef| (Op::Exchange { keys: keys.clone() }, vec![of], schema, grows(of as usize));
         let both = Schema::new([left().fields().to_vec(), right().fields().to_vec()].concat());
         let column = |name: &str, at| Arc::new(Column::new(name, at)) as Arc<dyn PhysicalExpr>;
         let residual = binary(column("v", 1), Operator::Gt, column("w", 3), &both).unwrap();
@@ -300,13 +304,13 @@ fn expected(test: Test, left: &Contents, right: &Contents) -> BTreeMap<String, i
 }
 
 /// Some rows that come and go; the text of the changes.
-fn change(rng: &mut StdRng, contents: &mut Contents) -> String {
+fn change(rng: &mut StdRng, contents: &mut Contents, grows: bool) -> String {
     let mut text = String::new();
     for _ in 0..rng.random_range(0..8) {
         let some = |rng: &mut StdRng, n: i64| (!rng.random_ratio(1, 6)).then(|| rng.random_range(0..n));
         let mut row = (some(rng, 4), some(rng, 5));
         let mut weight = rng.random_range(1..3);
-        if rng.random_ratio(1, 2) && !contents.is_empty() {
+        if !grows && rng.random_ratio(1, 2) && !contents.is_empty() {
             let at = rng.random_range(0..contents.len());
             row = *contents.keys().nth(at).unwrap();
             weight = -rng.random_range(1..=contents[&row]);
@@ -333,19 +337,28 @@ fn random_changes() {
         (true, true, true),
     ];
     for (n, kind) in KINDS.into_iter().enumerate() {
-        let stored = [false, true].into_iter().flat_map(|stored| choices.map(|choice| (stored, choice)));
-        for (m, (stored, (keyed, null_equal, greater))) in stored.enumerate() {
-            let test = Test { kind, keyed, null_equal, greater, stored };
-            let mut rng = StdRng::seed_from_u64((n * 20 + m) as u64);
+        let inputs = [
+            (false, [false; 2]),
+            (true, [false; 2]),
+            (false, [true; 2]),
+            (false, [true, false]),
+            (false, [false, true]),
+        ];
+        let all = inputs.into_iter().flat_map(|input| choices.map(|choice| (input, choice)));
+        for (m, ((stored, grows), (keyed, null_equal, greater))) in all.enumerate() {
+            let test = Test { kind, keyed, null_equal, greater, stored, grows };
+            let mut rng = StdRng::seed_from_u64((n * 50 + m) as u64);
             let mut flow = test.flow(rng.random_range(1..4));
             let (mut left_rows, mut right_rows) = (Contents::new(), Contents::new());
             let mut got: BTreeMap<String, i64> = BTreeMap::new();
-            for step in 0..30 {
+            // What only grows has ever more pairs.
+            for step in 0..if grows.contains(&true) { 12 } else { 30 } {
                 if rng.random_ratio(1, 15) {
                     let shards = rng.random_range(1..4);
                     flow.reopen(shards);
                 }
-                let (l, r) = (change(&mut rng, &mut left_rows), change(&mut rng, &mut right_rows));
+                let l = change(&mut rng, &mut left_rows, grows[0]);
+                let r = change(&mut rng, &mut right_rows, grows[1]);
                 let inputs = [(INPUT, left(), &l), (OTHER, right(), &r)]
                     .into_iter()
                     .map(|(oid, schema, text)| (oid, changes(vec![delta(&schema, text)])))
@@ -449,4 +462,11 @@ fn bytes_are_pinned() {
         21 018000000000000001 0104
     "#]]
     .assert_eq(&stored(Test { kind: JoinKind::Semi, ..ON_K }));
+    // The right rows of a key in one piece.
+    expect![[r#"
+        20 018000000000000001000000000000000100000000 01020901800000000000000a
+        20 018000000000000002000000000000000100000000 010409000000000000000000
+        21 018000000000000001000000000000000100000000 0102090180000000000000050209018000000000000006
+    "#]]
+    .assert_eq(&stored(Test { grows: [true; 2], ..ON_K }));
 }
