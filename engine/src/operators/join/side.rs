@@ -133,7 +133,7 @@ impl Side {
         counts_matches: bool,
         horizon: Option<Horizon>,
     ) -> Result<Self> {
-        debug_assert!(!counts_matches || matches!(kept, Kept::Own(_)));
+        debug_assert!(!(counts_matches && matches!(kept, Kept::Stored(_) | Kept::Log(_))));
         let given_back = |c: &usize| keys.on.contains(c) && is_exact(schema.field(*c).data_type());
         let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
         let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
@@ -442,7 +442,7 @@ impl Side {
                 let row = row as usize;
                 let time = times.as_ref().and_then(|times| times[row]);
                 // Else it has met all that it ever will.
-                if !bound.zip(time).is_some_and(|(bound, time)| time < bound) {
+                if bound.zip(time).is_none_or(|(bound, time)| time >= bound) {
                     of_key.push((time, rows.rows[row].after, rests.row(row)));
                 }
             }

@@ -439,6 +439,22 @@ fn both_partners_change_where_they_are_stored() {
     );
 }
 
+#[test]
+fn many_rows_of_a_key_are_kept_in_pieces() {
+    let mut flow = Test { grows: [true; 2], ..ON_K }.flow(1);
+    let rows: Vec<String> = (0..600).map(|w| format!("+ 1 {w}")).collect();
+    epoch(&mut flow, "", &rows.join("\n"));
+    epoch(&mut flow, "", "+3 1 600\n+ NULL 601\n+ 2 602");
+    assert_eq!(flow.stored_entries(), 3 + 1 + 1);
+    flow.reopen(2);
+    let pairs = epoch(&mut flow, "+ 1 7", "+ 1 603");
+    assert_eq!(pairs.lines().count(), 602);
+    assert!(pairs.contains("+3 1 7 1 600\n") && pairs.contains("+ 1 7 1 599\n") && pairs.contains("+ 1 7 1 603\n"));
+    let gone = [(INPUT, changes(vec![delta(&left(), "- 1 7")]))].into();
+    let error = flow.try_epoch_of(&gone).unwrap_err();
+    assert!(error.message().contains("a row of append-only input is there -1 times"), "{}", error.message());
+}
+
 /// What is on disk must be read for ever.
 #[test]
 fn bytes_are_pinned() {
