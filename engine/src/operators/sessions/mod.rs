@@ -28,7 +28,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::scalar::ScalarValue;
 use tidemark_common::plan;
 use tidemark_common::{Delta, Error, Result};
-use tidemark_storage::{EncodedRows, EpochCommit, KeyedState, RowCodec};
+use tidemark_storage::{EpochCommit, KeyedState, RowCodec};
 
 use self::kept::Before;
 use self::spans::{Joined, Span};
@@ -231,9 +231,8 @@ impl Sessions {
 
     /// -old +new, session by session.
     fn changes(&self, epoch: &Epoch, sides: [&Side; 2], parts: &[Option<usize>]) -> Result<Option<Delta>> {
-        let encoded = sides.map(|side| self.results.encode_rows(&side.results, side.spans.len()));
-        let [was, is] = encoded;
-        let (was, is): (EncodedRows, EncodedRows) = (was?, is?);
+        let encoded = |side: &Side| self.results.encode_rows(&side.results, side.spans.len());
+        let (was, is) = (encoded(sides[OLD])?, encoded(sides[NEW])?);
         let mut of_session: Vec<Vec<usize>> = vec![Vec::new(); sides[NEW].spans.len()];
         parts.iter().enumerate().for_each(|(old, part)| {
             if let Some(session) = part {
@@ -318,6 +317,25 @@ impl Sessions {
         }
         Ok(values)
     }
+
+    /// `timers`: of partitions that had sessions before.
+    fn keep(&mut self, epoch: &Epoch, timers: &[Option<i64>], values: Vec<Option<Kept>>) {
+        for (partition, value) in values.into_iter().enumerate() {
+            let key = epoch.partitions.key(partition);
+            // One that is due has been taken out.
+            let timer = timers[partition].filter(|_| !epoch.due.contains(&partition));
+            let next = value.as_ref().map(|kept| kept.timer);
+            if timer != next {
+                timer.into_iter().for_each(|timer| self.timers.delete(timer, key));
+                next.into_iter().for_each(|timer| self.timers.put(timer, key, &[]));
+            }
+            match value {
+                Some(kept) => self.partitions.put(key, &kept.value),
+                None if timers[partition].is_some() => self.partitions.delete(key),
+                None => {}
+            }
+        }
+    }
 }
 
 impl Epoch {
@@ -362,10 +380,10 @@ impl Operator for Sessions {
         }
         let before = Before::read(&epoch.partitions, |key| self.partitions.get(key))
             .ok_or_else(|| Error::internal(format!("{}: stored sessions are damaged", self.placement.name())))?;
-        let joined = self.joined(&epoch, &before)?;
-        let is_part: Vec<Option<usize>> = joined.of_kept.clone();
-        let is_gone = |at: &usize| is_part[*at].is_some() || epoch.is_final(before.spans[*at]);
-        let gone: Vec<bool> = (0..before.spans.len()).map(|at| is_gone(&at)).collect();
+        let mut joined = self.joined(&epoch, &before)?;
+        let is_part = std::mem::take(&mut joined.of_kept);
+        let is_gone = |(part, span): (&Option<usize>, &Span)| part.is_some() || epoch.is_final(*span);
+        let gone: Vec<bool> = is_part.iter().zip(&before.spans).map(is_gone).collect();
         let which: Vec<usize> = (0..gone.len()).filter(|at| gone[*at]).collect();
         let parts: Vec<Option<usize>> = which.iter().map(|at| is_part[*at]).collect();
         let old = self.old(&before, &which)?;
@@ -379,20 +397,7 @@ impl Operator for Sessions {
         };
         let values = self.values(&epoch, &before, &gone, &new)?;
         let timers = before.timers;
-        for (partition, value) in values.into_iter().enumerate() {
-            let key = epoch.partitions.key(partition);
-            let timer = timers[partition].filter(|_| !epoch.due.contains(&partition));
-            let next = value.as_ref().map(|kept| kept.timer);
-            if timer != next {
-                timer.into_iter().for_each(|timer| self.timers.delete(timer, key));
-                next.into_iter().for_each(|timer| self.timers.put(timer, key, &[]));
-            }
-            match value {
-                Some(kept) => self.partitions.put(key, &kept.value),
-                None if timers[partition].is_some() => self.partitions.delete(key),
-                None => {}
-            }
-        }
+        self.keep(&epoch, &timers, values);
         Ok(sent.into_iter().collect())
     }
 
