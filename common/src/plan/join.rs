@@ -140,7 +140,7 @@ impl Join {
     /// Whether rows of the left input (of the right one), if none is ever taken back, need not be found again one by one.
     pub fn keeps_logs(&self, left: bool) -> bool {
         let is_asked_for = self.within.is_some_and(|within| within.emit_on_close || (left && within.until_met));
-        !self.keeps_counts() && !self.counts_matches(left) && !is_asked_for
+        !self.counts_matches(left) && !is_asked_for
     }
 
     /// Only whether there is a partner counts, rows are kept for ever, and all rows of a key are partners: of the right input a number a key is enough.
