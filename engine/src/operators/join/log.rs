@@ -19,7 +19,7 @@ const SUFFIX: usize = 12;
 pub struct Log(KeyedState);
 
 /// A row: when it is let go, if it is; its weight; its columns beside the key.
-pub type Kept<'a> = (Option<i64>, i64, &'a [u8]);
+pub type Row<'a> = (Option<i64>, i64, &'a [u8]);
 
 impl Log {
     pub fn new(entries: KeyedState) -> Self {
@@ -40,7 +40,7 @@ impl Log {
     }
 
     /// Keeps rows of a key, all that come of it in this epoch. Gives the last time of each piece, and its entry.
-    pub fn keep(&mut self, epoch: Epoch, key: &[u8], rows: &mut [Kept<'_>]) -> Result<Vec<(Option<i64>, Vec<u8>)>> {
+    pub fn keep(&mut self, epoch: Epoch, key: &[u8], rows: &mut [Row<'_>]) -> Result<Vec<(Option<i64>, Vec<u8>)>> {
         rows.sort_by_key(|(time, ..)| *time);
         let mut rest = &*rows;
         let mut pieces = Vec::new();

@@ -435,7 +435,7 @@ impl Side {
         let times = self.horizon.as_ref().map(|horizon| horizon.times(&changed)).transpose()?;
         let bound = self.horizon.as_mut().map(|horizon| horizon.bound(ctx)).transpose()?.flatten();
         let mut pieces = Vec::new();
-        let mut of_key: Vec<log::Kept<'_>> = Vec::new();
+        let mut of_key: Vec<log::Row<'_>> = Vec::new();
         for group in 0..groups.len() {
             of_key.clear();
             for &row in rows.changed(group) {
