@@ -373,9 +373,9 @@ impl Task {
             }
             Op::Panes(panes) => {
                 let input = input()?;
-                let by_key = matches!(&input.op, Op::Exchange { keys } if keys.iter().copied().eq(1..=panes.keys));
-                on_one_shard = !by_key;
-                let shard_keys = if by_key { (0..panes.keys).collect() } else { Vec::new() };
+                let by_key = exchanged_behind_time(input, panes.keys);
+                on_one_shard = by_key.is_none();
+                let shard_keys = by_key.unwrap_or_default();
                 Box::new(move |shard| {
                     let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
                     Ok(Box::new(Panes::new(panes, &input.schema, &node.schema, placement)?))
@@ -383,10 +383,9 @@ impl Task {
             }
             Op::Sessions(sessions) => {
                 let input = input()?;
-                let by_partition =
-                    matches!(&input.op, Op::Exchange { keys } if keys.iter().copied().eq(1..=sessions.keys));
-                on_one_shard = !by_partition;
-                let shard_keys = if by_partition { (0..sessions.keys).collect() } else { Vec::new() };
+                let by_partition = exchanged_behind_time(input, sessions.keys);
+                on_one_shard = by_partition.is_none();
+                let shard_keys = by_partition.unwrap_or_default();
                 Box::new(move |shard| {
                     let placement = Placement { shard_keys: shard_keys.clone(), ..placement(shard) };
                     Ok(Box::new(Sessions::new(sessions, &input.schema, &node.schema, placement)?))
@@ -430,6 +429,12 @@ impl Task {
         let Task::Operator { instances, .. } = self else { return 0 };
         instances.iter_mut().map(|i| i.take_late_rows()).sum()
     }
+}
+
+/// The places in a key, which stands behind a time, of the columns that rows are exchanged by, if those are all of it.
+fn exchanged_behind_time(input: &Node, key: usize) -> Option<Vec<usize>> {
+    let by_key = matches!(&input.op, Op::Exchange { keys } if keys.iter().copied().eq(1..=key));
+    by_key.then(|| (0..key).collect())
 }
 
 fn keeps_state(op: &Op) -> bool {

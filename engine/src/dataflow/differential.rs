@@ -104,6 +104,11 @@ fn calls_of(name: &str) -> Vec<(String, Same)> {
     }
 }
 
+/// Those that do not ask for their rows in an order.
+fn unordered_calls_of(name: &str) -> impl Iterator<Item = (String, Same)> {
+    calls_of(name).into_iter().filter(|(call, _)| !call.contains("ORDER BY") || call.contains("WITHIN"))
+}
+
 /// Calls that have no plan with this strategy.
 fn suits(call: &str, strategy: AggregateStrategy) -> bool {
     match strategy {
@@ -280,6 +285,17 @@ fn is_same(got: &ScalarValue, expected: &ScalarValue, same: Same) -> bool {
             got.to_string().len() == expected.to_string().len() && sorted(got) == sorted(expected)
         }
         _ => false,
+    }
+}
+
+/// The groups that were sent, by their first `group` columns, are those of the query, and of each the last column is the same.
+async fn check_groups(contents: &Contents, table: &Table, sql: &str, group: usize, same: Same, what: &str) {
+    let got = by_key(contents.rows(), group);
+    let expected = by_key(batch_result(table, sql).await, group);
+    assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{sql} {what}");
+    for (key, expected) in &expected {
+        let (got, expected) = (got[key].last().unwrap(), expected.last().unwrap());
+        assert!(is_same(got, expected, same), "{sql} {what}\n{key}: {got:?} != {expected:?}");
     }
 }
 

@@ -239,9 +239,9 @@ fn derived(plan: &Dataflow, node: &Node, all: &[Watermarks], idle: &[bool], now:
         }
         Op::Unnest { columns, .. } => through_unnest(columns, input),
         Op::Join(join) => through_join(plan, node, join, all, idle),
-        // Its first columns are the input's.
-        Op::Sessions(plan_of) => sessions::watermarks(plan_of, input, &plan.nodes[first as usize].schema),
         Op::Panes(paned) => panes::watermarks(paned, input, &plan.nodes[first as usize].schema),
+        Op::Sessions(by_session) => sessions::watermarks(by_session, input, &plan.nodes[first as usize].schema),
+        // Its first columns are the input's.
         Op::Aggregate(aggregate) => Ok(input.range(..aggregate.group).map(|(c, value)| (*c, value.clone())).collect()),
     }
 }

@@ -10,7 +10,7 @@ use rand::Rng;
 use tidemark_common::Delta;
 use tidemark_common::plan::{Dataflow, Op, Sessions};
 
-use super::{Contents, Exactly, Merge, Same, Table, all_names, batch_result, by_key, calls_of, is_same};
+use super::{Contents, Exactly, Merge, Same, Table, all_names, check_groups, unordered_calls_of};
 use crate::dataflow::CollectionChanges;
 use crate::operators::testing::{Lowering, TestFlow, batch_of, changes, lower, with_watermarks};
 
@@ -95,16 +95,9 @@ async fn check(call: Option<(&str, Same)>, keyed: bool, emit_on_close: bool, see
         if emit_on_close && !is_last {
             continue;
         }
-        let group = 2 + usize::from(keyed);
-        let got = by_key(contents.rows(), group);
-        let expected = by_key(batch_result(&table, &sql).await, group);
-        let what = format!("{sql} (seed {seed}, epoch {number}, on close: {emit_on_close})");
-        assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-        for (key, expected) in &expected {
-            let same = call.map_or(Exactly, |call| call.1);
-            let (got, expected) = (got[key].last().unwrap(), expected.last().unwrap());
-            assert!(is_same(got, expected, same), "{what}\n{key}: {got:?} != {expected:?}");
-        }
+        let same = call.map_or(Exactly, |call| call.1);
+        let what = format!("(seed {seed}, epoch {number}, on close: {emit_on_close})");
+        check_groups(&contents, &table, &sql, 2 + usize::from(keyed), same, &what).await;
     }
     flow.epoch(changes(vec![]));
     assert_eq!(flow.stored_entries(), 0);
@@ -114,9 +107,7 @@ async fn check(call: Option<(&str, Same)>, keyed: bool, emit_on_close: bool, see
 async fn every_function_by_sessions() {
     let mut tested = 0;
     for (number, name) in all_names().into_iter().enumerate() {
-        let calls =
-            calls_of(&name).into_iter().filter(|(call, _)| !call.contains("ORDER BY") || call.contains("WITHIN"));
-        for (index, (call, same)) in calls.enumerate() {
+        for (index, (call, same)) in unordered_calls_of(&name).enumerate() {
             let seed = (number * 100 + index) as u64;
             // Some functions pick any row's k.
             let keyed = name.ends_with("_value") || !seed.is_multiple_of(3);

@@ -21,11 +21,10 @@ use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use tidemark_common::{Delta, Error, Result};
-use tidemark_storage::{EpochCommit, KeyedState, RowCodec, Snapshot};
+use tidemark_storage::{EncodedRows, EpochCommit, KeyedState, RowCodec, Snapshot};
 
 use super::horizon::{self, Horizon};
-use super::log;
-use super::log::Log;
+use super::log::{self, Log};
 use super::stored::StoredRows;
 use crate::operators::aggregate::Placement;
 use crate::operators::aggregate::keys::GroupNumbers;
@@ -101,6 +100,25 @@ pub struct Rows {
     key_lens: Vec<usize>,
 }
 
+impl Kept {
+    /// What is kept of its own.
+    fn entries(&self) -> Option<&KeyedState> {
+        match self {
+            Kept::Own(kept) => Some(kept),
+            Kept::Log(log) => Some(log.entries()),
+            Kept::Stored(_) | Kept::Nothing => None,
+        }
+    }
+
+    fn entries_mut(&mut self) -> Option<&mut KeyedState> {
+        match self {
+            Kept::Own(kept) => Some(kept),
+            Kept::Log(log) => Some(log.entries_mut()),
+            Kept::Stored(_) | Kept::Nothing => None,
+        }
+    }
+}
+
 impl Keys {
     pub fn new(schema: &SchemaRef, on: Vec<usize>, null_equal: bool) -> Result<Self> {
         let fields: Vec<FieldRef> = on.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
@@ -138,7 +156,7 @@ impl Side {
         let rest: Vec<usize> = (0..schema.fields().len()).filter(|c| !given_back(c)).collect();
         let fields: Vec<FieldRef> = rest.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
         let rest_codec = RowCodec::new(&fields)?;
-        let horizon = horizon.filter(|_| matches!(kept, Kept::Own(_) | Kept::Log(_)));
+        let horizon = horizon.filter(|_| kept.entries().is_some());
         Ok(Self {
             name: placement.name(),
             schema: Arc::clone(schema),
@@ -152,10 +170,14 @@ impl Side {
         })
     }
 
+    fn encode_rest(&self, batch: &RecordBatch) -> Result<EncodedRows> {
+        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(batch.column(c))).collect();
+        self.rest_codec.encode_rows(&columns, batch.num_rows())
+    }
+
     /// Each row's key and other columns, encoded, and how long the key is; `None`: it has no key.
     fn each(&self, batch: &RecordBatch, mut each: impl FnMut(usize, Option<(&[u8], usize)>)) -> Result<()> {
-        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(batch.column(c))).collect();
-        let rest = self.rest_codec.encode_rows(&columns, batch.num_rows())?;
+        let rest = self.encode_rest(batch)?;
         let mut bytes = Vec::new();
         self.keys.each(batch, |row, key| {
             let Some(key) = key else { return each(row, None) };
@@ -428,10 +450,9 @@ impl Side {
     }
 
     fn store_in_log(&mut self, ctx: &StepContext<'_>, rows: &Rows, groups: &GroupNumbers) -> Result<()> {
-        let Kept::Log(log) = &mut self.kept else { return Err(Error::internal("the rows are not in a log")) };
         let changed = rows.batch.slice(0, rows.changed);
-        let columns: Vec<ArrayRef> = self.rest.iter().map(|&c| Arc::clone(changed.column(c))).collect();
-        let rests = self.rest_codec.encode_rows(&columns, changed.num_rows())?;
+        let rests = self.encode_rest(&changed)?;
+        let Kept::Log(log) = &mut self.kept else { return Err(Error::internal("the rows are not in a log")) };
         let times = self.horizon.as_ref().map(|horizon| horizon.times(&changed)).transpose()?;
         let bound = self.horizon.as_mut().map(|horizon| horizon.bound(ctx)).transpose()?.flatten();
         let mut pieces = Vec::new();
@@ -477,12 +498,7 @@ impl Side {
 
     /// Lets rows go that can meet nothing any more. `asks`: gives them, as rows that came in this epoch with all their matches.
     pub fn let_go(&mut self, ctx: &StepContext<'_>, asks: bool) -> Result<Option<Rows>> {
-        let Some(horizon) = &mut self.horizon else { return Ok(None) };
-        let kept = match &mut self.kept {
-            Kept::Own(kept) => kept,
-            Kept::Log(log) => log.entries_mut(),
-            Kept::Stored(_) | Kept::Nothing => return Ok(None),
-        };
+        let (Some(horizon), Some(kept)) = (&mut self.horizon, self.kept.entries_mut()) else { return Ok(None) };
         let gone = horizon.take(ctx)?;
         let mut told = None;
         if asks && !gone.is_empty() {
@@ -516,10 +532,8 @@ impl Side {
     }
 
     pub fn flush(&mut self, commit: &mut EpochCommit) {
-        match &mut self.kept {
-            Kept::Own(kept) => kept.flush(commit),
-            Kept::Log(log) => log.entries_mut().flush(commit),
-            Kept::Stored(_) | Kept::Nothing => {}
+        if let Some(kept) = self.kept.entries_mut() {
+            kept.flush(commit);
         }
         if let Some(horizon) = &mut self.horizon {
             horizon.flush(commit);
@@ -528,11 +542,7 @@ impl Side {
 
     /// What it keeps of its own.
     pub fn kept(&self) -> Option<&KeyedState> {
-        match &self.kept {
-            Kept::Own(kept) => Some(kept),
-            Kept::Log(log) => Some(log.entries()),
-            Kept::Stored(_) | Kept::Nothing => None,
-        }
+        self.kept.entries()
     }
 
     fn decode_entries(&self, entries: &[Vec<u8>], key_lens: &[usize]) -> Result<RecordBatch> {
